@@ -1,0 +1,56 @@
+"""gestalt-cas: a versioned, deduplicating object store for one machine, and a Gestalt S3 provider.
+
+    from gestalt_cas import ObjectKey, Store
+
+    with Store.open("data") as store:
+        store.write(ObjectKey("site", "index.html"), [b"<h1>hello</h1>"])
+
+Names are loaded when first used: importing the package costs nothing, and neither does `gestalt-cas --help`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gestalt_cas.blobs import Limits as Limits
+    from gestalt_cas.errors import StoreError as StoreError
+    from gestalt_cas.objects import ByteRange as ByteRange
+    from gestalt_cas.objects import Conditions as Conditions
+    from gestalt_cas.objects import Headers as Headers
+    from gestalt_cas.objects import ListQuery as ListQuery
+    from gestalt_cas.objects import ObjectKey as ObjectKey
+    from gestalt_cas.objects import ObjectVersion as ObjectVersion
+    from gestalt_cas.store import Store as Store
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ByteRange": "objects",
+    "Conditions": "objects",
+    "Headers": "objects",
+    "ListQuery": "objects",
+    "ObjectKey": "objects",
+    "ObjectVersion": "objects",
+    "Limits": "blobs",
+    "Store": "store",
+    "StoreError": "errors",
+}
+__all__ = [
+    "ByteRange",
+    "Conditions",
+    "Headers",
+    "Limits",
+    "ListQuery",
+    "ObjectKey",
+    "ObjectVersion",
+    "Store",
+    "StoreError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"gestalt_cas.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,365 @@
+"""The blob directory: one immutable, read-only file per payload, named by its BLAKE3-256.
+
+    blobs/ab/abcd…   64 hex digits below their first two
+    staging/*.part   an upload on its way, on the same file system, so that publishing is a link
+    staging/*.link   a second name of one, for the instant of replacing an untrusted file
+
+A staging file belongs to whoever holds flock on it, so leftovers can be told from live uploads, across processes. A
+published file is never written again; only gc removes it. This module knows nothing of rows: whether an existing file
+may be trusted is decided in `store.py`. Order and reasons: storage.md, "Writing" and "Removing".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from gestalt_cas import chunks
+from gestalt_cas.durability import sync_directory, sync_file
+from gestalt_cas.errors import BlobMissing, DigestMismatch, ObjectTooLarge, StorageFault, StoreError, StoreFull
+from gestalt_cas.layout import Layout
+
+_GATHER_BYTES = 256 * 1024
+_GATHER_PIECES = 64
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Identity(NamedTuple):
+    """Which file stands under a name. Holds good while the file is open: its inode cannot be given out again."""
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What uploads may take. `object_bytes` per object, `staging_bytes` for all on their way in this process (0: no
+    limit), `free_bytes` what must stay free on the file system."""
+
+    object_bytes: int = 5 << 40
+    staging_bytes: int = 0
+    free_bytes: int = 0
+
+
+class Staged:
+    """An upload that is complete and synced, or being written; `discard` gives it up, whatever its state."""
+
+    def __init__(self, path: Path, fd: int, budget: StagingBudget) -> None:
+        self.path = path
+        self.size = 0
+        self.digest = b""
+        self.sums = b""
+        self._fd = fd
+        self._budget = budget
+
+    @property
+    def inode(self) -> int:
+        return os.fstat(self._fd).st_ino
+
+    def discard(self) -> None:
+        """Remove the staging name and let go of the file; published bytes stay. A second call does nothing."""
+        if self._fd < 0:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        os.close(self._fd)
+        self._fd = -1
+        self._budget.give_back(self.size)
+
+    def write(self, pieces: list[memoryview]) -> None:
+        """Append the pieces, whatever the kernel takes at a time."""
+        pending = pieces
+        while pending:
+            written = os.writev(self._fd, pending)
+            pending = _rest(pending, written)
+
+    def sync(self) -> None:
+        sync_file(self._fd)
+
+
+class StagingBudget:
+    """Counts the bytes of all uploads on their way in this process against the limits. Thread-safe."""
+
+    def __init__(self, limits: Limits, directory: Path) -> None:
+        self.limits = limits
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self, object_size: int, count: int) -> None:
+        """Count `count` more bytes of an object that then has `object_size`; raises when a limit is passed."""
+        limits = self.limits
+        if object_size > limits.object_bytes:
+            raise ObjectTooLarge(f"the object is larger than limits.maxObjectBytes ({limits.object_bytes} bytes)")
+        if limits.free_bytes and free_bytes(self._directory) - count < limits.free_bytes:
+            raise StoreFull(f"less than limits.minFreeBytes ({limits.free_bytes} bytes) would stay free")
+        with self._lock:
+            if limits.staging_bytes and self._taken + count > limits.staging_bytes:
+                raise StoreFull(f"uploads on their way exceed limits.maxStagingBytes ({limits.staging_bytes} bytes)")
+            self._taken += count
+
+    def give_back(self, count: int) -> None:
+        with self._lock:
+            self._taken -= count
+
+
+class Blobs:
+    """Stages, publishes and opens payloads. Thread-safe; several processes may work on one directory."""
+
+    def __init__(self, layout: Layout, limits: Limits) -> None:
+        self._layout = layout
+        self.budget = StagingBudget(limits, layout.root)
+
+    def path(self, digest: bytes) -> Path:
+        name = digest.hex()
+        return self._layout.blobs / name[:2] / name
+
+    def stage(self, pieces: Iterable[bytes | bytearray | memoryview]) -> Staged:
+        """Write the payload to a staging file of its own, hashing and summing as it comes, and sync it.
+
+        Holds only a few pieces at a time. Whatever `pieces` raises leaves no file behind; so do StoreFull,
+        ObjectTooLarge and StorageFault. The caller discards the result in the end.
+        """
+        with _translated("staging an upload"):
+            staged = self._new_staging_file()
+        try:
+            self._fill(staged, pieces)
+            with _translated("syncing an upload"):
+                staged.sync()
+        except BaseException:
+            staged.discard()
+            raise
+        return staged
+
+    def publish(self, staged: Staged) -> None:
+        """Give the staged bytes their final name and sync that, replacing an untrusted file that stands there.
+
+        Replacing is a rename of a second link, so the name never lacks a file. The staging name stays.
+        """
+        final = self.path(staged.digest)
+        with _translated(f"publishing {final.name}"):
+            try:
+                os.link(staged.path, final)
+            except FileExistsError:
+                if final.lstat().st_ino != staged.inode:
+                    self._replace(staged, final)
+            sync_directory(final.parent)
+
+    def is_ours(self, staged: Staged) -> bool:
+        """Whether the final name stands for the very file that was staged."""
+        try:
+            return self.path(staged.digest).lstat().st_ino == staged.inode
+        except FileNotFoundError:
+            return False
+
+    def has(self, digest: bytes, size: int) -> bool:
+        """Whether a regular file of exactly `size` bytes stands under the digest's name; its bytes are not read."""
+        try:
+            found = self.path(digest).lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
+
+    def identity(self, digest: bytes) -> Identity | None:
+        """Which file stands under the digest's name now; None when there is none."""
+        try:
+            return _identity(self.path(digest).lstat())
+        except FileNotFoundError:
+            return None
+
+    def open(self, digest: bytes, size: int, sums: bytes) -> BlobFile:
+        """Open a payload for reading; it stays readable when gc removes its name.
+
+        Raises BlobMissing when there is no file, DigestMismatch when it is not a regular file of `size` bytes.
+        """
+        path = self.path(digest)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise BlobMissing(f"payload {path.name} is missing", digest=path.name) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise DigestMismatch(f"payload {path.name} is not a regular file", digest=path.name) from None
+            raise _fault(f"opening payload {path.name}", error) from error
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            os.close(fd)
+            raise DigestMismatch(
+                f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name
+            )
+        return BlobFile(fd, path.name, size, sums, _identity(found))
+
+    def clean_staging(self) -> int:
+        """Remove what dead writers left in staging; returns how many files. Live uploads are left alone."""
+        removed = 0
+        with _translated("cleaning staging"):
+            for path in sorted(self._layout.staging.iterdir()):
+                removed += _remove_if_unheld(path)
+        return removed
+
+    def _new_staging_file(self) -> Staged:
+        while True:
+            path = self._layout.staging / f"{secrets.token_hex(12)}.part"
+            # Read-only from the start: the descriptor of the creating call can write all the same.
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _is_path_of(path, fd):
+                return Staged(path, fd, self.budget)
+            os.close(fd)  # a cleaner was between our open and our lock
+
+    def _fill(self, staged: Staged, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        hasher, summer = blake3(), chunks.ChunkSummer()
+        for group in _gathered(pieces):
+            count = sum(len(piece) for piece in group)
+            with _translated("staging an upload"):
+                self.budget.take(staged.size + count, count)
+                staged.size += count
+                staged.write(group)
+            for piece in group:
+                hasher.update(piece)
+                summer.update(piece)
+        staged.digest, staged.sums = hasher.digest(), summer.digest()
+
+    def _replace(self, staged: Staged, final: Path) -> None:
+        second = staged.path.with_suffix(".link")
+        os.link(staged.path, second)
+        try:
+            os.rename(second, final)
+        finally:
+            # A rename between two links of one inode does nothing and leaves both.
+            second.unlink(missing_ok=True)
+
+
+class BlobFile:
+    """An open payload; reads are checked against the chunk sums before any byte is handed out."""
+
+    def __init__(self, fd: int, digest: str, size: int, sums: bytes, identity: Identity) -> None:
+        self.identity = identity
+        self._fd = fd
+        self._digest = digest
+        self._size = size
+        self._sums = sums
+
+    def read(self, offset: int, length: int) -> Iterator[memoryview]:
+        """Yield the bytes from `offset` on, a verified piece of at most 1 MiB at a time.
+
+        Raises DigestMismatch instead of yielding a piece whose chunk does not have its sum.
+        """
+        end = offset + length
+        index = offset // chunks.CHUNK_BYTES
+        while offset < end:
+            start = index * chunks.CHUNK_BYTES
+            chunk = self._chunk(index, start)
+            stop = min(end, start + len(chunk))
+            yield memoryview(chunk)[offset - start : stop - start]
+            offset = stop
+            index += 1
+
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _chunk(self, index: int, start: int) -> bytes:
+        wanted = min(chunks.CHUNK_BYTES, self._size - start)
+        try:
+            chunk = os.pread(self._fd, wanted, start)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise DigestMismatch(
+                    f"payload {self._digest}: chunk {index} cannot be read: {error}", digest=self._digest
+                ) from error
+            raise _fault(f"reading payload {self._digest}", error) from error
+        if len(chunk) != wanted or not chunks.matches(chunk, index, self._sums):
+            raise DigestMismatch(
+                f"payload {self._digest} is damaged at bytes {start} to {start + wanted - 1}", digest=self._digest
+            )
+        return chunk
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that this user may still write on the directory's file system."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def _gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[list[memoryview]]:
+    """Group small pieces, without copying them, so that one system call takes several."""
+    group: list[memoryview] = []
+    size = 0
+    for piece in pieces:
+        view = memoryview(piece).cast("B") if len(piece) else None
+        if view is None:
+            continue
+        group.append(view)
+        size += len(view)
+        if size >= _GATHER_BYTES or len(group) >= _GATHER_PIECES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _rest(pieces: list[memoryview], written: int) -> list[memoryview]:
+    """What is left of the pieces after their first `written` bytes."""
+    for index, piece in enumerate(pieces):
+        if written < len(piece):
+            return [piece[written:], *pieces[index + 1 :]]
+        written -= len(piece)
+    return []
+
+
+def _remove_if_unheld(path: Path) -> bool:
+    """Remove a staging file if nobody holds its lock and the name still is the file that was locked."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_path_of(path, fd):
+            return False
+        path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _is_path_of(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return Identity(found.st_dev, found.st_ino)
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals into the store's words."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(doing, error) from error
+
+
+def _fault(doing: str, error: OSError) -> StoreError:
+    if error.errno in _NO_ROOM:
+        return StoreFull(f"the disk is full while {doing}")
+    return StorageFault(f"{doing} failed: {error.strerror or error}")

@@ -1,0 +1,259 @@
+"""Transactions on metadata.sqlite3: many readers, one writer over all processes.
+
+Settings of every connection: WAL, synchronous=FULL (a COMMIT that returned is on the disk), foreign keys on, automatic
+checkpoints off. A write transaction and a checkpoint, in any process, hold write.lock; connections are closed under it
+too, because closing the last one checkpoints. A connection serves one transaction at a time. Statements run on the
+driver's connection: through SQLAlchemy's execution the same lookup costs several times as much.
+
+Three ends of a write (storage.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only after
+an I/O error in COMMIT. After an I/O error the files are reopened and checked before the next write.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from gestalt_cas import schema, sqlite
+from gestalt_cas.errors import DatabaseDamaged, OutcomeUnknown, SchemaTooNew, ShuttingDown, StoreBusy, StoreError
+from gestalt_cas.layout import Layout
+from gestalt_cas.locks import WriterLock
+from gestalt_cas.sqlite import Connection, DriverError
+
+log = logging.getLogger(__name__)
+
+WRITE_TIMEOUT = 30.0
+"""Seconds that a write waits for the writer lock before StoreBusy."""
+CLOSE_TIMEOUT = 10.0
+RELIEF_BYTES = 32 << 20
+"""A writer that finds the WAL longer than this checkpoints it: the background work is absent or too slow."""
+_JOURNAL_LIMIT = 4 << 20
+_FOREIGN_WAIT = 5.0
+_IDLE_READERS = 16
+
+_abandoned: list[Connection] = []
+"""Connections that could not be closed under write.lock; kept, since collecting one would close it."""
+
+
+def connect(layout: Layout, *, mode: str = "rw") -> Connection:
+    """A driver connection in autocommit mode with the pragmas that every connection needs.
+
+    `mode` is SQLite's URI mode: rw, or ro. Raises the translated StoreError.
+    """
+    uri = f"{layout.database.absolute().as_uri()}?mode={mode}"
+    try:
+        connection: Connection = sqlite.driver.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_FOREIGN_WAIT, cached_statements=256
+        )
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        if mode != "ro":
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
+            connection.execute("PRAGMA cache_size=-16384")
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    return connection
+
+
+class Database:
+    """An open metadata database. Thread-safe. The caller holds schema.lock shared for its life."""
+
+    def __init__(self, layout: Layout, writer_lock: WriterLock) -> None:
+        self._layout = layout
+        self._writer_lock = writer_lock
+        self._pool_lock = threading.Lock()
+        self._readers: list[Connection] = []
+        self._closed = False
+        self._suspect = False
+        self._refusal = ""
+        self._writer: Connection | None = connect(layout)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view for the block. Every SELECT in it must be fetched to its end."""
+        connection = self._borrow()
+        try:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+        except DriverError as error:
+            self._discard(connection)
+            raise sqlite.translate(error) from error
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+
+    @contextmanager
+    def write(self, timeout: float = WRITE_TIMEOUT) -> Iterator[Connection]:
+        """One write transaction for the block, committed at its end, rolled back when the block raises.
+
+        Raises StoreBusy, StoreFull, StorageFault, DatabaseDamaged (nothing changed) or OutcomeUnknown.
+        """
+        with self._writer_lock.held(timeout):
+            connection = self._sound_writer()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._check_format(connection)
+                yield connection
+            except DriverError as error:
+                self._roll_back(connection)
+                self._note_fault(error)
+                raise sqlite.translate(error) from error
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            self._commit(connection)
+            self._relieve(connection)
+
+    def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> None:
+        """Move committed pages from the WAL into the database; `restart` also waits for readers to leave the WAL."""
+        with self._writer_lock.held(timeout):
+            connection = self._sound_writer()
+            try:
+                connection.execute(f"PRAGMA wal_checkpoint({'RESTART' if restart else 'PASSIVE'})").fetchall()
+            except DriverError as error:
+                self._note_fault(error)
+                raise sqlite.translate(error) from error
+
+    @property
+    def wal_bytes(self) -> int:
+        try:
+            return self._layout.wal.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def refusal(self) -> str:
+        """Why writes are refused for good; "" while they are not."""
+        return self._refusal
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close every connection under write.lock; a second call does nothing.
+
+        When the lock is not had in time the connections are left to the end of the process: commits are crash-safe,
+        an unlocked checkpoint might not be.
+        """
+        with self._pool_lock:
+            if self._closed:
+                return
+            self._closed = True
+            readers, self._readers = self._readers, []
+        connections = [*readers, *([self._writer] if self._writer else [])]
+        try:
+            with self._writer_lock.held(timeout):
+                for connection in connections:
+                    connection.close()
+        except StoreBusy as error:
+            log.warning("database left open at close: %s", error)
+            _abandoned.extend(connections)
+
+    def _borrow(self) -> Connection:
+        with self._pool_lock:
+            if self._closed:
+                raise ShuttingDown("the store is closed")
+            if self._readers:
+                return self._readers.pop()
+        connection = connect(self._layout)
+        connection.execute("PRAGMA query_only=ON")
+        return connection
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.in_transaction:
+            with suppress(DriverError):
+                connection.execute("ROLLBACK")
+        with self._pool_lock:
+            if not self._closed and len(self._readers) < _IDLE_READERS:
+                self._readers.append(connection)
+                return
+        self._discard(connection)
+
+    def _discard(self, connection: Connection) -> None:
+        """Close a reader. It is never the last connection while the writer's is open; after close() it may be."""
+        if not self._closed:
+            connection.close()
+            return
+        try:
+            with self._writer_lock.held(1.0):
+                connection.close()
+        except (StoreBusy, OSError):
+            _abandoned.append(connection)
+
+    def _sound_writer(self) -> Connection:
+        """The writer's connection; after an I/O error, a new one on a database that passed a quick check."""
+        if self._closed:
+            raise ShuttingDown("the store is closed")
+        if self._refusal:
+            raise DatabaseDamaged(self._refusal)
+        if self._suspect or self._writer is None:
+            self._reopen()
+        assert self._writer is not None
+        return self._writer
+
+    def _reopen(self) -> None:
+        with self._pool_lock:
+            readers, self._readers = self._readers, []
+        for connection in [*readers, *([self._writer] if self._writer else [])]:
+            with suppress(DriverError):
+                connection.close()
+        self._writer = None
+        connection = connect(self._layout)
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchall()
+        except DriverError as error:
+            connection.close()
+            raise self._refuse_if_damaged(sqlite.translate(error)) from error
+        if found != [("ok",)]:
+            connection.close()
+            raise self._refuse_if_damaged(DatabaseDamaged(f"the database is damaged: {found[0][0]}"))
+        self._writer = connection
+        self._suspect = False
+        log.warning("database reopened after an I/O error; quick check passed")
+
+    def _refuse_if_damaged(self, error: StoreError) -> StoreError:
+        if isinstance(error, DatabaseDamaged):
+            self._refusal = f"writes are refused: {error}"
+            log.error("%s", self._refusal)
+        return error
+
+    def _check_format(self, connection: Connection) -> None:
+        found = connection.execute("PRAGMA user_version").fetchall()[0][0]
+        if found != schema.FORMAT:
+            raise SchemaTooNew(f"the store now has format {found}; this process writes format {schema.FORMAT}")
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except DriverError as error:
+            self._roll_back(connection)
+            self._note_fault(error)
+            if sqlite.is_io_error(error):
+                raise OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}") from error
+            raise sqlite.translate(error) from error
+
+    def _roll_back(self, connection: Connection) -> None:
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except DriverError as error:
+                self._note_fault(error)
+
+    def _note_fault(self, error: Exception) -> None:
+        if sqlite.is_io_error(error):
+            self._suspect = True
+            log.error("I/O error of the database: %s", error)
+
+    def _relieve(self, connection: Connection) -> None:
+        if self.wal_bytes < RELIEF_BYTES:
+            return
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except DriverError as error:
+            # The commit stands and has been promised; the next write meets the fault in its own right.
+            self._note_fault(error)
+            log.warning("checkpoint after a commit failed: %s", error)
+
+

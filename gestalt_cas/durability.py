@@ -1,0 +1,34 @@
+"""What "synced" means here: the only calls in this project that wait for the disk.
+
+Linux: fdatasync reaches the disk and brings the size along; directory entries need a sync of the directory. macOS
+flushes the drive's own cache only through F_FULLFSYNC (not tested here). One place, so that a missing sync has one
+place to be missing from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform == "darwin":  # pragma: no cover - not tested on this platform
+    import fcntl
+
+    def sync_file(fd: int) -> None:
+        """Wait until the file's bytes and size are on the disk; raises OSError, after which the file is suspect."""
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+else:
+
+    def sync_file(fd: int) -> None:
+        """Wait until the file's bytes and size are on the disk; raises OSError, after which the file is suspect."""
+        os.fdatasync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the directory's entries (names made, renamed, removed) are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

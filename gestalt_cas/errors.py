@@ -1,0 +1,135 @@
+"""What can go wrong, in the store's own words.
+
+Every failure that a caller can meet derives from `StoreError`. The names follow the S3 API reference where it has one.
+Which gRPC status, HTTP status or exit code a caller sees is decided at the edges (`messages.py`, `exits.py`), one table
+each, so the classes here know nothing of protocols. An exception that is not a `StoreError` is a bug.
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Base of every failure the store reports; `str(error)` is a sentence for a person."""
+
+
+class InvalidArgument(StoreError):
+    """The request cannot be right whatever the store holds: an empty key, a header with a line break."""
+
+
+class InvalidToken(InvalidArgument):
+    """A continuation token that this store did not make, or made for another listing."""
+
+
+class InvalidConfig(InvalidArgument):
+    """A configuration value that cannot be used; the message names the key."""
+
+
+class NoSuchKey(StoreError):
+    """No current object under this key.
+
+    `delete_marker` tells that the key had one and its newest version is a delete marker.
+    """
+
+    def __init__(self, message: str, *, delete_marker: bool = False) -> None:
+        super().__init__(message)
+        self.delete_marker = delete_marker
+
+
+class NoSuchVersion(NoSuchKey):
+    """The key has no such version, or the version is a delete marker (`delete_marker`)."""
+
+
+class PreconditionFailed(StoreError):
+    """A condition of the caller did not hold; nothing was changed."""
+
+
+class NotModified(PreconditionFailed):
+    """A read condition says that the caller's copy is still good."""
+
+
+class InvalidRange(StoreError):
+    """No byte of the requested range exists. `size` is the size of the whole object in bytes."""
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.size = size
+
+
+class Cancelled(StoreError):
+    """The caller went away before the upload was complete; nothing was stored."""
+
+
+class StoreBusy(StoreError):
+    """The writer lock was not had in time; the same call may be repeated."""
+
+
+class NotConfigured(StoreError):
+    """The provider has not been configured yet."""
+
+
+class NotEnabled(StoreError):
+    """The feature is switched off in this configuration; the message says how to switch it on."""
+
+
+class NoStore(StoreError):
+    """The directory holds no store."""
+
+
+class StoreUnusable(StoreError):
+    """The directory cannot serve as a store: not writable, another program's database, an unsafe SQLite."""
+
+
+class SchemaTooNew(StoreUnusable):
+    """The store was written by a newer release; nothing in it was changed."""
+
+
+class SettingsConflict(StoreError):
+    """A live server runs on the same directory with other values for the store's settings."""
+
+
+class Damage(StoreError):
+    """Stored bytes are not what was stored. `digest` is the BLAKE3 hex of the payload concerned."""
+
+    def __init__(self, message: str, *, digest: str) -> None:
+        super().__init__(message)
+        self.digest = digest
+
+
+class BlobMissing(Damage):
+    """The payload of an existing version has no file."""
+
+
+class DigestMismatch(Damage):
+    """The payload's file has other bytes, or another size, than what was stored."""
+
+
+class DatabaseDamaged(StoreError):
+    """SQLite found its file malformed; the store refuses writes until it is repaired or restored."""
+
+
+class StoreFull(StoreError):
+    """No room on the disk, or a configured limit on room is reached; nothing was stored."""
+
+
+class TooManyStreams(StoreError):
+    """More calls at once than the configured limit; refused at once, nothing was done."""
+
+
+class ObjectTooLarge(StoreError):
+    """The upload is larger than `limits.maxObjectBytes`; nothing was stored."""
+
+
+class OutcomeUnknown(StoreError):
+    """The disk failed during COMMIT: the change is there in whole or not at all."""
+
+
+class ShuttingDown(StoreError):
+    """The process is stopping; nothing was done."""
+
+
+class PeerStalled(StoreError):
+    """The caller made no progress for `limits.streamIdleSeconds`."""
+
+
+class StorageFault(StoreError):
+    """The disk answered with an I/O error; nothing was changed."""

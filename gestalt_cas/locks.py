@@ -1,0 +1,100 @@
+"""Advisory locks of one store: flock on files that are never deleted.
+
+flock is unfair and does not exclude threads that share a descriptor. So the writer lock is taken in three steps: a mutex
+within the process, then turnstile.lock, which is held only until write.lock is had, so that a process that just let go
+of write.lock cannot barge past one that already waits. Waiting is a loop of non-blocking tries, because a blocking
+flock has no deadline. Design: storage.md, "SQLite" and "Opening".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gestalt_cas.errors import StoreBusy
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.01
+
+
+class FileLock:
+    """One lock file; the descriptor stays open for the life of the object. Not for use by two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def try_acquire(self, *, shared: bool = False) -> bool:
+        """Take or convert the lock if that is possible at once."""
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def acquire(self, deadline: float, *, shared: bool = False) -> None:
+        """Wait for the lock until `deadline` (time.monotonic()); raises StoreBusy naming who holds it."""
+        pause = _FIRST_PAUSE
+        while not self.try_acquire(shared=shared):
+            if time.monotonic() >= deadline:
+                raise StoreBusy(f"{self.path.name} is held by {self.holders()}; try again")
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def release(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the lock and the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def holders(self) -> str:
+        """The processes that hold the lock, as far as the kernel tells: "process 12, process 34"."""
+        inode = os.fstat(self._fd).st_ino
+        found: set[str] = set()
+        try:
+            for line in Path("/proc/locks").read_text().splitlines():
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[-1] == str(inode):
+                    found.add(f"process {fields[4]}")
+        except (OSError, IndexError):
+            return "another process"
+        return ", ".join(sorted(found)) or "another process"
+
+
+class WriterLock:
+    """The one writer of a store, over all threads and processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._mutex = threading.Lock()
+        self._turnstile = FileLock(directory / "turnstile.lock")
+        self._write = FileLock(directory / "write.lock")
+
+    @contextmanager
+    def held(self, timeout: float) -> Iterator[None]:
+        """Hold the lock for the block; raises StoreBusy when it is not had within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        if not self._mutex.acquire(timeout=timeout):
+            raise StoreBusy(f"write.lock is held by another thread of this process for over {timeout:g} s; try again")
+        try:
+            self._turnstile.acquire(deadline)
+            try:
+                self._write.acquire(deadline)
+            finally:
+                self._turnstile.release()
+            try:
+                yield
+            finally:
+                self._write.release()
+        finally:
+            self._mutex.release()
+
+    def close(self) -> None:
+        self._turnstile.close()
+        self._write.close()

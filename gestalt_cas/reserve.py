@@ -1,0 +1,70 @@
+"""Room kept back for the hour when the disk is full.
+
+DIR/reserve holds min(16 MiB, 1/16 of the file system) of really allocated blocks. Deletes, removals and gc need a
+little room in the database before they can free any; when they find none, the reserve is given up and they are tried
+once more. It is remade when twice its size is free. Uploads never get it, and opening a store never needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from gestalt_cas.errors import StoreFull
+from gestalt_cas.layout import Layout
+
+log = logging.getLogger(__name__)
+
+_LARGEST = 16 << 20
+Result = TypeVar("Result")
+
+
+class Reserve:
+    """The reserve file of one store; several processes may handle it at once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._path = layout.reserve
+
+    def wanted_bytes(self) -> int:
+        found = os.statvfs(self._path.parent)
+        return min(_LARGEST, found.f_blocks * found.f_frsize // 16)
+
+    def make(self) -> bool:
+        """Allocate the file if it is absent and twice its size is free; returns whether it is there now."""
+        wanted = self.wanted_bytes()
+        if self._path.exists() and self._path.stat().st_size >= wanted:
+            return True
+        found = os.statvfs(self._path.parent)
+        if found.f_bavail * found.f_frsize < 2 * wanted:
+            return False
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, wanted)
+        except OSError as error:
+            os.ftruncate(fd, 0)
+            log.info("no room kept in reserve: %s", error)
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def give_up(self) -> bool:
+        """Free the reserved blocks; returns whether there were any."""
+        try:
+            size = self._path.stat().st_size
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        log.warning("the disk is full: gave up the reserve of %d bytes so that removals can run", size)
+        return size > 0
+
+    def spend_on(self, removal: Callable[[], Result]) -> Result:
+        """Run a call that frees room; when there is no room for it, give up the reserve and run it once more."""
+        try:
+            return removal()
+        except StoreFull:
+            if not self.give_up():
+                raise
+            return removal()

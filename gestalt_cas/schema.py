@@ -1,0 +1,116 @@
+"""The tables of metadata.sqlite3: what each column holds, its unit, and why it is there.
+
+These definitions are what `versions.py` builds its statements from; `migrations/` makes and upgrades the real tables,
+and a test holds the two equal. Keys are BLOBs: NUL is valid in a key, and their byte order is the listing order.
+README.md, "On disk", describes the same for readers of a store.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+APPLICATION_ID = 0x67634153
+"""SQLite's application_id of every store ("gcAS"), so that another program's database is never taken for one."""
+REVISION = "0001"
+"""The Alembic revision that this code reads and writes; `FORMAT` is the same as SQLite's user_version."""
+FORMAT = 1
+PAGE_SIZE = 8192
+"""Bytes per database page, fixed when a store is created (measured against 16384: see README.md, "On disk")."""
+
+PLACE_FILE = 0
+"""blobs.place: the payload is a file below blobs/."""
+
+metadata = MetaData()
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("digest", LargeBinary, nullable=False, comment="BLAKE3-256 of the payload, 32 bytes"),
+    Column("size", Integer, nullable=False, comment="payload size in bytes"),
+    Column("place", Integer, nullable=False, comment="0: a file below blobs/"),
+    Column("sums", LargeBinary, nullable=False, comment="XXH3-128 of each 1 MiB chunk, 16 bytes each, big-endian"),
+    Column("damaged_ms", Integer, comment="when damage was found, Unix milliseconds; NULL: none known"),
+    PrimaryKeyConstraint("digest"),
+    sqlite_with_rowid=False,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("seq", Integer, primary_key=True, comment="position in the one order of all changes"),
+    Column("bucket", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False, comment="UTF-8 bytes of the key"),
+    Column("version_id", Text, nullable=False, comment="what callers see; 'null' for S3's null version"),
+    Column("digest", LargeBinary, ForeignKey("blobs.digest"), comment="the payload; NULL: a delete marker"),
+    Column("size", Integer, nullable=False, comment="payload size in bytes; 0 for a delete marker"),
+    Column("content_type", Text, nullable=False, comment="'' when none was given"),
+    Column("headers", Text, comment="JSON object of the other stored headers; NULL: none"),
+    Column("metadata", Text, comment="JSON object of the user metadata; NULL: none"),
+    Column("commit_ms", Integer, nullable=False, comment="commit time, Unix milliseconds, never decreasing with seq"),
+    Column("gone_seq", Integer, comment="the change that removed the version for good; NULL: not removed"),
+    Column("gone_ms", Integer, comment="when that was, Unix milliseconds"),
+    CheckConstraint("(gone_seq IS NULL) = (gone_ms IS NULL)", name="gone_together"),
+)
+# Descending within a key: "the newest version of a key" and "newest first" are both the start of a range scan.
+Index("versions_by_key", versions.c.bucket, versions.c.key, versions.c.seq.desc())
+Index("versions_by_digest", versions.c.digest, sqlite_where=text("digest IS NOT NULL"))
+# At most one null version per key, and found without walking the key's history.
+Index(
+    "versions_null",
+    versions.c.bucket,
+    versions.c.key,
+    unique=True,
+    sqlite_where=text("version_id = 'null' AND gone_seq IS NULL"),
+)
+
+current = Table(
+    "current",
+    metadata,
+    Column("bucket", Text, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    # No foreign key: SQLite would scan this table for each version removed, or need one more index per object.
+    Column("seq", Integer, nullable=False, comment="the key's newest version; keys ending in a marker have no row"),
+    PrimaryKeyConstraint("bucket", "key"),
+    sqlite_with_rowid=False,
+)
+
+counter = Table(
+    "counter",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1", name="only_row"), primary_key=True),
+    Column("seq", Integer, nullable=False, comment="the last sequence drawn, removals included"),
+    Column("commit_ms", Integer, nullable=False, comment="the last commit time given out"),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", Text, nullable=False, comment="dotted configuration key"),
+    Column("value", Text, nullable=False, comment="JSON"),
+    PrimaryKeyConstraint("name"),
+    sqlite_with_rowid=False,
+)
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False, comment="what holds unreachable things: a backup, a snapshot, a hold"),
+    Column("created_ms", Integer, nullable=False),
+    Column("heartbeat_ms", Integer, comment="last sign of life; NULL: the pin does not expire"),
+    Column("detail", Text, comment="JSON, by kind"),
+    PrimaryKeyConstraint("name"),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,98 @@
+"""The store's own settings: what decides what is stored or removed, the same for every process on the directory.
+
+They live in the `settings` table and are read inside each write transaction, so a change counts from the next commit
+on, in every process. Names are the dotted configuration keys. A configuration writes only the keys that it holds; the
+defaults apply once, when a store is created.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from gestalt_cas.errors import InvalidConfig, SettingsConflict
+from gestalt_cas.objects import check_bucket
+from gestalt_cas.sqlite import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`bucket`: what the empty bucket name stands for. `versioning`: "enabled" or "suspended".
+
+    `inline_max_bytes`: payloads up to this many bytes are to be kept in the database (accepted; not used yet).
+    """
+
+    bucket: str = "default"
+    versioning: str = "enabled"
+    inline_max_bytes: int = 0
+
+    @property
+    def suspended(self) -> bool:
+        return self.versioning == "suspended"
+
+    def by_name(self) -> dict[str, object]:
+        """The settings under their dotted names, in a fixed order."""
+        return {name: getattr(self, field) for name, field in FIELDS.items()}
+
+
+FIELDS = {"bucket": "bucket", "versioning": "versioning", "blobs.inlineMaxBytes": "inline_max_bytes"}
+"""Dotted name to field."""
+assert set(FIELDS.values()) == {field.name for field in fields(Settings)}
+
+
+def validate(changes: Mapping[str, object]) -> dict[str, object]:
+    """Return the changes as they would be stored; raises InvalidConfig naming the key."""
+    checked: dict[str, object] = {}
+    for name, value in changes.items():
+        if name not in FIELDS:
+            raise InvalidConfig(f"{name}: no such setting; the store's settings are {', '.join(FIELDS)}")
+        checked[name] = _validate_one(name, value)
+    return checked
+
+
+def _validate_one(name: str, value: object) -> object:
+    if name == "blobs.inlineMaxBytes":
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InvalidConfig(f"{name}: {value!r} is not a whole number of bytes of 0 or more")
+        return value
+    if not isinstance(value, str):
+        raise InvalidConfig(f"{name}: {value!r} is not text")
+    if name == "versioning" and value not in ("enabled", "suspended"):
+        raise InvalidConfig(f"{name}: {value!r} is neither 'enabled' nor 'suspended'")
+    if name == "bucket":
+        if not value:
+            raise InvalidConfig(f"{name}: the default bucket needs a name")
+        check_bucket(value)
+    return value
+
+
+def load(connection: Connection) -> Settings:
+    """Read the settings in the transaction at hand; names that this release does not know are left alone."""
+    rows = connection.execute("SELECT name, value FROM settings").fetchall()
+    return Settings(**{FIELDS[name]: json.loads(value) for name, value in rows if name in FIELDS})
+
+
+def default_bucket(connection: Connection) -> str:
+    """What the empty bucket name stands for, in the transaction at hand."""
+    rows = connection.execute("SELECT value FROM settings WHERE name = 'bucket'").fetchall()
+    return str(json.loads(rows[0][0])) if rows else Settings().bucket
+
+
+def store(connection: Connection, changes: Mapping[str, object]) -> None:
+    """Write validated changes in the write transaction at hand."""
+    connection.executemany(
+        "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [(name, json.dumps(value)) for name, value in changes.items()],
+    )
+
+
+def refuse_conflict(present: Settings, wanted: Mapping[str, object]) -> None:
+    """Raise SettingsConflict, naming the key, when `wanted` differs from what a live server runs with."""
+    stored = present.by_name()
+    for name, value in wanted.items():
+        if stored[name] != value:
+            raise SettingsConflict(
+                f"{name}: a running server uses {stored[name]!r} on this directory, this one is configured with "
+                f"{value!r}; stop the other one, or change the setting with: gestalt-cas config {name} VALUE"
+            )

@@ -1,0 +1,603 @@
+"""The store: its operations, and the order of rows and files in each.
+
+    write   stage the body → publish it unless a committed row vouches for the same payload → in one transaction judge
+            the conditions, look at the payload again, add the version → answer after COMMIT
+    read    look up and open the file in one view → serve verified chunks; an open file outlives gc
+    copy    one transaction, no payload byte touched
+    delete  one transaction; payloads are only ever removed by gc
+
+So a crash leaves at worst a payload that no version reaches, never a version without its payload. A version's payload
+may be shared, so a failed or overwritten write removes none. Semantics: the contract (sections 3 and 6) and the S3 API
+reference; design: storage.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+
+from gestalt_cas import conditions as rules
+from gestalt_cas import listing, ranges, tokens, upgrade, versions
+from gestalt_cas import settings as store_settings
+from gestalt_cas.blobs import BlobFile, Blobs, Identity, Limits, Staged
+from gestalt_cas.database import Database
+from gestalt_cas.errors import (
+    BlobMissing,
+    Damage,
+    DatabaseDamaged,
+    NoSuchKey,
+    NoSuchVersion,
+    StoreError,
+)
+from gestalt_cas.layout import Layout
+from gestalt_cas.locks import FileLock, WriterLock
+from gestalt_cas.objects import (
+    NO_CONDITIONS,
+    NO_HEADERS,
+    ByteRange,
+    Conditions,
+    Headers,
+    ListPage,
+    ListQuery,
+    ObjectKey,
+    ObjectVersion,
+    VersionPage,
+    check_attributes,
+    check_bucket,
+    check_key,
+    utf8,
+)
+from gestalt_cas.reserve import Reserve
+from gestalt_cas.settings import Settings
+from gestalt_cas.sqlite import Connection
+
+log = logging.getLogger(__name__)
+
+PAGE_BYTES = 3 << 20
+"""A listing page ends early when its entries pass this size, since Gestalt peers receive at most 4 MiB at a time."""
+_ENTRY_BYTES = 192
+_PASSIVE_BYTES = 8 << 20
+_RESTART_BYTES = 64 << 20
+_OPEN_TRIES = 3
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Totals below a prefix. `logical_bytes` counts current objects, `version_bytes` all versions, `stored_bytes` each
+    payload that they reach once."""
+
+    objects: int
+    versions: int
+    logical_bytes: int
+    version_bytes: int
+    stored_bytes: int
+
+
+class ObjectReader:
+    """An object opened for reading: a context manager, and an iterator over the requested bytes.
+
+    `offset` and `length` (bytes) are the part of the object that is served; `version.size` is the whole. Each piece is
+    at most 1 MiB and has been checked; damage raises instead of yielding, and is recorded.
+    """
+
+    def __init__(
+        self,
+        version: ObjectVersion,
+        offset: int,
+        length: int,
+        blob: BlobFile,
+        on_damage: Callable[[Damage, Identity], None],
+    ) -> None:
+        self.version = version
+        self.offset = offset
+        self.length = length
+        self._blob = blob
+        self._on_damage = on_damage
+
+    def __iter__(self) -> Iterator[memoryview]:
+        try:
+            yield from self._blob.read(self.offset, self.length)
+        except Damage as error:
+            self._on_damage(error, self._blob.identity)
+            raise
+
+    def read(self) -> bytes:
+        """All requested bytes at once."""
+        return b"".join(self)
+
+    def close(self) -> None:
+        self._blob.close()
+
+    def __enter__(self) -> ObjectReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Store:
+    """An open store directory. Thread-safe; other processes may have the same directory open.
+
+    Operations raise the errors of `gestalt_cas.errors`. A bucket of "" is the store's default bucket; returned
+    versions carry its real name.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        database: Database,
+        blobs: Blobs,
+        *,
+        schema_lock: FileLock,
+        writer_lock: WriterLock,
+        server_lock: FileLock,
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._blobs = blobs
+        self._schema_lock = schema_lock
+        self._writer_lock = writer_lock
+        self._server_lock = server_lock
+        self._reserve = Reserve(layout)
+        self._serving = False
+
+    @classmethod
+    def open(
+        cls,
+        data_dir: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        settings: Mapping[str, object] | None = None,
+        limits: Limits | None = None,
+    ) -> Store:
+        """Open the store in `data_dir`; with `create` make an absent one and upgrade an old one.
+
+        `settings` holds the store's settings to be changed, by dotted name (`versioning`); the others keep their
+        values. Raises NoStore (nothing there and not `create`), StoreUnusable, SchemaTooNew, StoreBusy, InvalidConfig,
+        or SettingsConflict when a running server uses other settings.
+        """
+        wanted = store_settings.validate(settings or {})
+        layout = Layout(Path(os.path.abspath(data_dir)))
+        if create:
+            layout.make()
+        else:
+            layout.require()
+        locks: list[FileLock | WriterLock] = []
+        try:
+            writer_lock = WriterLock(layout.root)
+            locks.append(writer_lock)
+            schema_lock, server_lock = FileLock(layout.root / "schema.lock"), FileLock(layout.root / "server.lock")
+            locks += [schema_lock, server_lock]
+            initial = {**Settings().by_name(), **wanted}
+            upgrade.open_schema(layout, schema_lock, writer_lock, create=create, initial=initial)
+            store = cls(
+                layout,
+                Database(layout, writer_lock),
+                Blobs(layout, limits or Limits()),
+                schema_lock=schema_lock,
+                writer_lock=writer_lock,
+                server_lock=server_lock,
+            )
+        except BaseException:
+            for lock in locks:
+                lock.close()
+            raise
+        try:
+            store._adopt(wanted)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def directory(self) -> Path:
+        return self._layout.root
+
+    def close(self) -> None:
+        """Close the database and let go of the locks; a second call does nothing."""
+        self._database.close()
+        self._server_lock.close()
+        self._schema_lock.close()
+        self._writer_lock.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Objects
+
+    def write(
+        self,
+        key: ObjectKey,
+        chunks: Iterable[bytes | bytearray | memoryview],
+        *,
+        headers: Headers = NO_HEADERS,
+        metadata: Mapping[str, str] = _NO_METADATA,
+        conditions: Conditions = NO_CONDITIONS,
+        confirm: Callable[[], None] | None = None,
+    ) -> ObjectVersion:
+        """Store a new version of `key` from `chunks`; it is durable when this returns.
+
+        Headers and metadata are replaced as a whole, nothing is inherited. Conditions are judged in the transaction
+        that adds the version (and once before the body is taken, to refuse early). `confirm` is called after the
+        body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
+        for OutcomeUnknown.
+        """
+        self._check_write(key, headers, metadata, conditions)
+        staged = self._blobs.stage(chunks)
+        try:
+            if confirm is not None:
+                confirm()
+            published = self._publish(staged)
+            with self._database.write() as tx:
+                target = self._resolve(tx, key)
+                rules.check_write(conditions, key.key, versions.current(tx, target))
+                self._vouch(tx, staged, published)
+                version = versions.append(
+                    tx,
+                    target,
+                    staged.digest,
+                    staged.size,
+                    headers=headers,
+                    metadata=metadata,
+                    suspended=store_settings.load(tx).suspended,
+                    now_ms=_now_ms(),
+                )
+                if confirm is not None:
+                    confirm()
+        finally:
+            staged.discard()
+        return version
+
+    def head(self, key: ObjectKey, *, version_id: str = "", conditions: Conditions = NO_CONDITIONS) -> ObjectVersion:
+        """The current object of `key`, or the version `version_id`.
+
+        Raises NoSuchKey, NoSuchVersion, PreconditionFailed or NotModified.
+        """
+        _check_names(key)
+        with self._database.read() as tx:
+            version = self._lookup(tx, key, version_id)
+        if conditions:
+            rules.check_read(conditions, version)
+        return version
+
+    def read(
+        self,
+        key: ObjectKey,
+        *,
+        version_id: str = "",
+        byte_range: ByteRange | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectReader:
+        """Open an object, or a range of it, for reading; the caller closes the reader.
+
+        Raises what `head` raises, InvalidRange, or Damage when the payload is missing or has another size.
+        """
+        _check_names(key)
+        last = _OPEN_TRIES - 1
+        for attempt in range(_OPEN_TRIES):
+            with self._database.read() as tx:
+                version = self._lookup(tx, key, version_id)
+                rules.check_read(conditions, version)
+                offset, length = ranges.resolve(byte_range, version.size)
+                row = versions.blob(tx, bytes.fromhex(version.digest))
+                try:
+                    blob = self._open_blob(version, row)
+                except BlobMissing as error:
+                    # Its last version may have gone between our view and our open: look again before calling it damage.
+                    missing = error
+                    if attempt < last:
+                        continue
+                else:
+                    return ObjectReader(version, offset, length, blob, self._record_damage)
+            self._record_damage(missing, None)
+            raise missing
+        raise AssertionError("unreachable")
+
+    def copy(
+        self,
+        source: ObjectKey,
+        destination: ObjectKey,
+        *,
+        source_version_id: str = "",
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectVersion:
+        """Make the source's bytes, headers and metadata the newest version of `destination`.
+
+        The tags of `conditions` judge the source, `conditions.current_version` the destination (contract 3.8 and
+        section 6). No payload byte is read or written. Raises what `head` and `write` raise, and BlobMissing when the
+        source's payload is gone.
+        """
+        _check_names(source, "source ")
+        _check_names(destination, "destination ")
+        rules.validate_write(conditions)
+        with self._database.write() as tx:
+            found = self._lookup(tx, source, source_version_id)
+            rules.check_copy(conditions, found)
+            target = self._resolve(tx, destination)
+            rules.check_current_version(conditions, destination.key, versions.current(tx, target))
+            digest = bytes.fromhex(found.digest)
+            if not self._blobs.has(digest, found.size):
+                raise BlobMissing(f"payload {found.digest} of the source is missing", digest=found.digest)
+            return versions.append(
+                tx,
+                target,
+                digest,
+                found.size,
+                headers=found.headers,
+                metadata=found.metadata,
+                suspended=store_settings.load(tx).suspended,
+                now_ms=_now_ms(),
+            )
+
+    def delete(self, key: ObjectKey, *, version_id: str = "") -> ObjectVersion | None:
+        """Append a delete marker, or remove the version `version_id` for good; returns the marker or that version.
+
+        Deleting what is not there is no error: without an id a marker is appended all the same, with one that names
+        nothing None is returned. Works on a full disk.
+        """
+        _check_names(key)
+        return self._reserve.spend_on(lambda: self._delete(key, version_id))
+
+    def list_page(self, query: ListQuery) -> ListPage:
+        """One page of current objects and common prefixes; see ListQuery for the limits.
+
+        Raises InvalidToken for a token that was made for another bucket, prefix or delimiter, or not by this store.
+        """
+        check_bucket(query.bucket)
+        prefix, delimiter = utf8(query.prefix, "prefix"), utf8(query.delimiter, "delimiter")
+        start_after = utf8(query.start_after, "start_after")
+        upper = listing.successor(prefix)
+        with self._database.read() as tx:
+            bucket = query.bucket or store_settings.default_bucket(tx)
+            scope = tokens.Listing(bucket, prefix, delimiter)
+            after = (
+                tokens.decode(scope, query.token)
+                if query.token
+                else listing.start_position(start_after, delimiter)
+            )
+            entries, more = listing.walk(
+                lambda lower, limit: versions.seek(tx, bucket, lower, upper, limit),
+                prefix,
+                delimiter,
+                after,
+                query.limit,
+            )
+            found = versions.by_seqs(tx, bucket, [entry.seq for entry in entries if entry.seq is not None])
+        fitting = _fitting(entries, found)
+        more = more or fitting < len(entries)
+        shown = entries[:fitting]
+        return ListPage(
+            tuple(found[entry.seq] for entry in shown if entry.seq is not None),
+            tuple(entry.name.decode() for entry in shown if entry.seq is None),
+            tokens.encode(scope, shown[-1].position) if more else "",
+        )
+
+    def list_versions(self, query: ListQuery, *, only_key: bool = False) -> VersionPage:
+        """One page of versions and delete markers: keys in byte order, within a key the newest first.
+
+        With `only_key` the query's prefix is one whole key. The query's delimiter and start_after are not used.
+        `ObjectVersion.current` tells whether a version (or marker) is the newest of its key.
+        """
+        check_bucket(query.bucket)
+        prefix = utf8(query.prefix, "prefix")
+        with self._database.read() as tx:
+            bucket = query.bucket or store_settings.default_bucket(tx)
+            scope = tokens.Listing(bucket, prefix, b"")
+            after = tokens.decode_version(scope, query.token) if query.token else None
+            rows = versions.history(tx, bucket, prefix, after, query.limit + 1)
+        if only_key:
+            rows = [row for row in rows if row.key.key == query.prefix]
+        rows = [row for row in rows if row.key.key.startswith(query.prefix)]
+        if len(rows) <= query.limit:
+            return VersionPage(tuple(rows), "")
+        shown = rows[: query.limit]
+        return VersionPage(tuple(shown), tokens.encode_version(scope, shown[-1].key.key.encode(), shown[-1].seq))
+
+    def buckets(self) -> list[str]:
+        """The buckets that hold at least one version, in byte order; buckets need no creating."""
+        with self._database.read() as tx:
+            return versions.buckets(tx)
+
+    def usage(self, bucket: str = "", prefix: str = "") -> Usage:
+        """Count objects, versions and bytes below a prefix; reads every row below it."""
+        check_bucket(bucket)
+        lower = utf8(prefix, "prefix")
+        with self._database.read() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            return Usage(*versions.totals(tx, name, lower, listing.successor(lower)))
+
+    # Settings and state
+
+    def settings(self) -> Settings:
+        with self._database.read() as tx:
+            return store_settings.load(tx)
+
+    def change_settings(self, changes: Mapping[str, object]) -> Settings:
+        """Set settings by their dotted names; they count from the next commit on, in every process."""
+        checked = store_settings.validate(changes)
+        with self._database.write() as tx:
+            store_settings.store(tx, checked)
+            return store_settings.load(tx)
+
+    def health(self) -> str:
+        """What is wrong with the store, in a sentence; "" when nothing is known to be."""
+        if self._database.refusal:
+            return self._database.refusal
+        if not self._layout.database.exists():
+            return f"the data directory {self._layout.root} has lost its database"
+        return ""
+
+    def claim_server(self) -> bool:
+        """Take server.lock if no other process has it; its holder alone runs the background work."""
+        self._serving = self._serving or self._server_lock.try_acquire()
+        return self._serving
+
+    def maintain(self) -> None:
+        """One round of background work, for the holder of server.lock: shorten the WAL, remake the reserve."""
+        wal = self._database.wal_bytes
+        if wal > _RESTART_BYTES:
+            self._database.checkpoint(restart=True)
+            if self._database.wal_bytes > _RESTART_BYTES:
+                log.warning("the WAL stays at %d bytes: some reader keeps a transaction open", wal)
+        elif wal > _PASSIVE_BYTES:
+            self._database.checkpoint()
+        self._reserve.make()
+
+    def clean_staging(self) -> int:
+        """Remove uploads that dead processes left behind; returns how many."""
+        return self._blobs.clean_staging()
+
+    # Inside
+
+    def _adopt(self, wanted: Mapping[str, object]) -> None:
+        """Write the settings that a configuration holds, unless a running server uses others."""
+        present = self.settings().by_name()
+        if all(present[name] == value for name, value in wanted.items()):
+            return
+        if not self._server_lock.try_acquire():
+            store_settings.refuse_conflict(self.settings(), wanted)
+            return
+        try:
+            self.change_settings(wanted)
+        finally:
+            self._server_lock.release()
+
+    def _check_write(
+        self, key: ObjectKey, headers: Headers, metadata: Mapping[str, str], conditions: Conditions
+    ) -> None:
+        _check_names(key)
+        check_attributes(headers, metadata)
+        rules.validate_write(conditions)
+        if conditions:
+            with self._database.read() as tx:
+                rules.check_write(conditions, key.key, versions.current(tx, self._resolve(tx, key)))
+
+    def _publish(self, staged: Staged) -> bool:
+        """Publish the staged payload unless the store already has it; returns whether it was published."""
+        with self._database.read() as tx:
+            trusted = self._trusted(tx, staged)
+        if not trusted:
+            self._blobs.publish(staged)
+        return not trusted
+
+    def _vouch(self, tx: Connection, staged: Staged, published: bool) -> None:
+        """Make sure, under the writer lock, that the payload's row and file are both good; publish again if not.
+
+        Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
+        one whose directory entry is not synced yet.
+        """
+        if self._trusted(tx, staged):
+            return
+        if not (published and self._blobs.is_ours(staged)):
+            self._blobs.publish(staged)
+        versions.keep_blob(tx, staged.digest, staged.size, staged.sums)
+
+    def _trusted(self, tx: Connection, staged: Staged) -> bool:
+        """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
+
+        A file without a row is not enough: its writer may have crashed before the directory reached the disk.
+        """
+        row = versions.blob(tx, staged.digest)
+        return row is not None and not row.damaged and self._blobs.has(staged.digest, staged.size)
+
+    def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
+        with self._database.write() as tx:
+            target = self._resolve(tx, key)
+            if version_id:
+                found = versions.by_id(tx, target, version_id)
+                if found is not None:
+                    versions.remove(tx, found, _now_ms())
+                return found
+            return versions.append(
+                tx,
+                target,
+                None,
+                0,
+                headers=NO_HEADERS,
+                metadata=_NO_METADATA,
+                suspended=store_settings.load(tx).suspended,
+                now_ms=_now_ms(),
+            )
+
+    def _resolve(self, tx: Connection, key: ObjectKey) -> ObjectKey:
+        return key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
+
+    def _lookup(self, tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
+        target = self._resolve(tx, key)
+        if version_id:
+            found = versions.by_id(tx, target, version_id)
+            if found is None or found.delete_marker:
+                what = "no such version" if found is None else "that version is a delete marker"
+                raise NoSuchVersion(f"{target}, version {version_id}: {what}", delete_marker=found is not None)
+            return found
+        found = versions.current(tx, target)
+        if found is None:
+            marker = versions.newest(tx, target) is not None
+            raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
+        return found
+
+    def _open_blob(self, version: ObjectVersion, row: versions.BlobRow | None) -> BlobFile:
+        if row is None:
+            raise DatabaseDamaged(f"version {version.version_id} of {version.key} has no row for its payload")
+        try:
+            return self._blobs.open(bytes.fromhex(version.digest), version.size, row.sums)
+        except BlobMissing:
+            raise
+        except Damage as error:
+            self._record_damage(error, self._blobs.identity(bytes.fromhex(version.digest)))
+            raise
+
+    def _record_damage(self, damage: Damage, judged: Identity | None) -> None:
+        """Mark the payload as damaged, unless its name has come to stand for another file since it was judged.
+
+        The mark keeps a later write of the same bytes from trusting the file, so that it heals. A failure to record
+        is logged only: the read that found the damage reports the damage.
+        """
+        log.error("damage: %s", damage)
+        digest = bytes.fromhex(damage.digest)
+        try:
+            with self._database.write(timeout=5.0) as tx:
+                if self._blobs.identity(digest) == judged:
+                    versions.mark_damaged(tx, digest, _now_ms())
+        except StoreError as error:
+            log.error("the damage could not be recorded: %s", error)
+
+
+def _check_names(key: ObjectKey, what: str = "") -> None:
+    try:
+        check_bucket(key.bucket)
+        check_key(key.key)
+    except StoreError as error:
+        raise type(error)(f"{what}{error}") from None
+
+
+def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -> int:
+    """How many of the entries fit into PAGE_BYTES; at least one."""
+    total = 0
+    for count, entry in enumerate(entries):
+        total += _ENTRY_BYTES + len(entry.name)
+        if entry.seq is not None:
+            version = found[entry.seq]
+            total += len(version.headers.content_type) * 4 + len(version.key.bucket) * 4
+            total += sum(len(name.encode()) + len(value.encode()) + 12 for name, value in version.metadata.items())
+        if total > PAGE_BYTES and count:
+            return count
+    return len(entries)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+__all__ = ["Limits", "ObjectReader", "Store", "Usage"]

@@ -1,0 +1,200 @@
+"""Create a store's tables, or bring them to the revision that this code works with.
+
+An open store holds schema.lock shared; whoever creates or upgrades holds it exclusively, and write.lock beside it, so
+an upgrade never runs under a process that works with the old tables. All steps of an upgrade, Alembic's revision mark
+and user_version are one transaction: killed anywhere, the old store or the new one is there. The revision is read again
+under the locks, since another process may have been faster. Design: storage.md, "Opening, upgrading".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy
+
+from gestalt_cas import schema, sqlite
+from gestalt_cas.database import connect
+from gestalt_cas.durability import sync_directory, sync_file
+from gestalt_cas.errors import NoStore, SchemaTooNew, StoreUnusable
+from gestalt_cas.layout import Layout
+from gestalt_cas.locks import FileLock, WriterLock
+from gestalt_cas.sqlite import Connection, DriverError
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 30.0
+"""Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
+
+
+def migrations_directory() -> Path:
+    """Where the Alembic scripts are: inside the installed package, or at the top of a source checkout."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "migrations", package.parent / "migrations"):
+        if (candidate / "env.py").is_file():
+            return candidate
+    raise StoreUnusable("this installation of gestalt-cas lacks its migrations; install it again")
+
+
+def open_schema(
+    layout: Layout, schema_lock: FileLock, writer_lock: WriterLock, *, create: bool, initial: Mapping[str, object]
+) -> None:
+    """Return with `schema_lock` held shared on a store of the current revision.
+
+    With `create` an absent store is made, with `initial` as its settings, and an old one upgraded; without it NoStore
+    or StoreUnusable is raised and nothing changes. Raises SchemaTooNew for a newer store, StoreBusy when the locks are
+    not had within OPEN_TIMEOUT.
+    """
+    if sqlite.version() < sqlite.OLDEST:
+        wanted = ".".join(str(part) for part in sqlite.OLDEST)
+        raise StoreUnusable(f"SQLite {sqlite.driver.sqlite_version} is too old; {wanted} or newer is needed")
+    deadline = time.monotonic() + OPEN_TIMEOUT
+    while True:
+        schema_lock.acquire(deadline, shared=True)
+        found = read_revision(layout)
+        if found == schema.REVISION:
+            return
+        schema_lock.release()
+        if not create:
+            if found is None:
+                raise NoStore(f"no store at {layout.root}: its creation was not finished")
+            raise StoreUnusable(f"the store at {layout.root} has the older format {found}; serve it once to upgrade it")
+        schema_lock.acquire(deadline)
+        try:
+            with writer_lock.held(max(0.0, deadline - time.monotonic())):
+                _create_or_upgrade(layout, initial)
+        finally:
+            schema_lock.release()
+
+
+def read_revision(layout: Layout) -> str | None:
+    """The store's revision; None for one whose creation was not finished. Changes nothing.
+
+    Raises SchemaTooNew for a revision that this code does not know, StoreUnusable for another program's database.
+    """
+    if not layout.database.exists() or layout.database.stat().st_size == 0:
+        return None
+    connection = connect(layout, mode="ro")
+    try:
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
+        application = connection.execute("PRAGMA application_id").fetchall()[0][0]
+        if not tables and application in (0, schema.APPLICATION_ID):
+            return None
+        if application != schema.APPLICATION_ID:
+            raise StoreUnusable(f"{layout.database} is another program's database")
+        revision = str(connection.execute("SELECT version_num FROM alembic_version").fetchall()[0][0])
+        form = connection.execute("PRAGMA user_version").fetchall()[0][0]
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    finally:
+        connection.close()
+    if form > schema.FORMAT:
+        raise SchemaTooNew(
+            f"the store at {layout.root} has format {form}; this release of gestalt-cas reads up to {schema.FORMAT}"
+        )
+    return revision
+
+
+def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
+    found = read_revision(layout)
+    if found == schema.REVISION:
+        return
+    if found is None:
+        _prepare_file(layout)
+    else:
+        copy_aside(layout, found)
+    connection = connect(layout)
+    try:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        with _handed_over(connection) as handed:
+            connection.execute("BEGIN IMMEDIATE")
+            _run_migrations(handed)
+            if found is None:
+                _insert_settings(connection, initial)
+            broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+            if broken:
+                raise StoreUnusable(f"upgrade of {layout.root} refused: rows of {broken[0][0]} refer to nothing")
+            connection.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={schema.FORMAT}")
+            connection.execute("COMMIT")
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    finally:
+        connection.close()
+    sync_directory(layout.root)
+    log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)
+
+
+def _prepare_file(layout: Layout) -> None:
+    """Make the empty database file, owner-only, with what is fixed at creation."""
+    os.close(os.open(layout.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = connect(layout)
+    try:
+        connection.execute(f"PRAGMA page_size={schema.PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchall()[0][0]
+        if mode != "wal":
+            raise StoreUnusable(f"the file system of {layout.root} does not support SQLite's WAL (got {mode})")
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    finally:
+        connection.close()
+
+
+def copy_aside(layout: Layout, revision: str) -> Path:
+    """Copy the database of an old revision beside itself before it is upgraded; returns the copy's path."""
+    target = layout.root / f"metadata.before-upgrade-from-{revision}.sqlite3"
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    source, destination = connect(layout), sqlite.driver.connect(part)
+    try:
+        source.backup(destination)
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    finally:
+        destination.close()
+        source.close()
+        sync_file(fd)
+        os.close(fd)
+    part.rename(target)
+    sync_directory(layout.root)
+    return target
+
+
+@contextmanager
+def _handed_over(connection: Connection) -> Iterator[sqlalchemy.Connection]:
+    """The driver connection as SQLAlchemy's, for Alembic.
+
+    SQLAlchemy begins and ends its own idea of a transaction with a rollback on the driver connection, so the caller
+    begins the real one inside the block and commits it before the block ends.
+    """
+    engine = sqlalchemy.create_engine(
+        "sqlite://", creator=lambda: connection, module=sqlite.driver, poolclass=sqlalchemy.StaticPool
+    )
+    with engine.connect() as handed, handed.begin() as transaction:
+        yield handed
+        transaction.close()
+
+
+def _run_migrations(handed: sqlalchemy.Connection) -> None:
+    """Run Alembic up to the current revision inside the transaction that `handed` is in."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.attributes["connection"] = handed
+    command.upgrade(config, schema.REVISION)
+
+
+def _insert_settings(connection: Connection, initial: Mapping[str, object]) -> None:
+    connection.executemany(
+        "INSERT INTO settings (name, value) VALUES (?, ?)",
+        [(name, json.dumps(value)) for name, value in initial.items()],
+    )

@@ -1,0 +1,355 @@
+"""All SQL of versions, current keys and blob rows; every function works in the transaction of its caller.
+
+Statements are written with SQLAlchemy Core and compiled once to text for the driver. A key's current object is one row
+of `current`, which points at its newest version; a key whose newest version is a delete marker has none, so listing
+meets no tombstones. Sequences come from one stored counter, removals draw one too, and commit times never decrease
+with the sequence, whatever the clock does.
+
+Null versions (S3 API reference, "Working with delete markers" and "Suspending versioning"): while versioning is
+suspended a write or delete replaces the key's null version and leaves all others.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, and_, bindparam, delete, func, insert, literal_column, null, select, update
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.sql.elements import ClauseElement
+
+from gestalt_cas import schema
+from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.sqlite import Connection
+
+_DIALECT = sqlite_dialect(paramstyle="qmark")
+
+
+class Prepared:
+    """A Core statement compiled once; a call runs it on a driver connection and returns all rows."""
+
+    def __init__(self, clause: ClauseElement) -> None:
+        compiled: Any = clause.compile(dialect=_DIALECT)
+        self.sql = str(compiled)
+        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
+        self._defaults: dict[str, Any] = {k: v for k, v in compiled.params.items() if v is not None}
+
+    def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
+        if self._defaults:
+            values = {**self._defaults, **values}
+        return connection.execute(self.sql, [values[name] for name in self._names]).fetchall()
+
+
+def _p(name: str, type_: Any = None) -> Any:
+    return bindparam(name, type_=type_)
+
+
+_v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
+_HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
+_ROW = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.content_type, _v.headers, _v.metadata)
+
+_CURRENT = Prepared(
+    select(*_ROW)
+    .select_from(schema.current.join(schema.versions, _v.seq == _c.seq))
+    .where(_c.bucket == _p("bucket"), _c.key == _p("key"))
+)
+_BY_SEQ = Prepared(select(*_ROW).where(_v.seq == _p("seq"), _HERE))
+_NULL = Prepared(select(*_ROW).where(_HERE, _v.version_id == literal_column("'null'")))
+_NEWEST = Prepared(select(*_ROW).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
+_BY_SEQS = Prepared(
+    select(*_ROW).where(_v.seq.in_(select(literal_column("value")).select_from(func.json_each(_p("seqs")))))
+)
+_DRAW = Prepared(
+    update(schema.counter)
+    .values(
+        seq=schema.counter.c.seq + literal_column("1"),
+        commit_ms=func.max(schema.counter.c.commit_ms, _p("now_ms", Integer)),
+    )
+    .returning(schema.counter.c.seq, schema.counter.c.commit_ms)
+)
+_INSERT = Prepared(
+    insert(schema.versions).values(
+        {column.name: _p(column.name) for column in schema.versions.c if not column.name.startswith("gone_")}
+    )
+)
+_REMOVE = Prepared(delete(schema.versions).where(_v.seq == _p("seq")))
+_POINT = Prepared(
+    upsert(schema.current)
+    .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
+    .on_conflict_do_update(index_elements=["bucket", "key"], set_={"seq": literal_column("excluded.seq")})
+)
+_UNPOINT = Prepared(delete(schema.current).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
+_SEEK = Prepared(
+    select(_c.key, _c.seq)
+    .where(_c.bucket == _p("bucket"), _c.key >= _p("lower"), _c.key < _p("upper"))
+    .order_by(_c.key)
+    .limit(_p("limit", Integer))
+)
+_SEEK_ALL = Prepared(
+    select(_c.key, _c.seq)
+    .where(_c.bucket == _p("bucket"), _c.key >= _p("lower"))
+    .order_by(_c.key)
+    .limit(_p("limit", Integer))
+)
+_IN_BUCKET = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None))
+_other = schema.versions.alias("other")
+_IS_NEWEST: ColumnElement[Any] = _v.seq == (
+    select(func.max(_other.c.seq))
+    .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.gone_seq.is_(None))
+    .scalar_subquery()
+)
+_HISTORY = Prepared(
+    select(*_ROW, _IS_NEWEST)
+    .where(_IN_BUCKET, _v.key >= _p("lower"))
+    .order_by(_v.key, _v.seq.desc())
+    .limit(_p("limit", Integer))
+)
+_HISTORY_REST = Prepared(
+    select(*_ROW, _IS_NEWEST)
+    .where(_HERE, _v.seq < _p("before"))
+    .order_by(_v.seq.desc())
+    .limit(_p("limit", Integer))
+)
+_BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
+_KEEP_BLOB = Prepared(
+    upsert(schema.blobs)
+    .values(digest=_p("digest"), size=_p("size"), place=_p("place"), sums=_p("sums"))
+    .on_conflict_do_update(index_elements=["digest"], set_={"damaged_ms": null(), "sums": literal_column("excluded.sums")})
+)
+_MARK_DAMAGED = Prepared(
+    update(schema.blobs).where(_b.digest == _p("d"), _b.damaged_ms.is_(None)).values(damaged_ms=_p("now_ms"))
+)
+_NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
+_FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
+
+_UNDER = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None), _v.digest.is_not(None), _v.key >= _p("lower"))
+_BELOW = _v.key < _p("upper")
+
+
+def _totals(*where: ColumnElement[bool]) -> Prepared:
+    reached = select(_v.digest).where(*where)
+    stored = select(func.coalesce(func.sum(_b.size), 0)).where(_b.digest.in_(reached)).scalar_subquery()
+    live = _c.seq.is_not(None)
+    return Prepared(
+        select(
+            func.count().filter(live),
+            func.count(),
+            func.coalesce(func.sum(_v.size).filter(live), 0),
+            func.coalesce(func.sum(_v.size), 0),
+            stored,
+        )
+        .select_from(schema.versions.outerjoin(schema.current, and_(_c.seq == _v.seq, _c.bucket == _v.bucket, _c.key == _v.key)))
+        .where(*where)
+    )
+
+
+_TOTALS, _TOTALS_ALL = _totals(_UNDER, _BELOW), _totals(_UNDER)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """What the store knows of a payload: size in bytes, where it is, its chunk sums, whether damage was found."""
+
+    size: int
+    place: int
+    sums: bytes
+    damaged: bool
+
+
+def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
+    """The current object of `key`; None when absent or deleted. `key.bucket` is a real name here, never ""."""
+    rows = _CURRENT(connection, bucket=key.bucket, key=key.key.encode())
+    return _version(key.bucket, rows[0]) if rows else None
+
+
+def newest(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
+    """The newest version of `key`, a delete marker included."""
+    rows = _NEWEST(connection, bucket=key.bucket, key=key.key.encode())
+    return _version(key.bucket, rows[0]) if rows else None
+
+
+def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVersion | None:
+    """The version of `key` with this id, a delete marker included; None for any text that names none."""
+    encoded = key.key.encode()
+    if version_id == NULL_VERSION:
+        rows = _NULL(connection, bucket=key.bucket, key=encoded)
+    else:
+        seq = _seq_of(version_id)
+        rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
+    found = _version(key.bucket, rows[0]) if rows else None
+    return found if found is not None and found.version_id == version_id else None
+
+
+def by_seqs(connection: Connection, bucket: str, seqs: Iterable[int]) -> dict[int, ObjectVersion]:
+    """The versions with these sequences, all of one bucket."""
+    rows = _BY_SEQS(connection, seqs=json.dumps(list(seqs)))
+    return {row[2]: _version(bucket, row) for row in rows}
+
+
+def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None, limit: int) -> list[tuple[bytes, int]]:
+    """Current keys from `lower` (inclusive) to `upper` (exclusive; None: no bound) with their sequences, in order."""
+    if upper is None:
+        return _SEEK_ALL(connection, bucket=bucket, lower=lower, limit=limit)
+    return _SEEK(connection, bucket=bucket, lower=lower, upper=upper, limit=limit)
+
+
+def history(
+    connection: Connection, bucket: str, lower: bytes, after: tuple[bytes, int] | None, limit: int
+) -> list[ObjectVersion]:
+    """At most `limit` versions with key >= `lower`, keys in order, newest first within a key.
+
+    `after` is the key and sequence of the last version already shown: the rest of that key comes first.
+    """
+    rows: Sequence[tuple[Any, ...]] = ()
+    if after is not None:
+        key, before = after
+        rows = _HISTORY_REST(connection, bucket=bucket, key=key, before=before, limit=limit)
+        lower = max(lower, key + b"\0")
+    if len(rows) < limit:
+        rows = [*rows, *_HISTORY(connection, bucket=bucket, lower=lower, limit=limit - len(rows))]
+    return [_version(bucket, row, current=bool(row[-1])) for row in rows]
+
+
+def buckets(connection: Connection) -> list[str]:
+    """Names of the buckets that hold at least one version, in byte order, one index seek each."""
+    names: list[str] = []
+    rows = _FIRST_BUCKET(connection)
+    while rows[0][0] is not None:
+        names.append(rows[0][0])
+        rows = _NEXT_BUCKET(connection, after=names[-1])
+    return names
+
+
+def totals(connection: Connection, bucket: str, lower: bytes, upper: bytes | None) -> tuple[int, int, int, int, int]:
+    """Objects, versions (markers not counted), bytes of objects, of versions, and of the payloads reached, each once.
+
+    Of the keys from `lower` (inclusive) to `upper` (exclusive; None: no bound).
+    """
+    if upper is None:
+        return _TOTALS_ALL(connection, bucket=bucket, lower=lower)[0]
+    return _TOTALS(connection, bucket=bucket, lower=lower, upper=upper)[0]
+
+
+def append(
+    connection: Connection,
+    key: ObjectKey,
+    digest: bytes | None,
+    size: int,
+    *,
+    headers: Headers,
+    metadata: Mapping[str, str],
+    suspended: bool,
+    now_ms: int,
+) -> ObjectVersion:
+    """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
+
+    With versioning suspended it becomes the null version and the previous null version is removed for good.
+    """
+    encoded = key.key.encode()
+    if suspended:
+        for row in _NULL(connection, bucket=key.bucket, key=encoded):
+            draw(connection, now_ms)
+            _REMOVE(connection, seq=row[2])
+    seq, commit_ms = draw(connection, now_ms)
+    version_id = NULL_VERSION if suspended else _new_id(seq)
+    _INSERT(
+        connection,
+        seq=seq,
+        bucket=key.bucket,
+        key=encoded,
+        version_id=version_id,
+        digest=digest,
+        size=size,
+        content_type=headers.content_type,
+        headers=_headers_json(headers),
+        metadata=json.dumps(dict(metadata), ensure_ascii=False) if metadata else None,
+        commit_ms=commit_ms,
+    )
+    if digest is None:
+        _UNPOINT(connection, bucket=key.bucket, key=encoded)
+    else:
+        _POINT(connection, bucket=key.bucket, key=encoded, seq=seq)
+    return ObjectVersion(
+        key, version_id, seq, size, digest.hex() if digest else "", commit_ms, headers, MappingProxyType(dict(metadata))
+    )
+
+
+def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
+    """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker."""
+    draw(connection, now_ms)
+    _REMOVE(connection, seq=version.seq)
+    encoded = version.key.key.encode()
+    left = newest(connection, version.key)
+    if left is None or left.delete_marker:
+        _UNPOINT(connection, bucket=version.key.bucket, key=encoded)
+    else:
+        _POINT(connection, bucket=version.key.bucket, key=encoded, seq=left.seq)
+
+
+def draw(connection: Connection, now_ms: int) -> tuple[int, int]:
+    """Draw the next sequence and its commit time: the clock, or the last commit time when the clock is behind it."""
+    seq, commit_ms = _DRAW(connection, now_ms=now_ms)[0]
+    return seq, commit_ms
+
+
+def blob(connection: Connection, digest: bytes) -> BlobRow | None:
+    rows = _BLOB(connection, digest=digest)
+    return BlobRow(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
+
+
+def keep_blob(connection: Connection, digest: bytes, size: int, sums: bytes) -> None:
+    """Record that the payload's file is published and sound; an earlier mark of damage is lifted."""
+    _KEEP_BLOB(connection, digest=digest, size=size, place=schema.PLACE_FILE, sums=sums)
+
+
+def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
+    """Record damage; the time of the first finding stays."""
+    _MARK_DAMAGED(connection, d=digest, now_ms=now_ms)
+
+
+def _new_id(seq: int) -> str:
+    """An opaque id: the sequence, so that lookups need no index of their own, and 72 random bits.
+
+    The random part keeps a store that was restored from a backup from giving an id a second time.
+    """
+    return base64.b32hexencode(seq.to_bytes(6) + secrets.token_bytes(9)).decode().lower()
+
+
+def _seq_of(version_id: str) -> int | None:
+    try:
+        raw = base64.b32hexdecode(version_id.upper().encode("ascii"))
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    return int.from_bytes(raw[:6]) if len(raw) == 15 else None
+
+
+def _headers_json(headers: Headers) -> str | None:
+    others = {
+        name: value for name in Headers.__slots__ if name != "content_type" and (value := getattr(headers, name))
+    }
+    return json.dumps(others, ensure_ascii=False) if others else None
+
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+def _version(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
+    key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata = row[:9]
+    return ObjectVersion(
+        ObjectKey(bucket, key.decode()),
+        version_id,
+        seq,
+        size,
+        digest.hex() if digest is not None else "",
+        commit_ms,
+        Headers(content_type, **(json.loads(headers) if headers else {})),
+        MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
+        current,
+    )
