@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gestalt_cas.blobs import Limits as Limits
+    from gestalt_cas.config import Limits as Limits
     from gestalt_cas.errors import StoreError as StoreError
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
@@ -33,7 +33,7 @@ _HOMES = {
     "ListQuery": "objects",
     "ObjectKey": "objects",
     "ObjectVersion": "objects",
-    "Limits": "blobs",
+    "Limits": "config",
     "Store": "store",
     "StoreError": "errors",
 }

@@ -19,13 +19,13 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from blake3 import blake3
 
 from gestalt_cas import chunks
+from gestalt_cas.config import Limits
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import BlobMissing, DigestMismatch, ObjectTooLarge, StorageFault, StoreError, StoreFull
 from gestalt_cas.layout import Layout
@@ -40,16 +40,6 @@ class Identity(NamedTuple):
 
     device: int
     inode: int
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What uploads may take. `object_bytes` per object, `staging_bytes` for all on their way in this process (0: no
-    limit), `free_bytes` what must stay free on the file system."""
-
-    object_bytes: int = 5 << 40
-    staging_bytes: int = 0
-    free_bytes: int = 0
 
 
 class Staged:
@@ -100,13 +90,15 @@ class StagingBudget:
     def take(self, object_size: int, count: int) -> None:
         """Count `count` more bytes of an object that then has `object_size`; raises when a limit is passed."""
         limits = self.limits
-        if object_size > limits.object_bytes:
-            raise ObjectTooLarge(f"the object is larger than limits.maxObjectBytes ({limits.object_bytes} bytes)")
-        if limits.free_bytes and free_bytes(self._directory) - count < limits.free_bytes:
-            raise StoreFull(f"less than limits.minFreeBytes ({limits.free_bytes} bytes) would stay free")
+        if object_size > limits.max_object_bytes:
+            raise ObjectTooLarge(f"the object is larger than limits.maxObjectBytes ({limits.max_object_bytes} bytes)")
+        if limits.min_free_bytes and free_bytes(self._directory) - count < limits.min_free_bytes:
+            raise StoreFull(f"less than limits.minFreeBytes ({limits.min_free_bytes} bytes) would stay free")
         with self._lock:
-            if limits.staging_bytes and self._taken + count > limits.staging_bytes:
-                raise StoreFull(f"uploads on their way exceed limits.maxStagingBytes ({limits.staging_bytes} bytes)")
+            if limits.max_staging_bytes and self._taken + count > limits.max_staging_bytes:
+                raise StoreFull(
+                    f"uploads on their way exceed limits.maxStagingBytes ({limits.max_staging_bytes} bytes)"
+                )
             self._taken += count
 
     def give_back(self, count: int) -> None:
@@ -195,9 +187,7 @@ class Blobs:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
             os.close(fd)
-            raise DigestMismatch(
-                f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name
-            )
+            raise DigestMismatch(f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name)
         return BlobFile(fd, path.name, size, sums, _identity(found))
 
     def clean_staging(self) -> int:

@@ -255,5 +255,3 @@ class Database:
             # The commit stands and has been promised; the next write meets the fault in its own right.
             self._note_fault(error)
             log.warning("checkpoint after a commit failed: %s", error)
-
-

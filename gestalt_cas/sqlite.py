@@ -34,6 +34,7 @@ _BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _NOTADB = 5, 6, 10, 11, 13, 26
 
 
 def version() -> tuple[int, int, int]:
+    """The version of the SQLite library in use."""
     major, minor, patch = (int(part) for part in driver.sqlite_version.split("."))
     return major, minor, patch
 
@@ -74,11 +75,8 @@ def _code_from_text(text: str) -> int:
 
 
 def is_io_error(error: Exception) -> bool:
+    """Whether the disk failed, as opposed to the statement."""
     return primary_code(error) == _IOERR
-
-
-def is_full(error: Exception) -> bool:
-    return primary_code(error) == _FULL
 
 
 def translate(error: Exception) -> StoreError:

@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import Self
 
 from gestalt_cas import conditions as rules
 from gestalt_cas import listing, ranges, tokens, upgrade, versions
 from gestalt_cas import settings as store_settings
-from gestalt_cas.blobs import BlobFile, Blobs, Identity, Limits, Staged
+from gestalt_cas.blobs import BlobFile, Blobs, Identity, Staged
+from gestalt_cas.config import Limits
 from gestalt_cas.database import Database
 from gestalt_cas.errors import (
     BlobMissing,
@@ -69,8 +71,11 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Totals below a prefix. `logical_bytes` counts current objects, `version_bytes` all versions, `stored_bytes` each
-    payload that they reach once."""
+    """Totals below a prefix.
+
+    `logical_bytes` counts current objects, `version_bytes` all versions, `stored_bytes` each payload that they reach
+    once.
+    """
 
     objects: int
     versions: int
@@ -114,7 +119,7 @@ class ObjectReader:
     def close(self) -> None:
         self._blob.close()
 
-    def __enter__(self) -> ObjectReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,7 +194,7 @@ class Store:
                 lock.close()
             raise
         try:
-            store._adopt(wanted)
+            store.adopt(wanted)
         except BaseException:
             store.close()
             raise
@@ -206,7 +211,7 @@ class Store:
         self._schema_lock.close()
         self._writer_lock.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -361,11 +366,7 @@ class Store:
         with self._database.read() as tx:
             bucket = query.bucket or store_settings.default_bucket(tx)
             scope = tokens.Listing(bucket, prefix, delimiter)
-            after = (
-                tokens.decode(scope, query.token)
-                if query.token
-                else listing.start_position(start_after, delimiter)
-            )
+            after = tokens.decode(scope, query.token) if query.token else listing.start_position(start_after, delimiter)
             entries, more = listing.walk(
                 lambda lower, limit: versions.seek(tx, bucket, lower, upper, limit),
                 prefix,
@@ -458,20 +459,28 @@ class Store:
         """Remove uploads that dead processes left behind; returns how many."""
         return self._blobs.clean_staging()
 
-    # Inside
+    def set_limits(self, limits: Limits) -> None:
+        """Judge uploads by these limits from now on; those on their way keep what they have taken."""
+        self._blobs.budget.limits = limits
 
-    def _adopt(self, wanted: Mapping[str, object]) -> None:
-        """Write the settings that a configuration holds, unless a running server uses others."""
+    def adopt(self, wanted: Mapping[str, object]) -> None:
+        """Write the settings that a configuration holds; the others keep their values.
+
+        Raises InvalidConfig, or SettingsConflict when another process serves the directory with other values.
+        """
         present = self.settings().by_name()
-        if all(present[name] == value for name, value in wanted.items()):
+        if all(present[name] == value for name, value in store_settings.validate(wanted).items()):
             return
-        if not self._server_lock.try_acquire():
+        if not (self._serving or self._server_lock.try_acquire()):
             store_settings.refuse_conflict(self.settings(), wanted)
             return
         try:
             self.change_settings(wanted)
         finally:
-            self._server_lock.release()
+            if not self._serving:
+                self._server_lock.release()
+
+    # Inside
 
     def _check_write(
         self, key: ObjectKey, headers: Headers, metadata: Mapping[str, str], conditions: Conditions

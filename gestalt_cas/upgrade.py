@@ -81,7 +81,9 @@ def read_revision(layout: Layout) -> str | None:
         return None
     connection = connect(layout, mode="ro")
     try:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
+        tables = {
+            row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        }
         application = connection.execute("PRAGMA application_id").fetchall()[0][0]
         if not tables and application in (0, schema.APPLICATION_ID):
             return None

@@ -20,7 +20,19 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, and_, bindparam, delete, func, insert, literal_column, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.sql.elements import ClauseElement
@@ -112,16 +124,15 @@ _HISTORY = Prepared(
     .limit(_p("limit", Integer))
 )
 _HISTORY_REST = Prepared(
-    select(*_ROW, _IS_NEWEST)
-    .where(_HERE, _v.seq < _p("before"))
-    .order_by(_v.seq.desc())
-    .limit(_p("limit", Integer))
+    select(*_ROW, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
 )
 _BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
 _KEEP_BLOB = Prepared(
     upsert(schema.blobs)
     .values(digest=_p("digest"), size=_p("size"), place=_p("place"), sums=_p("sums"))
-    .on_conflict_do_update(index_elements=["digest"], set_={"damaged_ms": null(), "sums": literal_column("excluded.sums")})
+    .on_conflict_do_update(
+        index_elements=["digest"], set_={"damaged_ms": null(), "sums": literal_column("excluded.sums")}
+    )
 )
 _MARK_DAMAGED = Prepared(
     update(schema.blobs).where(_b.digest == _p("d"), _b.damaged_ms.is_(None)).values(damaged_ms=_p("now_ms"))
@@ -145,7 +156,9 @@ def _totals(*where: ColumnElement[bool]) -> Prepared:
             func.coalesce(func.sum(_v.size), 0),
             stored,
         )
-        .select_from(schema.versions.outerjoin(schema.current, and_(_c.seq == _v.seq, _c.bucket == _v.bucket, _c.key == _v.key)))
+        .select_from(
+            schema.versions.outerjoin(schema.current, and_(_c.seq == _v.seq, _c.bucket == _v.bucket, _c.key == _v.key))
+        )
         .where(*where)
     )
 
@@ -300,6 +313,7 @@ def draw(connection: Connection, now_ms: int) -> tuple[int, int]:
 
 
 def blob(connection: Connection, digest: bytes) -> BlobRow | None:
+    """The row of the payload with this BLAKE3-256; None when no committed version ever had it."""
     rows = _BLOB(connection, digest=digest)
     return BlobRow(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
 
@@ -331,9 +345,7 @@ def _seq_of(version_id: str) -> int | None:
 
 
 def _headers_json(headers: Headers) -> str | None:
-    others = {
-        name: value for name in Headers.__slots__ if name != "content_type" and (value := getattr(headers, name))
-    }
+    others = {name: value for name in Headers.__slots__ if name != "content_type" and (value := getattr(headers, name))}
     return json.dumps(others, ensure_ascii=False) if others else None
 
 

@@ -1,0 +1,109 @@
+"""The open streams of this process, and ending them from outside.
+
+A handler that waits inside grpcio (for the next frame of an upload, for room to send a chunk) cannot look at a flag. So
+each stream is entered here with the time of its last progress; a sweeper thread ends those whose peer has stalled or
+whose time is up, and shutdown ends all. Design: storage.md, "Stopping".
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from gestalt_cas.errors import PeerStalled, ShuttingDown, StoreError
+from gestalt_cas.messages import status_of
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 0.25
+
+
+class OpenCall:
+    """One stream. `progress` is called by its handler whenever the peer has sent or taken something."""
+
+    def __init__(self, context: grpc.ServicerContext, what: str) -> None:
+        self.what = what
+        self.context = context
+        self.last_progress = time.monotonic()
+        self.due: tuple[float, StoreError] | None = None
+        self.ended = False
+
+    def progress(self) -> None:
+        self.last_progress = time.monotonic()
+
+    def end_by(self, seconds: float, error: StoreError) -> None:
+        """End the call with `error` when it is still open after `seconds`."""
+        self.due = (time.monotonic() + seconds, error)
+
+    def overdue(self, now: float, idle_seconds: float) -> StoreError | None:
+        if self.due is not None and now >= self.due[0]:
+            return self.due[1]
+        if now - self.last_progress > idle_seconds:
+            return PeerStalled(f"{self.what}: the caller made no progress for {idle_seconds:g} s")
+        return None
+
+
+class Calls:
+    """The registry. Thread-safe. `idle_seconds` may be changed at any time."""
+
+    def __init__(self, idle_seconds: float = 300.0) -> None:
+        self.idle_seconds = idle_seconds
+        self.stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._open: set[OpenCall] = set()
+        self._sweeper: threading.Thread | None = None
+
+    @contextmanager
+    def track(self, context: grpc.ServicerContext, what: str) -> Iterator[OpenCall]:
+        """Enter a stream for the block; raises ShuttingDown when the process is stopping."""
+        call = OpenCall(context, what)
+        with self._lock:
+            if self.stopping.is_set():
+                raise ShuttingDown("the provider is stopping")
+            self._open.add(call)
+            if self._sweeper is None:
+                self._sweeper = threading.Thread(target=self._sweep, name="gestalt-cas-sweeper", daemon=True)
+                self._sweeper.start()
+        try:
+            yield call
+        finally:
+            with self._lock:
+                self._open.discard(call)
+
+    def stop(self) -> None:
+        """Refuse new streams and end the open ones; returns at once, handlers leave on their own."""
+        with self._lock:
+            self.stopping.set()
+            calls = list(self._open)
+        for call in calls:
+            end(call, ShuttingDown("the provider is stopping"))
+
+    def _sweep(self) -> None:
+        while not self.stopping.wait(_SWEEP_SECONDS):
+            now = time.monotonic()
+            with self._lock:
+                calls = list(self._open)
+            for call in calls:
+                error = call.overdue(now, self.idle_seconds)
+                if error is not None and not call.ended:
+                    log.info("ended: %s", error)
+                    end(call, error)
+
+
+def end(call: OpenCall, error: StoreError) -> None:
+    """End a call from another thread, so that a handler blocked in it wakes up.
+
+    grpcio's public way is cancel(), which reports CANCELLED whatever the reason. Its call object can carry a status;
+    where that object is not found as expected, the public way has to do.
+    """
+    call.ended = True
+    try:
+        code = status_of(error).value[0]
+        call.context._rpc_event.call.cancel(code, str(error))  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        call.context.cancel()

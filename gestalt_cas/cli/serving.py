@@ -1,0 +1,77 @@
+"""The verbs that serve: `serve` for this machine's own clients, `provider` under a Gestalt host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gestalt_cas.cli.session import Session, data_dir_option
+from gestalt_cas.errors import InvalidConfig
+
+log_format_option = click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to log on stderr."
+)
+
+
+@click.command()
+@data_dir_option()
+@click.option(
+    "--grpc",
+    "grpc_target",
+    metavar="TARGET",
+    help="unix:///path or tcp://host:port (port 0: any free one). [default: grpc.sock in the data directory]",
+)
+@click.option(
+    "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration, JSON or YAML."
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set one configuration key, as in limits.concurrentReads=16; wins over --config. May be repeated.",
+)
+@click.option(
+    "--allow-unauthenticated",
+    is_flag=True,
+    help="Listen where other machines can reach it, although nothing authenticates callers.",
+)
+@log_format_option
+@click.make_pass_decorator(Session, ensure=True)
+def serve(
+    session: Session,
+    grpc_target: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    allow_unauthenticated: bool,
+    log_format: str,
+) -> int:
+    """Serve a store until stopped; makes an absent one.
+
+    When ready, prints one line of JSON on stdout: {"event":"ready","grpc":"…","data_dir":"…"}. Everything else goes to
+    stderr. SIGTERM or ctrl-C ends it with exit code 0.
+    """
+    from gestalt_cas import config, logs, server, targets
+
+    logs.set_up(log_format)
+    given = config.load_file(config_file) if config_file is not None else {}
+    given = config.merge(given, config.assignments(assignments))
+    if session.data_dir or "dataDir" not in given:
+        given = config.merge(given, {"dataDir": str(session.directory)})
+    parsed = config.parse(given)
+    target = targets.parse(grpc_target) if grpc_target else targets.default(parsed.data_dir)
+    return server.serve(parsed, target, allow_unauthenticated=allow_unauthenticated)
+
+
+@click.command()
+@log_format_option
+def provider(log_format: str) -> int:
+    """Serve under a Gestalt host, which names the socket in GESTALT_PROVIDER_SOCKET and configures over it."""
+    from gestalt_cas import host, logs, server
+
+    logs.set_up(log_format)
+    target = host.socket_target()
+    if not target:
+        raise InvalidConfig("GESTALT_PROVIDER_SOCKET is not set: this verb is started by a Gestalt host; use serve")
+    return server.serve_host(target)

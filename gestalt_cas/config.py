@@ -1,0 +1,380 @@
+"""The provider's configuration: a mapping as hosts, files and `--set` give it, made into values that can be used.
+
+`config.schema.json` is the one list of keys, with their types, bounds, defaults and descriptions; the host validates
+the same file. Hosts send a protobuf Struct, so every number is a float: integral floats count as integers, booleans do
+not count as numbers, and no number may pass 2^53, from where on floats lose digits (contract 4.2 and 4.5). A key whose
+value is null counts as absent.
+
+Keys come in two kinds. What changes what is stored belongs to the store: it appears in `Config.settings` only if it was
+given, because an absent key leaves the store's own value. The rest belongs to the process and takes its default here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from gestalt_cas import objects
+from gestalt_cas.errors import InvalidArgument, InvalidConfig
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes")
+"""The keys whose values are kept in the store."""
+MAX_PREFIX_BYTES = objects.MAX_KEY_BYTES - 1
+_SCHEMA_FILE = "config.schema.json"
+_LONGEST_SHOWN = 80
+_LONGEST_DIRECTORY_NAME = 200
+_ARTICLES = {"string": "a string", "integer": "an integer", "number": "a number", "object": "an object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process accepts; sizes in bytes. `max_staging_bytes` 0 sets no limit."""
+
+    max_object_bytes: int = 5 * 2**40
+    max_staging_bytes: int = 0
+    min_free_bytes: int = 0
+    stream_idle_seconds: float = 300.0
+    concurrent_reads: int = 128
+    concurrent_writes: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A valid configuration. `settings` holds the given `STORE_KEYS` under their dotted names, and nothing else."""
+
+    data_dir: Path
+    key_prefix: str = ""
+    limits: Limits = Limits()
+    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key as the schema has it. `type` is JSON Schema's word, `default` None where there is none."""
+
+    key: str
+    type: str
+    allowed: str
+    default: object
+    description: str
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """`config.schema.json` as a mapping, which must not be changed; from the wheel, else from the checkout."""
+    from importlib import resources
+
+    packaged = resources.files("gestalt_cas").joinpath(_SCHEMA_FILE)
+    # An editable install and a run from the source tree have the file at the top level only.
+    found = packaged if packaged.is_file() else Path(__file__).resolve().parent.parent / _SCHEMA_FILE
+    return dict(json.loads(found.read_text(encoding="utf-8")))
+
+
+@cache
+def describe() -> tuple[Setting, ...]:
+    """Every key that takes a value, in the schema's order."""
+    return tuple(
+        Setting(key, part["type"], _allowed(part), part.get("default"), part["description"])
+        for key, part in _parts(schema())
+        if part["type"] != "object"
+    )
+
+
+def markdown_table() -> str:
+    """The table of keys in README.md, without a final line break."""
+    rows = ["| Key | Value | Default | Meaning |", "| --- | --- | --- | --- |"]
+    for setting in describe():
+        default = "none" if setting.default is None else f"`{json.dumps(setting.default)}`"
+        cells = (f"`{setting.key}`", setting.allowed, default, setting.description)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
+    """Validate a whole configuration; `name` is the provider's, and names the directory when there is no `dataDir`.
+
+    Raises InvalidConfig with every fault, each under its dotted key.
+    """
+    tree = _present(mapping, schema(), "")
+    faults = dict.fromkeys(text for error in _validator().iter_errors(tree) for text in _faults(error))
+    if faults:
+        raise InvalidConfig("; ".join(sorted(faults)))
+    values = {setting.key: value for setting in describe() if (value := _lookup(tree, setting)) is not None}
+    _check_names(values)
+    return Config(
+        data_dir=_directory(str(values["dataDir"])) if "dataDir" in values else default_data_dir(name),
+        key_prefix=str(values.get("keyPrefix", "")),
+        limits=_limits(values),
+        settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
+    )
+
+
+def assignments(pairs: Iterable[str]) -> dict[str, object]:
+    """Turn texts like `limits.maxObjectBytes=1000` into a nested mapping.
+
+    A value is taken as JSON if it is JSON, else as text; a later text overrides an earlier one. Raises InvalidConfig
+    naming the text that is no assignment, or that reaches into a key which already has a plain value.
+    """
+    result: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        *groups, last = key.split(".")
+        if not equals or not all((*groups, last)):
+            raise InvalidConfig(f"{_shown(pair)} is no assignment; the form is key=value or group.key=value")
+        inner = result
+        for group in groups:
+            if inner.get(group) is None:
+                inner[group] = {}
+            found = inner[group]
+            if not isinstance(found, dict):
+                raise InvalidConfig(f"{_shown(pair)} conflicts with an earlier value of {group}, which has no keys")
+            inner = found
+        inner[last] = _json_or_text(text)
+    return result
+
+
+def merge(base: Mapping[str, object], override: Mapping[str, object]) -> dict[str, object]:
+    """A new mapping with `override` laid over `base`; mappings are merged key by key, all else is replaced."""
+    result = dict(base)
+    for key, value in override.items():
+        below = result.get(key)
+        result[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def load_file(path: str | Path) -> dict[str, object]:
+    """Read a configuration file: JSON if it is named `.json`, else YAML. An empty YAML file is an empty mapping.
+
+    Raises InvalidConfig naming the file, and the line where there is one.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    loaded = _load_json(path, content) if Path(path).suffix.lower() == ".json" else _load_yaml(path, content)
+    if not isinstance(loaded, dict):
+        raise InvalidConfig(f"{path}: the file must hold a mapping of keys, not {_shown(loaded)}")
+    return loaded
+
+
+def default_data_dir(name: str) -> Path:
+    """The directory of the provider called `name` (empty: "default") in the user's data folder.
+
+    Any text makes one path component of its own: what is not a letter, a digit or one of `_.-~` is percent-encoded,
+    and a name that would be too long for a file system is cut and told apart by its BLAKE3. Raises InvalidConfig when
+    the user has no home directory.
+    """
+    import platformdirs
+
+    root = platformdirs.user_data_path("gestalt-cas", appauthor=False)
+    if not root.is_absolute():
+        raise InvalidConfig("dataDir: no default, because the user's home directory is unknown; set this key")
+    return root / _component(name or "default")
+
+
+def _component(name: str) -> str:
+    encoded = quote(name, safe="", errors="surrogatepass")
+    if not encoded.strip("."):
+        return encoded.replace(".", "%2E")
+    if len(encoded) <= _LONGEST_DIRECTORY_NAME:
+        return encoded
+    from blake3 import blake3
+
+    # No encoding holds "%-", so no other name can end up here.
+    return f"{encoded[:100]}%-{blake3(encoded.encode()).hexdigest()}"
+
+
+@cache
+def _validator() -> Validator:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema())
+
+
+def _parts(group: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property of the schema with its dotted key, groups before what they hold."""
+    for name, part in group["properties"].items():
+        yield above + name, part
+        if part["type"] == "object":
+            yield from _parts(part, f"{above}{name}.")
+
+
+def _allowed(part: Mapping[str, Any]) -> str:
+    """What the schema allows for one key, in words."""
+    if "enum" in part:
+        return " or ".join(f'"{value}"' for value in part["enum"])
+    if part.get("minLength"):
+        return "a non-empty string"
+    words = [_ARTICLES[part["type"]]]
+    if "minimum" in part:
+        words.append(f"from {part['minimum']}")
+    if "exclusiveMinimum" in part:
+        words.append(f"above {part['exclusiveMinimum']}")
+    if "maximum" in part:
+        words.append(f"up to {part['maximum']}")
+    return " ".join(words)
+
+
+def _present(value: object, part: Mapping[str, Any], key: str) -> Any:
+    """`value` as plain dicts without the known keys that are null; only what the schema calls a group is walked."""
+    if not isinstance(value, Mapping) or part["type"] != "object":
+        _check_number(value, key)
+        return value
+    result: dict[str, object] = {}
+    for name, inner in value.items():
+        if not isinstance(name, str):
+            raise InvalidConfig(f"{_dotted(key)}: {_shown(name)} cannot be a key, since it is no string")
+        known = part["properties"].get(name)
+        if known is None:
+            result[name] = inner
+        elif inner is not None:
+            result[name] = _present(inner, known, f"{key}.{name}" if key else name)
+    return result
+
+
+def _check_number(value: object, key: str) -> None:
+    """Refuse what compares or prints badly: NaN passes every bound, and Python will not print a huge integer."""
+    if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value.bit_length() > 64):
+        raise InvalidConfig(f"{_dotted(key)}: the number is too large or not finite")
+
+
+def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
+    """The value of a key in a valid tree, None when absent; numbers in the Python type that the schema means."""
+    value: Any = tree
+    for name in setting.key.split("."):
+        value = value.get(name)
+        if value is None:
+            return None
+    return int(value) if setting.type == "integer" else float(value) if setting.type == "number" else value
+
+
+def _limits(values: Mapping[str, object]) -> Limits:
+    given: dict[str, Any] = {}
+    for limit in fields(Limits):
+        first, *rest = limit.name.split("_")
+        key = f"limits.{first}{''.join(word.capitalize() for word in rest)}"
+        if key in values:
+            given[limit.name] = values[key]
+    return Limits(**given)
+
+
+def _check_names(values: Mapping[str, object]) -> None:
+    """What JSON Schema cannot say: lengths in bytes, valid Unicode, the rules of bucket names."""
+    try:
+        objects.check_bucket(str(values.get("bucket", "")))
+    except InvalidArgument as error:
+        raise InvalidConfig(f"bucket: {error}") from None
+    try:
+        length = len(objects.utf8(str(values.get("keyPrefix", "")), "the prefix"))
+    except InvalidArgument as error:
+        raise InvalidConfig(f"keyPrefix: {error}") from None
+    if length > MAX_PREFIX_BYTES:
+        raise InvalidConfig(f"keyPrefix: {length} bytes are too many; the limit is {MAX_PREFIX_BYTES}")
+
+
+def _directory(text: str) -> Path:
+    if "\0" in text:
+        raise InvalidConfig("dataDir: a path cannot hold NUL")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InvalidConfig(f"dataDir: {_shown(text)} names the home directory of an unknown user") from None
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    path = [str(name) for name in error.absolute_path]
+    instance: Any = error.instance
+    if error.validator != "additionalProperties":
+        yield f"{_dotted('.'.join(path))}: {_shown(instance)} is not {_allowed(_part(path))}"
+        return
+    for name in instance:
+        if name not in _part(path)["properties"]:
+            yield f"unknown key {'.'.join([*path, _quoted(name)])}; {_advice(path, name)}"
+
+
+def _part(path: Iterable[str]) -> dict[str, Any]:
+    part = schema()
+    for name in path:
+        part = part["properties"][name]
+    return part
+
+
+def _advice(path: Iterable[str], name: str) -> str:
+    from difflib import get_close_matches
+
+    known = {setting.key.casefold(): setting.key for setting in describe()}
+    wrong = ".".join([*path, name])[:_LONGEST_SHOWN]
+    matches = get_close_matches(wrong.casefold(), known, n=1)
+    if not matches:
+        return f"the keys are {', '.join(known.values())}"
+    if "." in name:
+        return f"nested keys are written as objects: {known[matches[0]].replace('.', ': {', 1)}: …}}"
+    return f"did you mean {known[matches[0]]}?"
+
+
+def _dotted(key: str) -> str:
+    return key or "the configuration"
+
+
+def _quoted(name: str) -> str:
+    """A key as it is, or as a Python literal when it holds anything that could mislead in a message."""
+    return name if re.fullmatch(r"[\w-]{1,60}", name) else _shown(name)
+
+
+def _shown(value: object) -> str:
+    """A value for a message: one line, of bounded length."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**64:
+        return str(int(value))
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _load_json(path: str | Path, content: bytes) -> object:
+    try:
+        return json.loads(content, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise InvalidConfig(f"{path}, line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidConfig(f"{path}: {error}") from None
+
+
+def _load_yaml(path: str | Path, content: bytes) -> object:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(content)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InvalidConfig(f"{path}{line}: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidConfig(f"{path}: {' '.join(str(error).split())}") from None
+    return {} if loaded is None else loaded

@@ -1,0 +1,121 @@
+"""gestalt.provider.v1.ProviderLifecycle for every host: protocol versions 2 to 5 with one servicer.
+
+The SDK's own servicer admits exactly its release's version. Nothing on the wire differs between the versions, so ours
+offers the range and echoes what the host asks for (contract 2.2). A bad configuration is INVALID_ARGUMENT or
+FAILED_PRECONDITION, never a code that hosts retry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from gestalt_cas import __version__, config, messages, sqlite, wire_pb2
+from gestalt_cas.errors import NotEnabled, StoreError
+from gestalt_cas.mounts import Mounts
+from gestalt_cas.rpc import Handler, abort
+
+log = logging.getLogger(__name__)
+
+SERVICE = "gestalt.provider.v1.ProviderLifecycle"
+KIND_S3 = 7
+OLDEST_PROTOCOL, NEWEST_PROTOCOL = 2, 5
+
+
+class Configurable(Protocol):
+    """What the service configures: the provider with its pools and limits."""
+
+    mounts: Mounts
+
+    def configure(self, config: config.Config) -> None: ...
+
+
+class LifecycleService(grpc.GenericRpcHandler[bytes, bytes]):
+    """Identity, configuration and health. With `fixed` the process was configured at its start and stays so."""
+
+    def __init__(self, provider: Configurable, *, fixed: bool = False, warnings: tuple[str, ...] = ()) -> None:
+        self._provider = provider
+        self._mounts = provider.mounts
+        self._fixed = fixed
+        self._warnings = warnings
+        self._name = ""
+        self._handlers: dict[str, Handler] = {
+            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, serve))
+            for name, serve in (
+                ("GetProviderIdentity", self._identity),
+                ("ConfigureProvider", self._configure),
+                ("HealthCheck", self._health),
+                ("StartProvider", self._start),
+            )
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        return self._handlers.get(details.method)
+
+    def _identity(self, _: bytes) -> Message:
+        return wire_pb2.ProviderIdentity(
+            kind=KIND_S3,
+            name=self._name or "cas",
+            display_name="gestalt-cas",
+            description="Versioned, deduplicating object store on one machine: SQLite metadata, BLAKE3 payloads",
+            version=__version__,
+            warnings=self._all_warnings(),
+            min_protocol_version=OLDEST_PROTOCOL,
+            max_protocol_version=NEWEST_PROTOCOL,
+        )
+
+    def _configure(self, raw: bytes) -> Message:
+        request = messages.decode(wire_pb2.ConfigureProviderRequest, raw)
+        _check_protocol(request.protocol_version)
+        if self._fixed:
+            raise NotEnabled("this server was configured when it was started; stop it to change its configuration")
+        wanted = config.parse(MessageToDict(request.config), name=request.name or "default")
+        self._provider.configure(wanted)
+        self._name = request.name
+        log.info("configured as %r with the data directory %s", request.name, wanted.data_dir)
+        return wire_pb2.ProtocolVersionResponse(protocol_version=request.protocol_version)
+
+    def _health(self, _: bytes) -> Message:
+        mount = self._mounts.present
+        if mount is None:
+            return wire_pb2.HealthCheckResponse(ready=False, message="the provider has not been configured yet")
+        fault = mount.store.health()
+        return wire_pb2.HealthCheckResponse(ready=not fault, message=fault or "ok")
+
+    def _start(self, _: bytes) -> Message:
+        return wire_pb2.ProtocolVersionResponse(protocol_version=NEWEST_PROTOCOL)
+
+    def _all_warnings(self) -> list[str]:
+        found = list(self._warnings)
+        if sqlite.has_wal_reset_bug(sqlite.version()):
+            found.append(f"{sqlite.describe()}; let no other program write the database")
+        mount = self._mounts.present
+        if mount is not None and (fault := mount.store.health()):
+            found.append(fault)
+        return found
+
+
+def _check_protocol(version: int) -> None:
+    if not OLDEST_PROTOCOL <= version <= NEWEST_PROTOCOL:
+        raise NotEnabled(
+            f"protocol version {version} is not supported; this provider speaks {OLDEST_PROTOCOL} to {NEWEST_PROTOCOL}"
+        )
+
+
+def _behaviour(name: str, serve: Callable[[bytes], Message]) -> Callable[[Any, grpc.ServicerContext], bytes]:
+    def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            return serve(raw).SerializeToString()
+        except StoreError as error:
+            log.warning("%s: %s", name, error)
+            failure: Exception = error
+        except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
+            failure = error
+        return abort(context, name, failure)
+
+    return behaviour

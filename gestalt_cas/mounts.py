@@ -1,0 +1,147 @@
+"""The configured store that calls work on, replaced as a whole when the provider is configured again.
+
+A call takes hold of the mount for as long as it runs; a mount that was replaced closes its store when the last call has
+left it. Each open store has a caretaker thread, which does the background work whenever this process holds the
+directory's server.lock, and takes it over within seconds when another server has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gestalt_cas.config import Config
+from gestalt_cas.errors import NotConfigured, ShuttingDown, StoreError
+from gestalt_cas.messages import Namespace
+from gestalt_cas.store import Store
+
+log = logging.getLogger(__name__)
+
+_CARE_SECONDS = 1.0
+
+
+class OpenStore:
+    """A store in use by some number of calls, closed when it is retired and the last of them has left."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._users = 0
+        self._retired = threading.Event()
+        self.closed = threading.Event()
+        threading.Thread(target=self._care, name="gestalt-cas-caretaker", daemon=True).start()
+
+    def enter(self) -> bool:
+        """Count a user; False when the store was retired in between."""
+        with self._lock:
+            if self._retired.is_set():
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._retired.is_set() and self._users == 0
+        if last:
+            self._close()
+
+    def retire(self) -> None:
+        with self._lock:
+            self._retired.set()
+            idle = self._users == 0
+        if idle:
+            self._close()
+
+    def _close(self) -> None:
+        self.store.close()
+        self.closed.set()
+
+    def _care(self) -> None:
+        while not self._retired.wait(_CARE_SECONDS):
+            if not self.enter():
+                return
+            try:
+                if self.store.claim_server():
+                    self.store.maintain()
+            except (StoreError, OSError) as error:
+                log.warning("background work: %s", error)
+            finally:
+                self.leave()
+
+
+class Mount:
+    """One configuration in force: the open store, and how callers' keys map to stored ones."""
+
+    def __init__(self, config: Config, opened: OpenStore) -> None:
+        self.config = config
+        self.opened = opened
+        self.namespace = Namespace(config.key_prefix)
+
+    @property
+    def store(self) -> Store:
+        return self.opened.store
+
+
+class Mounts:
+    """The mount in force, if any. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._mount: Mount | None = None
+        self._closed = False
+
+    @property
+    def present(self) -> Mount | None:
+        return self._mount
+
+    def configure(self, config: Config) -> None:
+        """Put `config` in force; when this raises, the mount before stays as it was."""
+        with self._lock:
+            if self._closed:
+                raise ShuttingDown("the provider is stopping")
+            before = self._mount
+            if before is not None and before.store.directory == Path(config.data_dir).absolute():
+                before.store.adopt(config.settings)
+                before.store.set_limits(config.limits)
+                self._mount = Mount(config, before.opened)
+                return
+            store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
+            if store.claim_server():
+                removed = store.clean_staging()
+                if removed:
+                    log.info("removed %d uploads that were cut off", removed)
+            self._mount = Mount(config, OpenStore(store))
+        if before is not None:
+            before.opened.retire()
+
+    @contextmanager
+    def use(self) -> Iterator[Mount]:
+        """The mount in force, kept open for the block; raises NotConfigured before the first configuration."""
+        while True:
+            mount = self._mount
+            if self._closed:
+                raise ShuttingDown("the provider is stopping")
+            if mount is None:
+                raise NotConfigured("the provider has not been configured yet")
+            if mount.opened.enter():
+                break
+        try:
+            yield mount
+        finally:
+            mount.opened.leave()
+
+    def close(self, timeout: float) -> bool:
+        """Retire the mount and wait up to `timeout` seconds for its calls; returns whether its store is closed."""
+        with self._lock:
+            self._closed = True
+            mount = self._mount
+        if mount is None:
+            return True
+        deadline = time.monotonic() + timeout
+        mount.opened.retire()
+        return mount.opened.closed.wait(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,317 @@
+"""The seven calls of gestalt.provider.v1.S3, without the SDK: parse, call the store, answer.
+
+Handlers take raw bytes and parse inside, since grpcio answers INTERNAL itself when a deserialiser raises. Data frames
+skip protobuf (`frames.py`). Method paths are the contract's; the message classes are our own superset, so bucketed and
+bucketless SDK generations are served alike.
+
+An upload that fails early is drained before it is refused: the host and the Go SDK see the refusal only if their sends
+succeed (contract 3.5). It counts as cancelled until its stream has ended cleanly, and grpcio can show a cancel as a
+plain end a moment before it says so, hence the checks in `Upload.confirm`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+from gestalt_cas import messages, wire_pb2
+from gestalt_cas.calls import Calls, OpenCall
+from gestalt_cas.errors import Cancelled, InvalidArgument, NotEnabled, StoreError, StoreFull, TooManyStreams
+from gestalt_cas.frames import FIRST_FRAME_BYTES, pack_data, unpack_data
+from gestalt_cas.mounts import Mount, Mounts
+from gestalt_cas.pools import CountedPool, Pools, on_pool, verified
+
+log = logging.getLogger(__name__)
+
+SERVICE = "gestalt.provider.v1.S3"
+DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 10.0
+_SETTLE_SECONDS = 1.0
+
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+
+
+class S3Service(grpc.GenericRpcHandler[bytes, bytes]):
+    """Hands out the handler of each method, or a refusal when the method's pool is full."""
+
+    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools) -> None:
+        self._mounts = mounts
+        self._calls = calls
+        self.handlers: dict[str, tuple[Handler, CountedPool, Handler]] = {}
+        refusal = on_pool(_refuse, pools.refusals)
+        for name, serve in (
+            ("HeadObject", _head),
+            ("DeleteObject", _delete),
+            ("ListObjects", _list),
+            ("CopyObject", _copy),
+            ("PresignObject", _presign),
+        ):
+            behaviour = on_pool(self._unary(name, serve), pools.unary)
+            self._add(name, grpc.unary_unary_rpc_method_handler, behaviour, pools.unary, refusal)
+        read, write = on_pool(self._read(), pools.reads), on_pool(self._write(), pools.writes)
+        self._add(
+            "ReadObject",
+            grpc.unary_stream_rpc_method_handler,
+            read,
+            pools.reads,
+            on_pool(_refuse_stream, pools.refusals),
+        )
+        self._add("WriteObject", grpc.stream_unary_rpc_method_handler, write, pools.writes, refusal)
+
+    def on_own_pools(self) -> bool:
+        """Whether grpcio runs these handlers on their pools (start-up self test)."""
+        read = self.handlers[f"/{SERVICE}/ReadObject"][0]
+        return read.unary_stream is not None and verified(read.unary_stream)
+
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        """Called by grpcio, before any pool thread is taken, on the one thread that accepts calls."""
+        found = self.handlers.get(details.method)
+        if found is None:
+            return None
+        handler, pool, refusal = found
+        return refusal if pool.full else handler
+
+    def _add(
+        self,
+        name: str,
+        make: Callable[[Behaviour], Handler],
+        behaviour: Behaviour,
+        pool: CountedPool,
+        refusal: Behaviour,
+    ) -> None:
+        self.handlers[f"/{SERVICE}/{name}"] = (make(behaviour), pool, make(refusal))
+
+    def _unary(self, name: str, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
+        def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                with self._mounts.use() as mount:
+                    return serve(mount, raw).SerializeToString()
+            except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
+                failure = error
+            return abort(context, name, failure)
+
+        return behaviour
+
+    def _read(self) -> Behaviour:
+        def behaviour(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            try:
+                with self._mounts.use() as mount, self._calls.track(context, "ReadObject") as call:
+                    yield from _read(mount, raw, call)
+                return
+            except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
+                failure = error
+            abort(context, "ReadObject", failure)
+
+        return behaviour
+
+    def _write(self) -> Behaviour:
+        def behaviour(frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            try:
+                with self._mounts.use() as mount, self._calls.track(context, "WriteObject") as call:
+                    upload = Upload(frames, call)
+                    try:
+                        return _write(mount, upload).SerializeToString()
+                    except StoreError as error:
+                        upload.drain(error)
+                        raise
+            except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
+                failure = error
+            return abort(context, "WriteObject", failure)
+
+        return behaviour
+
+
+class Upload:
+    """The frames of one WriteObject call: the opening, then the data, then a clean end."""
+
+    def __init__(self, frames: Iterator[bytes], call: OpenCall) -> None:
+        self._frames = frames
+        self._call = call
+        self._ended = False
+
+    def opening(self) -> wire_pb2.WriteObjectOpen:
+        """The first frame; raises InvalidArgument when there is none or it is no opening."""
+        raw = self._next()
+        if raw is None:
+            self.confirm()
+            raise InvalidArgument("the upload has no frames; the first one must be the opening")
+        message = messages.decode(wire_pb2.WriteObjectRequest, raw)
+        if message.WhichOneof("msg") != "open":
+            raise InvalidArgument("the first frame of an upload must be the opening")
+        return message.open
+
+    def data(self) -> Iterator[memoryview]:
+        """The payload of the remaining frames, not copied; empty frames are passed over."""
+        while (raw := self._next()) is not None:
+            data = unpack_data(raw)
+            if data is None:
+                data = _unusual_data(raw)
+            if len(data):
+                yield data
+
+    def confirm(self) -> None:
+        """Raise Cancelled unless the stream has ended cleanly and the caller still waits for the answer.
+
+        After a clean end grpcio is asked to send the initial metadata. That goes through the same queue as a cancel
+        which arrived before it, so when it is done the cancel has been seen too.
+        """
+        context = self._call.context
+        if not self._ended or not _settled(context) or not context.is_active():
+            raise Cancelled("the upload was cancelled by its caller")
+
+    def drain(self, error: StoreError) -> None:
+        """Take and drop what the caller still sends, so that it gets to see `error` instead of a broken pipe."""
+        if isinstance(error, (Cancelled, StoreFull)) or self._ended:
+            return
+        self._call.end_by(DRAIN_SECONDS, error)
+        left = DRAIN_BYTES
+        try:
+            while left > 0 and (raw := self._next()) is not None:
+                left -= len(raw)
+        except Cancelled:
+            log.debug("the caller left while its refused upload was drained")
+
+    def _next(self) -> bytes | None:
+        """The next frame, None at the end of the stream; raises Cancelled when the caller has gone."""
+        try:
+            raw = next(self._frames)
+        except StopIteration:
+            self._end()
+            return None
+        except grpc.RpcError:
+            raise Cancelled("the upload was cancelled by its caller") from None
+        self._call.progress()
+        return raw
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            if self._call.context.is_active():
+                self._call.context.send_initial_metadata(())
+
+
+def _settled(context: grpc.ServicerContext) -> bool:
+    """Wait until grpcio has sent the initial metadata (see Upload.confirm); False when it does not come to that.
+
+    `due` is grpcio's own set of operations on their way; a release without it leaves the checks around this one.
+    """
+    due = getattr(getattr(context, "_state", None), "due", None)
+    if due is None:
+        return True
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    pause = 0.0
+    while "send_initial_metadata" in due and context.is_active():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = 0.0005
+    return True
+
+
+def _unusual_data(raw: bytes) -> memoryview:
+    message = messages.decode(wire_pb2.WriteObjectRequest, raw)
+    kind = message.WhichOneof("msg")
+    if kind == "open":
+        raise InvalidArgument("an upload may have one opening only")
+    if kind is None:
+        raise InvalidArgument("a frame of the upload is neither opening nor data")
+    return memoryview(message.data)
+
+
+def _write(mount: Mount, upload: Upload) -> wire_pb2.MetaResponse:
+    opening = upload.opening()
+    version = mount.store.write(
+        mount.namespace.key(opening.ref),
+        upload.data(),
+        headers=messages.headers(opening),
+        metadata=opening.metadata,
+        conditions=messages.write_conditions(opening),
+        confirm=upload.confirm,
+    )
+    return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, opening.ref.bucket))
+
+
+def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
+    request = messages.decode(wire_pb2.ReadObjectRequest, raw)
+    reader = mount.store.read(
+        mount.namespace.key(request.ref),
+        version_id=request.ref.version_id,
+        byte_range=messages.byte_range(request),
+        conditions=messages.read_conditions(request),
+    )
+    with reader:
+        meta = mount.namespace.meta(reader.version, request.ref.bucket)
+        yield wire_pb2.ReadObjectChunk(meta=meta).SerializeToString()
+        first = True
+        for piece in reader:
+            call.progress()
+            if first and len(piece) > FIRST_FRAME_BYTES:
+                yield pack_data(piece[:FIRST_FRAME_BYTES])
+                call.progress()
+                yield pack_data(piece[FIRST_FRAME_BYTES:])
+            else:
+                yield pack_data(piece)
+            first = False
+
+
+def _head(mount: Mount, raw: bytes) -> Message:
+    ref = messages.decode(wire_pb2.HeadObjectRequest, raw).ref
+    version = mount.store.head(mount.namespace.key(ref), version_id=ref.version_id)
+    return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, ref.bucket))
+
+
+def _delete(mount: Mount, raw: bytes) -> Message:
+    ref = messages.decode(wire_pb2.DeleteObjectRequest, raw).ref
+    mount.store.delete(mount.namespace.key(ref), version_id=ref.version_id)
+    return _EMPTY
+
+
+def _list(mount: Mount, raw: bytes) -> Message:
+    request = messages.decode(wire_pb2.ListObjectsRequest, raw)
+    return mount.namespace.page(mount.store.list_page(mount.namespace.query(request)), request.bucket)
+
+
+def _copy(mount: Mount, raw: bytes) -> Message:
+    request = messages.decode(wire_pb2.CopyObjectRequest, raw)
+    version = mount.store.copy(
+        mount.namespace.key(request.source, "source "),
+        mount.namespace.key(request.destination, "destination "),
+        source_version_id=request.source.version_id,
+        conditions=messages.copy_conditions(request),
+    )
+    return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, request.destination.bucket))
+
+
+def _presign(_: Mount, raw: bytes) -> Message:
+    messages.decode(wire_pb2.PresignObjectRequest, raw)
+    raise NotEnabled("presigned URLs are not available: this release of gestalt-cas has no HTTP endpoint yet")
+
+
+_EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the wire as google.protobuf.Empty
+
+
+def _refuse(_: Any, context: grpc.ServicerContext) -> bytes:
+    return abort(
+        context, "call", TooManyStreams("too many calls at once; see limits.concurrentReads and concurrentWrites")
+    )
+
+
+def _refuse_stream(raw: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+    yield _refuse(raw, context)
+
+
+def abort(context: grpc.ServicerContext, name: str, error: Exception) -> bytes:
+    """End the call with the status of `error`; never returns."""
+    if isinstance(error, StoreError):
+        status = messages.status_of(error)
+        if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
+            log.error("%s: %s", name, error)
+        context.abort(status, str(error))
+    log.error("%s: unexpected %s", name, type(error).__name__, exc_info=error)
+    context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+    raise AssertionError("unreachable")

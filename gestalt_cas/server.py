@@ -1,0 +1,176 @@
+"""A gRPC server of our own around the handlers, for `gestalt-cas serve` and `gestalt-cas provider`.
+
+Its life: bind (never over somebody who answers), say that it is ready, wait for SIGTERM or ctrl-C, stop within two
+seconds whatever is open. Commits are crash-safe, so what cannot be closed in time is left to the end of the process.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+from types import FrameType
+
+import grpc
+
+from gestalt_cas import host, sqlite, targets
+from gestalt_cas.calls import Calls
+from gestalt_cas.config import Config, Limits
+from gestalt_cas.errors import InvalidArgument, StoreUnusable
+from gestalt_cas.lifecycle import LifecycleService
+from gestalt_cas.mounts import Mounts
+from gestalt_cas.pools import Pools
+from gestalt_cas.rpc import S3Service
+from gestalt_cas.targets import Target
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""What newer SDK runtimes take and send in one message."""
+LIFECYCLE_THREADS = 4
+_STOP_SECONDS = 1.5
+_GRACE_SECONDS = 0.3
+
+
+class Provider:
+    """The handlers and their shared state, to be added to any grpc.Server."""
+
+    def __init__(self, *, fixed: bool = False) -> None:
+        limits = Limits()
+        self.mounts = Mounts()
+        self.calls = Calls(limits.stream_idle_seconds)
+        self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
+        self._fixed = fixed
+
+    def configure(self, config: Config) -> None:
+        self.mounts.configure(config)
+        self.calls.idle_seconds = config.limits.stream_idle_seconds
+        self.pools.resize(config.limits.concurrent_reads, config.limits.concurrent_writes)
+
+    def register(self, server: grpc.Server) -> None:
+        service = S3Service(self.mounts, self.calls, self.pools)
+        warnings: tuple[str, ...] = ()
+        if not service.on_own_pools():
+            warnings = (
+                f"grpcio {grpc.__version__} ignores thread pools per handler: slow streams can block all calls",
+            )
+            log.warning("%s", warnings[0])
+        lifecycle = LifecycleService(self, fixed=self._fixed, warnings=warnings)
+        server.add_generic_rpc_handlers((lifecycle, service))
+
+    def stop(self) -> None:
+        """Begin to stop, without waiting; the process ends in 1.5 s at the latest, with exit code 0.
+
+        Safe in a signal handler: ending the calls happens on another thread.
+        """
+        timer = threading.Timer(_STOP_SECONDS, _leave_at_once)
+        timer.daemon = True
+        timer.start()
+        threading.Thread(target=self.calls.stop, name="gestalt-cas-stop", daemon=True).start()
+
+    @staticmethod
+    def leave(reason: str) -> None:
+        """Stop as SIGTERM does, through the handler of whoever runs the process."""
+        log.warning("leaving: %s", reason)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False) -> int:
+    """Serve one configured store until stopped; prints the ready line and returns the exit code."""
+    if not (target.loopback or allow_unauthenticated):
+        raise InvalidArgument(
+            f"{target.url} can be reached from other machines and nothing authenticates callers; "
+            "use a loopback address, or --allow-unauthenticated if that is what you want"
+        )
+    provider = Provider(fixed=True)
+    stopping = _stop_on_signals(provider)
+    targets.claim(target)
+    provider.configure(config)
+    mount = provider.mounts.present
+    assert mount is not None
+    directory = mount.store.directory
+    log.info("%s", sqlite.describe())
+    return _run(provider, target, stopping, lambda bound: _announce(bound, directory))
+
+
+def serve_host(text: str) -> int:
+    """Serve under a host, unconfigured, at the socket that the host named; returns the exit code."""
+    target = targets.parse(text)
+    provider = Provider()
+    stopping = _stop_on_signals(provider)
+    targets.claim(target)
+    host.watch(provider.leave)
+    return _run(provider, target, stopping, lambda bound: log.info("serving the host at %s", bound.url))
+
+
+def _stop_on_signals(provider: Provider) -> threading.Event:
+    """Set the event, and begin to stop, at the first SIGTERM or SIGINT."""
+    stopping = threading.Event()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        if not stopping.is_set():
+            stopping.set()
+            provider.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return stopping
+
+
+def _run(provider: Provider, target: Target, stopping: threading.Event, ready: Callable[[Target], None]) -> int:
+    server = grpc.server(
+        futures.ThreadPoolExecutor(LIFECYCLE_THREADS, thread_name_prefix="gestalt-cas-lifecycle"),
+        options=(
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.so_reuseport", 0),
+        ),
+    )
+    provider.register(server)
+    bound = _bind(server, target)
+    server.start()
+    ready(bound)
+    stopping.wait()
+    log.info("stopping")
+    server.stop(_GRACE_SECONDS).wait()
+    if not provider.mounts.close(timeout=_GRACE_SECONDS):
+        log.warning("calls are still open; leaving all the same")
+    if bound.path:
+        Path(bound.path).unlink(missing_ok=True)
+    _leave_at_once()
+    return 0
+
+
+def _bind(server: grpc.Server, target: Target) -> Target:
+    """Bind under a umask that keeps others off the socket; returns the target with its real port."""
+    if target.path and not Path(target.path).parent.is_dir():
+        raise StoreUnusable(f"cannot listen at {target.path}: there is no directory {Path(target.path).parent}")
+    before = os.umask(0o077)
+    try:
+        port = server.add_insecure_port(target.bind)
+    except RuntimeError as error:
+        raise StoreUnusable(f"cannot listen at {target.url}: {error}") from error
+    finally:
+        os.umask(before)
+    if not port:
+        raise StoreUnusable(f"cannot listen at {target.url}: the address cannot be bound")
+    return target if target.path else Target(host=target.host, port=port)
+
+
+def _announce(bound: Target, directory: Path) -> None:
+    ready = {"event": "ready", "grpc": bound.url, "data_dir": str(directory)}
+    print(json.dumps(ready, separators=(",", ":")), flush=True)
+    log.info("serving %s at %s", directory, bound.url)
+
+
+def _leave_at_once() -> None:
+    """End the process: interpreter shutdown would join pool threads, which may wait for their peers."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
