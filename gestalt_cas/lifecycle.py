@@ -35,7 +35,7 @@ class Configurable(Protocol):
     def configure(self, config: config.Config) -> None: ...
 
 
-class LifecycleService(grpc.GenericRpcHandler[bytes, bytes]):
+class LifecycleService(grpc.GenericRpcHandler):
     """Identity, configuration and health. With `fixed` the process was configured at its start and stays so."""
 
     def __init__(self, provider: Configurable, *, fixed: bool = False, warnings: tuple[str, ...] = ()) -> None:

@@ -36,7 +36,7 @@ Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-class S3Service(grpc.GenericRpcHandler[bytes, bytes]):
+class S3Service(grpc.GenericRpcHandler):
     """Hands out the handler of each method, or a refusal when the method's pool is full."""
 
     def __init__(self, mounts: Mounts, calls: Calls, pools: Pools) -> None:
