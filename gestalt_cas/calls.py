@@ -104,6 +104,6 @@ def end(call: OpenCall, error: StoreError) -> None:
     call.ended = True
     try:
         code = status_of(error).value[0]
-        call.context._rpc_event.call.cancel(code, str(error))  # type: ignore[attr-defined]
+        call.context._rpc_event.call.cancel(code, str(error)[:500])  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
         call.context.cancel()

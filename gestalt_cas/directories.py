@@ -117,7 +117,7 @@ class Directory:
         return PathLimits(name_max if name_max > 0 else 255, (path_max if path_max > 0 else 4096) - root - 2)
 
     def shown(self, name: str) -> str:
-        """`name` as the path that a person would use."""
+        """`name` as a path that a person would use."""
         return str(self.path / name)
 
     # ---- looking and reading ----
@@ -207,7 +207,7 @@ class Directory:
         self._prune(parts[:-1], len(parts) - 1)
 
     def only_directories(self, parts: Parts, *, but: AbstractSet[str] = frozenset()) -> list[Parts] | None:
-        """A directory and all below it, the deepest last; None when it holds anything else that is not named in `but`."""
+        """A directory and all below it, the deepest last; None when it holds anything else than those and `but`."""
         found = [parts]
         for above in found:
             for name, status in self.entries(above):

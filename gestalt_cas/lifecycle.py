@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
 
 from gestalt_cas import __version__, config, messages, sqlite, wire_pb2
-from gestalt_cas.errors import NotEnabled, StoreError
+from gestalt_cas.errors import NotEnabled, StoreError, StoreUnusable
 from gestalt_cas.mounts import Mounts
 from gestalt_cas.rpc import Handler, abort
 
@@ -43,7 +43,7 @@ class LifecycleService(grpc.GenericRpcHandler):
         self._mounts = provider.mounts
         self._fixed = fixed
         self._warnings = warnings
-        self._name = ""
+        self._name, self._protocol = "", NEWEST_PROTOCOL
         self._handlers: dict[str, Handler] = {
             f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, serve))
             for name, serve in (
@@ -74,9 +74,12 @@ class LifecycleService(grpc.GenericRpcHandler):
         _check_protocol(request.protocol_version)
         if self._fixed:
             raise NotEnabled("this server was configured when it was started; stop it to change its configuration")
-        wanted = config.parse(MessageToDict(request.config), name=request.name or "default")
-        self._provider.configure(wanted)
-        self._name = request.name
+        wanted = config.parse(_mapping(request.config), name=request.name or "default")
+        try:
+            self._provider.configure(wanted)
+        except StoreUnusable as error:
+            raise type(error)(f"dataDir: {error}") from error
+        self._name, self._protocol = request.name, request.protocol_version
         log.info("configured as %r with the data directory %s", request.name, wanted.data_dir)
         return wire_pb2.ProtocolVersionResponse(protocol_version=request.protocol_version)
 
@@ -88,7 +91,7 @@ class LifecycleService(grpc.GenericRpcHandler):
         return wire_pb2.HealthCheckResponse(ready=not fault, message=fault or "ok")
 
     def _start(self, _: bytes) -> Message:
-        return wire_pb2.ProtocolVersionResponse(protocol_version=NEWEST_PROTOCOL)
+        return wire_pb2.ProtocolVersionResponse(protocol_version=self._protocol)
 
     def _all_warnings(self) -> list[str]:
         found = list(self._warnings)
@@ -105,6 +108,23 @@ def _check_protocol(version: int) -> None:
         raise NotEnabled(
             f"protocol version {version} is not supported; this provider speaks {OLDEST_PROTOCOL} to {NEWEST_PROTOCOL}"
         )
+
+
+def _mapping(struct: Struct) -> dict[str, object]:
+    """A Struct as plain values; every number is a float, infinities and NaN included, for `config` to judge."""
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> object:
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return _mapping(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "number_value" | "string_value" | "bool_value" as kind:
+            return getattr(value, kind)
+        case _:
+            return None
 
 
 def _behaviour(name: str, serve: Callable[[bytes], Message]) -> Callable[[Any, grpc.ServicerContext], bytes]:

@@ -8,6 +8,7 @@ directory's server.lock, and takes it over within seconds when another server ha
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ class OpenStore:
         self.store = store
         self._lock = threading.Lock()
         self._users = 0
+        self._closing = False
         self._retired = threading.Event()
         self.closed = threading.Event()
         threading.Thread(target=self._care, name="gestalt-cas-caretaker", daemon=True).start()
@@ -58,6 +60,10 @@ class OpenStore:
             self._close()
 
     def _close(self) -> None:
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
         self.store.close()
         self.closed.set()
 
@@ -105,7 +111,7 @@ class Mounts:
             if self._closed:
                 raise ShuttingDown("the provider is stopping")
             before = self._mount
-            if before is not None and before.store.directory == Path(config.data_dir).absolute():
+            if before is not None and before.store.directory == Path(os.path.abspath(config.data_dir)):
                 before.store.adopt(config.settings)
                 before.store.set_limits(config.limits)
                 self._mount = Mount(config, before.opened)

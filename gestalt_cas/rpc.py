@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SERVICE = "gestalt.provider.v1.S3"
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 10.0
 _SETTLE_SECONDS = 1.0
+_MESSAGE_CHARS = 500
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -305,13 +306,18 @@ def _refuse_stream(raw: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
     yield _refuse(raw, context)
 
 
+def _brief(text: str) -> str:
+    """Cut a message to fit into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
+    return text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
+
+
 def abort(context: grpc.ServicerContext, name: str, error: Exception) -> bytes:
     """End the call with the status of `error`; never returns."""
     if isinstance(error, StoreError):
         status = messages.status_of(error)
         if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
             log.error("%s: %s", name, error)
-        context.abort(status, str(error))
+        context.abort(status, _brief(str(error)))
     log.error("%s: unexpected %s", name, type(error).__name__, exc_info=error)
     context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
     raise AssertionError("unreachable")

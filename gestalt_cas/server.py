@@ -47,6 +47,7 @@ class Provider:
         self.calls = Calls(limits.stream_idle_seconds)
         self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
         self._fixed = fixed
+        self._wound_down = threading.Event()
 
     def configure(self, config: Config) -> None:
         self.mounts.configure(config)
@@ -67,12 +68,22 @@ class Provider:
     def stop(self) -> None:
         """Begin to stop, without waiting; the process ends in 1.5 s at the latest, with exit code 0.
 
-        Safe in a signal handler: ending the calls happens on another thread.
+        Safe in a signal handler: ending the calls and closing the store happen on another thread, which the
+        interpreter waits for, so the database is closed under its lock or not at all.
         """
         timer = threading.Timer(_STOP_SECONDS, _leave_at_once)
         timer.daemon = True
         timer.start()
-        threading.Thread(target=self.calls.stop, name="gestalt-cas-stop", daemon=True).start()
+        threading.Thread(target=self._wind_down, name="gestalt-cas-stop").start()
+
+    def wait_until_closed(self, timeout: float) -> bool:
+        """After `stop`: wait until the calls have left and the store is closed; returns whether that is so."""
+        return self._wound_down.wait(timeout)
+
+    def _wind_down(self) -> None:
+        self.calls.stop()
+        if self.mounts.close(timeout=_STOP_SECONDS):
+            self._wound_down.set()
 
     @staticmethod
     def leave(reason: str) -> None:
@@ -139,7 +150,7 @@ def _run(provider: Provider, target: Target, stopping: threading.Event, ready: C
     stopping.wait()
     log.info("stopping")
     server.stop(_GRACE_SECONDS).wait()
-    if not provider.mounts.close(timeout=_GRACE_SECONDS):
+    if not provider.wait_until_closed(_STOP_SECONDS):
         log.warning("calls are still open; leaving all the same")
     if bound.path:
         Path(bound.path).unlink(missing_ok=True)

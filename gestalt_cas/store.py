@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class Store:
         self._server_lock = server_lock
         self._reserve = Reserve(layout)
         self._serving = False
+        self._serving_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -441,8 +443,9 @@ class Store:
 
     def claim_server(self) -> bool:
         """Take server.lock if no other process has it; its holder alone runs the background work."""
-        self._serving = self._serving or self._server_lock.try_acquire()
-        return self._serving
+        with self._serving_lock:
+            self._serving = self._serving or self._server_lock.try_acquire()
+            return self._serving
 
     def maintain(self) -> None:
         """One round of background work, for the holder of server.lock: shorten the WAL, remake the reserve."""
@@ -471,14 +474,15 @@ class Store:
         present = self.settings().by_name()
         if all(present[name] == value for name, value in store_settings.validate(wanted).items()):
             return
-        if not (self._serving or self._server_lock.try_acquire()):
-            store_settings.refuse_conflict(self.settings(), wanted)
-            return
-        try:
-            self.change_settings(wanted)
-        finally:
-            if not self._serving:
-                self._server_lock.release()
+        with self._serving_lock:
+            if not (self._serving or self._server_lock.try_acquire()):
+                store_settings.refuse_conflict(self.settings(), wanted)
+                return
+            try:
+                self.change_settings(wanted)
+            finally:
+                if not self._serving:
+                    self._server_lock.release()
 
     # Inside
 

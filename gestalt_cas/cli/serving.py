@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from gestalt_cas.cli.session import Session, data_dir_option
 from gestalt_cas.errors import InvalidConfig
@@ -57,11 +58,21 @@ def serve(
     logs.set_up(log_format)
     given = config.load_file(config_file) if config_file is not None else {}
     given = config.merge(given, config.assignments(assignments))
-    if session.data_dir or "dataDir" not in given:
+    if "dataDir" not in given or _named_on_the_command_line("data_dir"):
         given = config.merge(given, {"dataDir": str(session.directory)})
     parsed = config.parse(given)
     target = targets.parse(grpc_target) if grpc_target else targets.default(parsed.data_dir)
     return server.serve(parsed, target, allow_unauthenticated=allow_unauthenticated)
+
+
+def _named_on_the_command_line(parameter: str) -> bool:
+    """Whether an option was given before or after the verb, as opposed to coming from the environment."""
+    context: click.Context | None = click.get_current_context()
+    while context is not None:
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            return True
+        context = context.parent
+    return False
 
 
 @click.command()
