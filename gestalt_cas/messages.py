@@ -7,13 +7,11 @@ is the bucket of its request, empty staying empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from gestalt_cas import errors, wire_pb2
 from gestalt_cas.errors import InvalidArgument, StoreError
@@ -88,29 +86,38 @@ class Namespace:
 
     def meta(self, version: ObjectVersion, bucket: str) -> wire_pb2.ObjectMeta:
         """The metadata of a version as callers see it; `bucket` is what the request said."""
-        seconds, ms = divmod(version.modified_ms, 1000)
-        return wire_pb2.ObjectMeta(
-            ref=wire_pb2.ObjectRef(
-                bucket=bucket, key=version.key.key[len(self.key_prefix) :], version_id=version.version_id
-            ),
-            etag=version.etag,
-            size=version.size,
-            content_type=version.headers.content_type,
-            last_modified=Timestamp(seconds=seconds, nanos=ms * 1_000_000),
-            metadata=version.metadata,
-        )
+        meta = wire_pb2.ObjectMeta()
+        self._fill(meta, version, bucket)
+        return meta
 
     def page(self, page: ListPage, bucket: str) -> wire_pb2.ListObjectsResponse:
+        """A listing page as callers see it, without the key prefix; `bucket` is what the request said."""
         cut = len(self.key_prefix)
-        return wire_pb2.ListObjectsResponse(
-            objects=self._metas(page, bucket),
+        response = wire_pb2.ListObjectsResponse(
             common_prefixes=[prefix[cut:] for prefix in page.common_prefixes],
             next_continuation_token=page.token,
             has_more=page.has_more,
         )
+        add = response.objects.add
+        for version in page.objects:
+            self._fill(add(), version, bucket)
+        return response
 
-    def _metas(self, page: ListPage, bucket: str) -> Iterator[wire_pb2.ObjectMeta]:
-        return (self.meta(version, bucket) for version in page.objects)
+    def _fill(self, meta: wire_pb2.ObjectMeta, version: ObjectVersion, bucket: str) -> None:
+        """Set the fields where they are: messages handed to constructors are copied, several times the cost."""
+        ref = meta.ref
+        ref.bucket = bucket
+        ref.key = version.key.key[len(self.key_prefix) :]
+        ref.version_id = version.version_id
+        meta.etag = version.etag
+        meta.size = version.size
+        meta.content_type = version.headers.content_type
+        seconds, ms = divmod(version.modified_ms, 1000)
+        modified = meta.last_modified
+        modified.seconds = seconds
+        modified.nanos = ms * 1_000_000
+        if version.metadata:
+            meta.metadata.update(version.metadata)
 
 
 def headers(opening: wire_pb2.WriteObjectOpen) -> Headers:

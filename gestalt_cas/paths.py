@@ -88,12 +88,14 @@ class RemoteTree:
         return f"{self.bucket}/{self.prefix}"
 
     def key(self, name: str) -> ObjectKey:
-        """The key of `name`; raises InvalidArgument if it would be longer than a key may be."""
-        key = ObjectKey(self.bucket, self.prefix + name)
-        size = len(order(key.key))
+        """The key of `name`; raises InvalidArgument if no key can have that name: too long, or not UTF-8."""
+        try:
+            size = len((self.prefix + name).encode())
+        except UnicodeEncodeError:
+            raise InvalidArgument("its name is not UTF-8, as keys are") from None
         if size > MAX_KEY_BYTES:
             raise InvalidArgument(f"its key would be {size} bytes long; the limit is {MAX_KEY_BYTES}")
-        return key
+        return ObjectKey(self.bucket, self.prefix + name)
 
     def name(self, key: ObjectKey) -> str:
         """The name below this tree of a key in it."""

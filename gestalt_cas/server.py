@@ -159,10 +159,10 @@ def _run(provider: Provider, target: Target, stopping: threading.Event, ready: C
 
 
 def _bind(server: grpc.Server, target: Target) -> Target:
-    """Bind under a umask that keeps others off the socket; returns the target with its real port."""
+    """Bind under a umask that makes the socket 0600; returns the target with its real port."""
     if target.path and not Path(target.path).parent.is_dir():
         raise StoreUnusable(f"cannot listen at {target.path}: there is no directory {Path(target.path).parent}")
-    before = os.umask(0o077)
+    before = os.umask(0o177)
     try:
         port = server.add_insecure_port(target.bind)
     except RuntimeError as error:
@@ -177,7 +177,11 @@ def _bind(server: grpc.Server, target: Target) -> Target:
 def _announce(bound: Target, directory: Path) -> None:
     ready = {"event": "ready", "grpc": bound.url, "data_dir": str(directory)}
     print(json.dumps(ready, separators=(",", ":")), flush=True)
-    log.info("serving %s at %s", directory, bound.url)
+    log.info("serving %s at %s until SIGTERM or ctrl-C", directory, bound.url)
+    log.info(
+        "files: gestalt-cas --data-dir %s put FILE BUCKET/KEY (also ls, get, sync; see gestalt-cas --help)", directory
+    )
+    log.info("gRPC: any Gestalt S3 client, dialling %s", bound.bind)
 
 
 def _leave_at_once() -> None:

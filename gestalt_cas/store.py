@@ -603,7 +603,8 @@ def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -
         if entry.seq is not None:
             version = found[entry.seq]
             total += len(version.headers.content_type) * 4 + len(version.key.bucket) * 4
-            total += sum(len(name.encode()) + len(value.encode()) + 12 for name, value in version.metadata.items())
+            if version.metadata:
+                total += sum(len(name.encode()) + len(value.encode()) + 12 for name, value in version.metadata.items())
         if total > PAGE_BYTES and count:
             return count
     return len(entries)

@@ -92,7 +92,8 @@ def read_revision(layout: Layout) -> str | None:
         revision = str(connection.execute("SELECT version_num FROM alembic_version").fetchall()[0][0])
         form = connection.execute("PRAGMA user_version").fetchall()[0][0]
     except DriverError as error:
-        raise sqlite.translate(error) from error
+        fault = sqlite.translate(error)
+        raise type(fault)(f"{layout.database}: {fault}") from error
     finally:
         connection.close()
     if form > schema.FORMAT:

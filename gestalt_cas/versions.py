@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -349,6 +350,12 @@ def _headers_json(headers: Headers) -> str | None:
     return json.dumps(others, ensure_ascii=False) if others else None
 
 
+@lru_cache(maxsize=64)
+def _headers(content_type: str, others: str | None) -> Headers:
+    """The stored headers. Cached: objects of one listing mostly share theirs, and a page has up to 1,000 of them."""
+    return Headers(content_type, **(json.loads(others) if others else {}))
+
+
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -361,7 +368,7 @@ def _version(bucket: str, row: Sequence[Any], *, current: bool = True) -> Object
         size,
         digest.hex() if digest is not None else "",
         commit_ms,
-        Headers(content_type, **(json.loads(headers) if headers else {})),
+        _headers(content_type, headers),
         MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
         current,
     )
