@@ -1,0 +1,92 @@
+# `make run` and `make test` need a Python from 3.11 on and nothing else; `make help` lists the rest.
+# Paths are relative throughout, so a checkout whose path has spaces works.
+
+PYTHON ?= python3
+# Where `make run` keeps its objects, and further options of `gestalt-cas serve` for it: make run ARGS="--log-format json"
+DATA_DIR ?= .data
+ARGS ?=
+# Passed to pytest: make test TESTS="tests/test_ranges.py -q"
+TESTS ?=
+# Passed to both benchmarks: make bench BENCH="--dir .build/bench" keeps the stores for later runs.
+BENCH ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# What stands in a stamp is the pyproject.toml that was installed, so a mere change of dates installs nothing.
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PROTO_VENV := .build/proto
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install install-dev run test check format bench proto clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## make .venv and install the package into it
+
+install-dev: $(INSTALLED_DEV) ## the same with all that the tests need
+
+run: $(INSTALLED) ## serve the store in .data until stopped
+	@exec $(BIN)/gestalt-cas serve --data-dir "$(DATA_DIR)" $(ARGS)
+
+test: $(INSTALLED_DEV) ## run every test
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(INSTALLED_DEV) ## lint, format check and strict types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED_DEV) ## rewrite the sources as `make check` wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED_DEV) ## measure listings and the format's choices (about 3 minutes; 500 MB of disk)
+	@$(BIN)/python -m benchmarks.listing $(BENCH)
+	@$(BIN)/python -m benchmarks.format $(BENCH)
+
+# Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
+# 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
+# protobuf below 7.
+proto: $(PROTO_VENV)/.installed ## generate wire_pb2.py anew from wire.proto
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gestalt_cas/wire.proto
+
+clean: ## remove what make made, except the data
+	rm -rf $(VENV) .build build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage .coverage.*
+	find gestalt_cas migrations tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is begun anew when its Python has gone; one without pip (half made, or made by uv) gets it.
+define make_venv
+@test -x $(BIN)/python || { \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+    echo "gestalt-cas needs Python 3.11 or later; '$(PYTHON) --version' says: $$($(PYTHON) --version 2>&1)" >&2; \
+    echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }; \
+  $(PYTHON) -m venv --clear $(VENV); }
+@$(PIP) --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+endef
+
+# $(call pip_install,REQUIREMENT) unless this very pyproject.toml is installed.
+define pip_install
+@cmp -s pyproject.toml $@ || { \
+  echo "Installing gestalt-cas and what it needs into $(VENV); later starts skip this." >&2; \
+  $(PIP) install --quiet --editable '$(1)'; }
+@cp pyproject.toml $@
+endef
+
+$(INSTALLED): pyproject.toml
+	$(make_venv)
+	$(call pip_install,.)
+
+$(INSTALLED_DEV): pyproject.toml
+	$(make_venv)
+	$(call pip_install,.[dev])
+	@cp pyproject.toml $(INSTALLED)
+
+$(PROTO_VENV)/.installed: Makefile
+	@$(PYTHON) -m venv --clear $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/python -m pip --disable-pip-version-check install --quiet grpcio-tools==1.76.0
+	@touch $@

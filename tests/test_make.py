@@ -1,0 +1,116 @@
+"""The Makefile on its own, in a directory whose name has spaces, with stand-ins for what it would install."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Notes how it was called, one line a call.
+STAND_IN = '#!/bin/sh\necho "$(basename "$0") $*" >> calls\n'
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with a complete environment made of stand-ins."""
+    place = tmp_path / "a check out"
+    place.mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, place)
+    for name in ("python", "gestalt-cas"):
+        executable(place / ".venv/bin" / name, STAND_IN)
+    for name in (".installed", ".installed-dev"):
+        shutil.copy(ROOT / "pyproject.toml", place / ".venv" / name)
+    return place
+
+
+def make(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=place, capture_output=True, text=True, timeout=60, check=False)
+
+
+def calls(place: Path) -> list[str]:
+    log = place / "calls"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_run_serves_at_once_from_a_complete_environment(checkout: Path) -> None:
+    assert make(checkout, "run", "ARGS=--log-format json").returncode == 0
+    assert calls(checkout) == ["gestalt-cas serve --data-dir .data --log-format json"]
+
+
+def test_newer_but_equal_project_file_installs_nothing(checkout: Path) -> None:
+    (checkout / ".venv/.installed").touch()
+    (checkout / "pyproject.toml").touch()
+    assert make(checkout, "run").returncode == 0
+    assert not [call for call in calls(checkout) if "install" in call]
+    assert calls(checkout)[-1] == "gestalt-cas serve --data-dir .data"
+
+
+def test_changed_project_file_installs_once(checkout: Path) -> None:
+    with (checkout / "pyproject.toml").open("a") as project:
+        project.write("# changed\n")
+    assert make(checkout, "install").returncode == 0
+    assert make(checkout, "install").returncode == 0
+    installs = [call for call in calls(checkout) if " install " in call]
+    assert installs == ["python -m pip --disable-pip-version-check install --quiet --editable ."]
+
+
+def test_failed_install_is_tried_again(checkout: Path) -> None:
+    (checkout / ".venv/.installed-dev").unlink()
+    executable(checkout / ".venv/bin/python", STAND_IN + 'case "$*" in *" install "*) exit 1;; esac\n')
+    assert make(checkout, "test").returncode != 0
+    assert not (checkout / ".venv/.installed-dev").exists()
+    executable(checkout / ".venv/bin/python", STAND_IN)
+    assert make(checkout, "test", "TESTS=-q").returncode == 0
+    assert calls(checkout)[-2:] == [
+        "python -m pip --disable-pip-version-check install --quiet --editable .[dev]",
+        "python -m pytest -q",
+    ]
+
+
+def test_too_old_python_is_named(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv")
+    old = 'case "$1" in --version) echo Python 3.10.13;; -c) exit 1;; esac\n'
+    executable(checkout / "old-python", STAND_IN + old)
+    done = make(checkout, "run", "PYTHON=./old-python")
+    assert done.returncode != 0
+    assert "needs Python 3.11 or later; './old-python --version' says: Python 3.10.13" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_environment_whose_python_has_gone_is_made_anew(checkout: Path) -> None:
+    (checkout / ".venv/bin/python").unlink()
+    (checkout / ".venv/bin/python").symlink_to("gone")
+    (checkout / ".venv/.installed").unlink()
+    making = (
+        'case "$*" in "-m venv "*) cp stand-in .venv/bin/python.new; mv .venv/bin/python.new .venv/bin/python;; esac\n'
+    )
+    executable(checkout / "stand-in", STAND_IN)
+    executable(checkout / "new-python", STAND_IN + making)
+    assert make(checkout, "install", "PYTHON=./new-python").returncode == 0
+    assert "new-python -m venv --clear .venv" in calls(checkout)
+    assert calls(checkout)[-1].endswith("install --quiet --editable .")
+
+
+def test_help_lists_the_targets(checkout: Path) -> None:
+    shown = make(checkout).stdout
+    for target in ("run", "test", "check", "proto", "clean"):
+        assert f"make {target} " in shown
+
+
+def test_ci_runs_what_the_readme_names() -> None:
+    script = ROOT / ".ci/run"
+    assert script.stat().st_mode & 0o111
+    lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines[0] == "set -euo pipefail"
+    # The tests' summary has to be the last line of the run.
+    assert lines[-2:] == ["make check", "make test"]
