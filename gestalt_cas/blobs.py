@@ -6,7 +6,7 @@
 
 A staging file belongs to whoever holds flock on it, so leftovers can be told from live uploads, across processes. A
 published file is never written again; only gc removes it. This module knows nothing of rows: whether an existing file
-may be trusted is decided in `store.py`. Order and reasons: storage.md, "Writing" and "Removing".
+may be trusted is decided in `store.py`. Order and reasons: docs/design.md, "Writing" and "Removing".
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -30,16 +30,13 @@ from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import BlobMissing, DigestMismatch, ObjectTooLarge, StorageFault, StoreError, StoreFull
 from gestalt_cas.layout import Layout
 
+log = logging.getLogger(__name__)
+
 _GATHER_BYTES = 256 * 1024
 _GATHER_PIECES = 64
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-
-
-class Identity(NamedTuple):
-    """Which file stands under a name. Holds good while the file is open: its inode cannot be given out again."""
-
-    device: int
-    inode: int
+_NOT_REGULAR = {errno.ELOOP, errno.ENXIO}
+"""What opening a symbolic link or a socket fails with."""
 
 
 class Staged:
@@ -58,13 +55,20 @@ class Staged:
         return os.fstat(self._fd).st_ino
 
     def discard(self) -> None:
-        """Remove the staging name and let go of the file; published bytes stay. A second call does nothing."""
+        """Remove the staging name and let go of the file; published bytes stay. A second call does nothing.
+
+        Never raises: what it is called for has been decided, and a name that stays behind is a cleaner's to remove.
+        """
         if self._fd < 0:
             return
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        try:
+            try:
+                self.path.unlink(missing_ok=True)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("the staging file %s stays behind: %s", self.path.name, error)
         self._budget.give_back(self.size)
 
     def write(self, pieces: list[memoryview]) -> None:
@@ -144,31 +148,19 @@ class Blobs:
             try:
                 os.link(staged.path, final)
             except FileExistsError:
-                if final.lstat().st_ino != staged.inode:
+                if not self.is_ours(staged):
                     self._replace(staged, final)
             sync_directory(final.parent)
 
     def is_ours(self, staged: Staged) -> bool:
         """Whether the final name stands for the very file that was staged."""
-        try:
-            return self.path(staged.digest).lstat().st_ino == staged.inode
-        except FileNotFoundError:
-            return False
+        found = self._status(staged.digest)
+        return found is not None and found.st_ino == staged.inode
 
     def has(self, digest: bytes, size: int) -> bool:
         """Whether a regular file of exactly `size` bytes stands under the digest's name; its bytes are not read."""
-        try:
-            found = self.path(digest).lstat()
-        except FileNotFoundError:
-            return False
-        return stat.S_ISREG(found.st_mode) and found.st_size == size
-
-    def identity(self, digest: bytes) -> Identity | None:
-        """Which file stands under the digest's name now; None when there is none."""
-        try:
-            return _identity(self.path(digest).lstat())
-        except FileNotFoundError:
-            return None
+        found = self._status(digest)
+        return found is not None and stat.S_ISREG(found.st_mode) and found.st_size == size
 
     def open(self, digest: bytes, size: int, sums: bytes) -> BlobFile:
         """Open a payload for reading; it stays readable when gc removes its name.
@@ -177,18 +169,19 @@ class Blobs:
         """
         path = self.path(digest)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # Not blocking: a pipe that somebody put there must be found out, not waited for.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise BlobMissing(f"payload {path.name} is missing", digest=path.name) from None
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in _NOT_REGULAR:
                 raise DigestMismatch(f"payload {path.name} is not a regular file", digest=path.name) from None
             raise _fault(f"opening payload {path.name}", error) from error
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
             os.close(fd)
             raise DigestMismatch(f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name)
-        return BlobFile(fd, path.name, size, sums, _identity(found))
+        return BlobFile(fd, path, size, sums)
 
     def clean_staging(self) -> int:
         """Remove what dead writers left in staging; returns how many files. Live uploads are left alone."""
@@ -197,6 +190,15 @@ class Blobs:
             for path in sorted(self._layout.staging.iterdir()):
                 removed += _remove_if_unheld(path)
         return removed
+
+    def _status(self, digest: bytes) -> os.stat_result | None:
+        """What stands under the digest's name, links not followed; None when there is nothing."""
+        path = self.path(digest)
+        with _translated(f"looking at payload {path.name}"):
+            try:
+                return path.lstat()
+            except FileNotFoundError:
+                return None
 
     def _new_staging_file(self) -> Staged:
         while True:
@@ -234,10 +236,10 @@ class Blobs:
 class BlobFile:
     """An open payload; reads are checked against the chunk sums before any byte is handed out."""
 
-    def __init__(self, fd: int, digest: str, size: int, sums: bytes, identity: Identity) -> None:
-        self.identity = identity
+    def __init__(self, fd: int, path: Path, size: int, sums: bytes) -> None:
         self._fd = fd
-        self._digest = digest
+        self._path = path
+        self._digest = path.name
         self._size = size
         self._sums = sums
 
@@ -255,6 +257,11 @@ class BlobFile:
             yield memoryview(chunk)[offset - start : stop - start]
             offset = stop
             index += 1
+
+    def still_named(self) -> bool:
+        """Whether the payload's name stands for this very file; asked while it is open, so its inode is not reused."""
+        with _translated(f"looking at payload {self._digest}"):
+            return _is_path_of(self._path, self._fd)
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""
@@ -286,7 +293,10 @@ def free_bytes(directory: Path) -> int:
 
 
 def _gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[list[memoryview]]:
-    """Group small pieces, without copying them, so that one system call takes several."""
+    """Group small pieces, without copying them, so that one system call takes several.
+
+    A piece that is not made of `bytes` ends its group: its owner may fill the buffer anew before giving the next one.
+    """
     group: list[memoryview] = []
     size = 0
     for piece in pieces:
@@ -295,7 +305,7 @@ def _gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[list
             continue
         group.append(view)
         size += len(view)
-        if size >= _GATHER_BYTES or len(group) >= _GATHER_PIECES:
+        if size >= _GATHER_BYTES or len(group) >= _GATHER_PIECES or not isinstance(view.obj, bytes):
             yield group
             group, size = [], 0
     if group:
@@ -312,8 +322,13 @@ def _rest(pieces: list[memoryview], written: int) -> list[memoryview]:
 
 
 def _remove_if_unheld(path: Path) -> bool:
-    """Remove a staging file if nobody holds its lock and the name still is the file that was locked."""
+    """Remove a staging file if nobody holds its lock and the name still is the file that was locked.
+
+    What is no regular file was put there by somebody else, and is left to them.
+    """
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
@@ -334,10 +349,6 @@ def _is_path_of(path: Path, fd: int) -> bool:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except FileNotFoundError:
         return False
-
-
-def _identity(found: os.stat_result) -> Identity:
-    return Identity(found.st_dev, found.st_ino)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 A handler that waits inside grpcio (for the next frame of an upload, for room to send a chunk) cannot look at a flag. So
 each stream is entered here with the time of its last progress; a sweeper thread ends those whose peer has stalled or
-whose time is up, and shutdown ends all. Design: storage.md, "Stopping".
+whose time is up, and shutdown ends all. Design: docs/design.md, "Stopping".
 """
 
 from __future__ import annotations

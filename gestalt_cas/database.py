@@ -5,8 +5,9 @@ checkpoints off. A write transaction and a checkpoint, in any process, hold writ
 too, because closing the last one checkpoints. A connection serves one transaction at a time. Statements run on the
 driver's connection: through SQLAlchemy's execution the same lookup costs several times as much.
 
-Three ends of a write (storage.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only after
-an I/O error in COMMIT. After an I/O error the files are reopened and checked before the next write.
+Three ends of a write (docs/design.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only
+after an I/O error in COMMIT. After an I/O error the files are reopened and checked before the next write. Once SQLite
+has found its file malformed, writes are refused for the life of the object.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 
 from gestalt_cas import schema, sqlite
 from gestalt_cas.errors import DatabaseDamaged, OutcomeUnknown, SchemaTooNew, ShuttingDown, StoreBusy, StoreError
@@ -37,16 +39,19 @@ _abandoned: list[Connection] = []
 """Connections that could not be closed under write.lock; kept, since collecting one would close it."""
 
 
-def connect(layout: Layout, *, mode: str = "rw") -> Connection:
+def connect(path: Path, *, mode: str = "rw") -> Connection:
     """A driver connection in autocommit mode with the pragmas that every connection needs.
 
     `mode` is SQLite's URI mode: rw, or ro. Raises the translated StoreError.
     """
-    uri = f"{layout.database.absolute().as_uri()}?mode={mode}"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
         connection: Connection = sqlite.driver.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_FOREIGN_WAIT, cached_statements=256
         )
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    try:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if mode != "ro":
             connection.execute("PRAGMA synchronous=FULL")
@@ -54,6 +59,7 @@ def connect(layout: Layout, *, mode: str = "rw") -> Connection:
             connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
             connection.execute("PRAGMA cache_size=-16384")
     except DriverError as error:
+        connection.close()
         raise sqlite.translate(error) from error
     return connection
 
@@ -69,7 +75,7 @@ class Database:
         self._closed = False
         self._suspect = False
         self._refusal = ""
-        self._writer: Connection | None = connect(layout)
+        self._writer: Connection | None = connect(layout.database)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -81,7 +87,7 @@ class Database:
             connection.execute("COMMIT")
         except DriverError as error:
             self._discard(connection)
-            raise sqlite.translate(error) from error
+            raise self._noted(error) from error
         except BaseException:
             self._give_back(connection)
             raise
@@ -101,8 +107,7 @@ class Database:
                 yield connection
             except DriverError as error:
                 self._roll_back(connection)
-                self._note_fault(error)
-                raise sqlite.translate(error) from error
+                raise self._noted(error) from error
             except BaseException:
                 self._roll_back(connection)
                 raise
@@ -116,8 +121,7 @@ class Database:
             try:
                 connection.execute(f"PRAGMA wal_checkpoint({'RESTART' if restart else 'PASSIVE'})").fetchall()
             except DriverError as error:
-                self._note_fault(error)
-                raise sqlite.translate(error) from error
+                raise self._noted(error) from error
 
     @property
     def wal_bytes(self) -> int:
@@ -141,15 +145,12 @@ class Database:
             if self._closed:
                 return
             self._closed = True
-            readers, self._readers = self._readers, []
-        connections = [*readers, *([self._writer] if self._writer else [])]
         try:
             with self._writer_lock.held(timeout):
-                for connection in connections:
-                    connection.close()
+                self._close_connections()
         except StoreBusy as error:
             log.warning("database left open at close: %s", error)
-            _abandoned.extend(connections)
+            _abandoned.extend(self._take_connections())
 
     def _borrow(self) -> Connection:
         with self._pool_lock:
@@ -157,14 +158,45 @@ class Database:
                 raise ShuttingDown("the store is closed")
             if self._readers:
                 return self._readers.pop()
-        connection = connect(self._layout)
-        connection.execute("PRAGMA query_only=ON")
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA query_only=ON")
+        except DriverError as error:
+            self._discard(connection)
+            raise self._noted(error) from error
         return connection
+
+    def _connect(self) -> Connection:
+        try:
+            return connect(self._layout.database)
+        except DatabaseDamaged as damage:
+            self._refuse_writes(damage)
+            raise
+
+    def _close_connections(self) -> None:
+        for connection in self._take_connections():
+            try:
+                connection.close()
+            except DriverError as error:
+                log.warning("closing the database: %s", error)
+
+    def _take_connections(self) -> list[Connection]:
+        """All connections that nobody is using; the caller closes them."""
+        with self._pool_lock:
+            taken, self._readers = self._readers, []
+            if self._writer is not None:
+                taken.append(self._writer)
+                self._writer = None
+        return taken
 
     def _give_back(self, connection: Connection) -> None:
         if connection.in_transaction:
-            with suppress(DriverError):
+            try:
                 connection.execute("ROLLBACK")
+            except DriverError as error:
+                self._note_fault(error)
+                self._discard(connection)
+                return
         with self._pool_lock:
             if not self._closed and len(self._readers) < _IDLE_READERS:
                 self._readers.append(connection)
@@ -179,7 +211,7 @@ class Database:
         try:
             with self._writer_lock.held(1.0):
                 connection.close()
-        except (StoreBusy, OSError):
+        except (StoreBusy, ShuttingDown):
             _abandoned.append(connection)
 
     def _sound_writer(self) -> Connection:
@@ -194,30 +226,25 @@ class Database:
         return self._writer
 
     def _reopen(self) -> None:
-        with self._pool_lock:
-            readers, self._readers = self._readers, []
-        for connection in [*readers, *([self._writer] if self._writer else [])]:
-            with suppress(DriverError):
-                connection.close()
-        self._writer = None
-        connection = connect(self._layout)
+        self._close_connections()
+        connection = self._connect()
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchall()
         except DriverError as error:
             connection.close()
-            raise self._refuse_if_damaged(sqlite.translate(error)) from error
+            raise self._noted(error) from error
         if found != [("ok",)]:
             connection.close()
-            raise self._refuse_if_damaged(DatabaseDamaged(f"the database is damaged: {found[0][0]}"))
+            damage = DatabaseDamaged(f"the database is damaged: {found[0][0]}")
+            self._refuse_writes(damage)
+            raise damage
         self._writer = connection
         self._suspect = False
         log.warning("database reopened after an I/O error; quick check passed")
 
-    def _refuse_if_damaged(self, error: StoreError) -> StoreError:
-        if isinstance(error, DatabaseDamaged):
-            self._refusal = f"writes are refused: {error}"
-            log.error("%s", self._refusal)
-        return error
+    def _refuse_writes(self, damage: StoreError) -> None:
+        self._refusal = f"writes are refused: {damage}"
+        log.error("%s", self._refusal)
 
     def _check_format(self, connection: Connection) -> None:
         found = connection.execute("PRAGMA user_version").fetchall()[0][0]
@@ -229,10 +256,10 @@ class Database:
             connection.execute("COMMIT")
         except DriverError as error:
             self._roll_back(connection)
-            self._note_fault(error)
+            failure = self._noted(error)
             if sqlite.is_io_error(error):
-                raise OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}") from error
-            raise sqlite.translate(error) from error
+                failure = OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}")
+            raise failure from error
 
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:
@@ -241,10 +268,17 @@ class Database:
             except DriverError as error:
                 self._note_fault(error)
 
+    def _noted(self, error: Exception) -> StoreError:
+        """The store's word for a driver error, which is remembered for the writes to come."""
+        self._note_fault(error)
+        return sqlite.translate(error)
+
     def _note_fault(self, error: Exception) -> None:
         if sqlite.is_io_error(error):
             self._suspect = True
             log.error("I/O error of the database: %s", error)
+        elif sqlite.is_damage(error):
+            self._refuse_writes(sqlite.translate(error))
 
     def _relieve(self, connection: Connection) -> None:
         if self.wal_bytes < RELIEF_BYTES:

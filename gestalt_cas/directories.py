@@ -189,6 +189,8 @@ class Directory:
             self._prune(parts[:-1], made)
             if isinstance(error, IsADirectoryError):
                 raise Obstacle(joined(parts), Kind.DIRECTORY) from None
+            if isinstance(error, OSError) and error.filename is None:
+                raise _named(error, parts) from error
             raise
 
     # ---- removing ----

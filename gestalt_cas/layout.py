@@ -17,7 +17,10 @@ from gestalt_cas.errors import NoStore, StoreUnusable
 
 LOCKS = ("turnstile.lock", "write.lock", "schema.lock", "server.lock")
 _DATABASE = "metadata.sqlite3"
-_OURS = {_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", f"{_DATABASE}-journal", "blobs", "staging", *LOCKS}
+_NEW_DATABASE = f"{_DATABASE}.new"
+_BESIDE = ("-wal", "-shm", "-journal")
+_DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
+_OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
 _HARMLESS = {"lost+found", "reserve", "keys.json", "grpc.sock"}
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -31,6 +34,11 @@ class Layout:
     @property
     def database(self) -> Path:
         return self.root / _DATABASE
+
+    @property
+    def new_database(self) -> Path:
+        """Where a database is made before it gets its name."""
+        return self.root / _NEW_DATABASE
 
     @property
     def wal(self) -> Path:
@@ -47,6 +55,11 @@ class Layout:
     @property
     def reserve(self) -> Path:
         return self.root / "reserve"
+
+    @staticmethod
+    def beside(database: Path) -> list[Path]:
+        """The files that SQLite may keep beside a database."""
+        return [database.with_name(f"{database.name}{suffix}") for suffix in _BESIDE]
 
     def require(self) -> None:
         """Raise NoStore unless the directory looks like a store; reads only."""

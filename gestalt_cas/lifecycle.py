@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
@@ -47,17 +48,17 @@ class LifecycleService(grpc.GenericRpcHandler):
         self._handlers: dict[str, Handler] = {
             f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, serve))
             for name, serve in (
-                ("GetProviderIdentity", self._identity),
+                ("GetProviderIdentity", _bare(self._identity)),
                 ("ConfigureProvider", self._configure),
-                ("HealthCheck", self._health),
-                ("StartProvider", self._start),
+                ("HealthCheck", _bare(self._health)),
+                ("StartProvider", _bare(self._start)),
             )
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         return self._handlers.get(details.method)
 
-    def _identity(self, _: bytes) -> Message:
+    def _identity(self) -> Message:
         return wire_pb2.ProviderIdentity(
             kind=KIND_S3,
             name=self._name or "cas",
@@ -83,14 +84,14 @@ class LifecycleService(grpc.GenericRpcHandler):
         log.info("configured as %r with the data directory %s", request.name, wanted.data_dir)
         return wire_pb2.ProtocolVersionResponse(protocol_version=request.protocol_version)
 
-    def _health(self, _: bytes) -> Message:
+    def _health(self) -> Message:
         mount = self._mounts.present
         if mount is None:
             return wire_pb2.HealthCheckResponse(ready=False, message="the provider has not been configured yet")
         fault = mount.store.health()
         return wire_pb2.HealthCheckResponse(ready=not fault, message=fault or "ok")
 
-    def _start(self, _: bytes) -> Message:
+    def _start(self) -> Message:
         return wire_pb2.ProtocolVersionResponse(protocol_version=self._protocol)
 
     def _all_warnings(self) -> list[str]:
@@ -125,6 +126,16 @@ def _plain(value: Value) -> object:
             return getattr(value, kind)
         case _:
             return None
+
+
+def _bare(answer: Callable[[], Message]) -> Callable[[bytes], Message]:
+    """For calls whose request is google.protobuf.Empty: what cannot be one is refused like any other bad request."""
+
+    def serve(raw: bytes) -> Message:
+        messages.decode(Empty, raw)
+        return answer()
+
+    return serve
 
 
 def _behaviour(name: str, serve: Callable[[bytes], Message]) -> Callable[[Any, grpc.ServicerContext], bytes]:

@@ -3,7 +3,8 @@
 flock is unfair and does not exclude threads that share a descriptor. So the writer lock is taken in three steps: a
 mutex within the process, then turnstile.lock, which is held only until write.lock is had, so that a process that just
 let go of write.lock cannot barge past one that already waits. Waiting is a loop of non-blocking tries, because a
-blocking flock has no deadline. Design: storage.md, "SQLite" and "Opening".
+blocking flock has no deadline. Design: docs/design.md, "SQLite" and
+"Opening and upgrading".
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gestalt_cas.errors import StoreBusy
+from gestalt_cas.errors import ShuttingDown, StoreBusy
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.01
 
@@ -29,7 +30,9 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take or convert the lock if that is possible at once."""
+        """Take or convert the lock if that is possible at once; raises ShuttingDown when the file was closed."""
+        if self._fd < 0:
+            raise ShuttingDown("the store is closed")
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:

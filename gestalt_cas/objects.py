@@ -1,7 +1,7 @@
 """The nouns of the store: keys, versions, ranges, conditions, listings. Values only; no I/O.
 
-Limits are those of the contract (section 6): keys of 1 to 2,048 UTF-8 bytes with any Unicode in them, bucket names of
-0 to 255 bytes, metadata and stored headers of at most 64 KiB together.
+Limits are those of docs/contract.md (section 6): keys of 1 to 2,048 UTF-8 bytes with any Unicode in them, bucket names
+of 0 to 255 bytes, metadata and stored headers of at most 64 KiB together.
 """
 
 from __future__ import annotations

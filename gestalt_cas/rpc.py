@@ -5,8 +5,8 @@ skip protobuf (`frames.py`). Method paths are the contract's; the message classe
 bucketless SDK generations are served alike.
 
 An upload that fails early is drained before it is refused: the host and the Go SDK see the refusal only if their sends
-succeed (contract 3.5). It counts as cancelled until its stream has ended cleanly, and grpcio can show a cancel as a
-plain end a moment before it says so, hence the checks in `Upload.confirm`.
+succeed (docs/contract.md 3.5). It counts as cancelled until its stream has ended cleanly, and grpcio can show a cancel
+as a plain end a moment before it says so, hence the checks in `Upload.confirm`.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
 import grpc
@@ -120,21 +121,28 @@ def serve_host(text: str) -> int:
     return _run(provider, target, stopping, lambda bound: log.info("serving the host at %s", bound.url))
 
 
-def _stop_on_signals(provider: Provider) -> threading.Event:
-    """Set the event, and begin to stop, at the first SIGTERM or SIGINT."""
-    stopping = threading.Event()
+def _stop_on_signals(provider: Provider) -> SimpleQueue[None]:
+    """A queue that gets an item at the first SIGTERM or SIGINT, when the provider also begins to stop.
+
+    Not an Event: a handler runs in the midst of whatever the main thread does, and setting an Event while that thread
+    stands inside its wait() deadlocks. SimpleQueue.put is made for this.
+    """
+    stopping: SimpleQueue[None] = SimpleQueue()
+    begun = False
 
     def stop(_: int, __: FrameType | None) -> None:
-        if not stopping.is_set():
-            stopping.set()
+        nonlocal begun
+        if not begun:
+            begun = True
             provider.stop()
+            stopping.put(None)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     return stopping
 
 
-def _run(provider: Provider, target: Target, stopping: threading.Event, ready: Callable[[Target], None]) -> int:
+def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready: Callable[[Target], None]) -> int:
     server = grpc.server(
         futures.ThreadPoolExecutor(LIFECYCLE_THREADS, thread_name_prefix="gestalt-cas-lifecycle"),
         options=(
@@ -147,7 +155,7 @@ def _run(provider: Provider, target: Target, stopping: threading.Event, ready: C
     bound = _bind(server, target)
     server.start()
     ready(bound)
-    stopping.wait()
+    stopping.get()
     log.info("stopping")
     server.stop(_GRACE_SECONDS).wait()
     if not provider.wait_until_closed(_STOP_SECONDS):

@@ -79,6 +79,11 @@ def is_io_error(error: Exception) -> bool:
     return primary_code(error) == _IOERR
 
 
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite found its file malformed."""
+    return primary_code(error) in (_CORRUPT, _NOTADB)
+
+
 def translate(error: Exception) -> StoreError:
     """The store's word for a driver error outside COMMIT, where the transaction is known to be gone."""
     code = primary_code(error)
@@ -86,6 +91,6 @@ def translate(error: Exception) -> StoreError:
         return StoreFull(f"the disk is full: {error}")
     if code in (_BUSY, _LOCKED):
         return StoreBusy(f"another program holds the database: {error}; try again")
-    if code in (_CORRUPT, _NOTADB):
+    if is_damage(error):
         return DatabaseDamaged(f"the database is damaged: {error}")
     return StorageFault(f"the database failed: {error}")

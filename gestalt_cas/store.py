@@ -7,8 +7,8 @@
     delete  one transaction; payloads are only ever removed by gc
 
 So a crash leaves at worst a payload that no version reaches, never a version without its payload. A version's payload
-may be shared, so a failed or overwritten write removes none. Semantics: the contract (sections 3 and 6) and the S3 API
-reference; design: storage.md.
+may be shared, so a failed or overwritten write removes none. Semantics: docs/contract.md (sections 3 and 6) and the S3
+API reference; design: docs/design.md.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Self
 from gestalt_cas import conditions as rules
 from gestalt_cas import listing, ranges, tokens, upgrade, versions
 from gestalt_cas import settings as store_settings
-from gestalt_cas.blobs import BlobFile, Blobs, Identity, Staged
+from gestalt_cas.blobs import BlobFile, Blobs, Staged
 from gestalt_cas.config import Limits
-from gestalt_cas.database import Database
+from gestalt_cas.database import WRITE_TIMEOUT, Database
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
@@ -36,6 +36,7 @@ from gestalt_cas.errors import (
     NoSuchKey,
     NoSuchVersion,
     StoreError,
+    StoreUnusable,
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock, WriterLock
@@ -98,7 +99,7 @@ class ObjectReader:
         offset: int,
         length: int,
         blob: BlobFile,
-        on_damage: Callable[[Damage, Identity], None],
+        on_damage: Callable[[Damage, Callable[[], bool]], None],
     ) -> None:
         self.version = version
         self.offset = offset
@@ -110,7 +111,7 @@ class ObjectReader:
         try:
             yield from self._blob.read(self.offset, self.length)
         except Damage as error:
-            self._on_damage(error, self._blob.identity)
+            self._on_damage(error, self._blob.still_named)
             raise
 
     def read(self) -> bytes:
@@ -191,9 +192,12 @@ class Store:
                 writer_lock=writer_lock,
                 server_lock=server_lock,
             )
-        except BaseException:
+        except BaseException as error:
             for lock in locks:
                 lock.close()
+            if isinstance(error, OSError):
+                reason = error.strerror or error
+                raise StoreUnusable(f"cannot use {layout.root} as a data directory: {reason}") from error
             raise
         try:
             store.adopt(wanted)
@@ -291,25 +295,24 @@ class Store:
         Raises what `head` raises, InvalidRange, or Damage when the payload is missing or has another size.
         """
         _check_names(key)
-        last = _OPEN_TRIES - 1
-        for attempt in range(_OPEN_TRIES):
+        tries = _OPEN_TRIES
+        while True:
+            tries -= 1
             with self._database.read() as tx:
                 version = self._lookup(tx, key, version_id)
                 rules.check_read(conditions, version)
                 offset, length = ranges.resolve(byte_range, version.size)
-                row = versions.blob(tx, bytes.fromhex(version.digest))
                 try:
-                    blob = self._open_blob(version, row)
-                except BlobMissing as error:
-                    # Its last version may have gone between our view and our open: look again before calling it damage.
-                    missing = error
-                    if attempt < last:
-                        continue
+                    blob = self._open_blob(tx, version)
+                except Damage as error:
+                    damage = error
                 else:
                     return ObjectReader(version, offset, length, blob, self._record_damage)
-            self._record_damage(missing, None)
-            raise missing
-        raise AssertionError("unreachable")
+            # Its last version may have gone between our view and our open: look again before calling it damage.
+            if tries and isinstance(damage, BlobMissing):
+                continue
+            self._record_unfit(damage, version.size)
+            raise damage
 
     def copy(
         self,
@@ -471,17 +474,19 @@ class Store:
 
         Raises InvalidConfig, or SettingsConflict when another process serves the directory with other values.
         """
+        checked = store_settings.validate(wanted)
         present = self.settings().by_name()
-        if all(present[name] == value for name, value in store_settings.validate(wanted).items()):
+        if all(present[name] == value for name, value in checked.items()):
             return
-        with self._serving_lock:
-            if not (self._serving or self._server_lock.try_acquire()):
-                store_settings.refuse_conflict(self.settings(), wanted)
-                return
+        # server.lock is taken here within a transaction only, so whoever finds it taken in one has met a real server.
+        with self._database.write() as tx, self._serving_lock:
+            ours = self._serving or self._server_lock.try_acquire()
             try:
-                self.change_settings(wanted)
+                if not ours:
+                    store_settings.refuse_conflict(store_settings.load(tx), checked)
+                store_settings.store(tx, checked)
             finally:
-                if not self._serving:
+                if ours and not self._serving:
                     self._server_lock.release()
 
     # Inside
@@ -499,10 +504,15 @@ class Store:
     def _publish(self, staged: Staged) -> bool:
         """Publish the staged payload unless the store already has it; returns whether it was published."""
         with self._database.read() as tx:
-            trusted = self._trusted(tx, staged)
-        if not trusted:
-            self._blobs.publish(staged)
-        return not trusted
+            row = versions.blob(tx, staged.digest)
+        if self._vouches(row, staged):
+            return False
+        if row is not None and not row.damaged:
+            # Its file has gone or has another size. The mark keeps other writers from trusting the name that we are
+            # about to give before its directory is synced; our commit lifts it.
+            self._mark_damaged(staged.digest, lambda: not self._blobs.has(staged.digest, staged.size))
+        self._blobs.publish(staged)
+        return True
 
     def _vouch(self, tx: Connection, staged: Staged, published: bool) -> None:
         """Make sure, under the writer lock, that the payload's row and file are both good; publish again if not.
@@ -510,18 +520,17 @@ class Store:
         Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
         one whose directory entry is not synced yet.
         """
-        if self._trusted(tx, staged):
+        if self._vouches(versions.blob(tx, staged.digest), staged):
             return
         if not (published and self._blobs.is_ours(staged)):
             self._blobs.publish(staged)
         versions.keep_blob(tx, staged.digest, staged.size, staged.sums)
 
-    def _trusted(self, tx: Connection, staged: Staged) -> bool:
+    def _vouches(self, row: versions.BlobRow | None, staged: Staged) -> bool:
         """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
 
         A file without a row is not enough: its writer may have crashed before the directory reached the disk.
         """
-        row = versions.blob(tx, staged.digest)
         return row is not None and not row.damaged and self._blobs.has(staged.digest, staged.size)
 
     def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
@@ -560,31 +569,36 @@ class Store:
             raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
         return found
 
-    def _open_blob(self, version: ObjectVersion, row: versions.BlobRow | None) -> BlobFile:
+    def _open_blob(self, tx: Connection, version: ObjectVersion) -> BlobFile:
+        digest = bytes.fromhex(version.digest)
+        row = versions.blob(tx, digest)
         if row is None:
             raise DatabaseDamaged(f"version {version.version_id} of {version.key} has no row for its payload")
-        try:
-            return self._blobs.open(bytes.fromhex(version.digest), version.size, row.sums)
-        except BlobMissing:
-            raise
-        except Damage as error:
-            self._record_damage(error, self._blobs.identity(bytes.fromhex(version.digest)))
-            raise
+        return self._blobs.open(digest, version.size, row.sums)
 
-    def _record_damage(self, damage: Damage, judged: Identity | None) -> None:
-        """Mark the payload as damaged, unless its name has come to stand for another file since it was judged.
+    def _record_damage(self, damage: Damage, still: Callable[[], bool]) -> None:
+        """Mark the payload as damaged if what was judged `still` stands under its name.
 
-        The mark keeps a later write of the same bytes from trusting the file, so that it heals. A failure to record
-        is logged only: the read that found the damage reports the damage.
+        A failure to record is logged only: the read that found the damage reports the damage.
         """
         log.error("damage: %s", damage)
-        digest = bytes.fromhex(damage.digest)
         try:
-            with self._database.write(timeout=5.0) as tx:
-                if self._blobs.identity(digest) == judged:
-                    versions.mark_damaged(tx, digest, _now_ms())
+            self._mark_damaged(bytes.fromhex(damage.digest), still, timeout=5.0)
         except StoreError as error:
             log.error("the damage could not be recorded: %s", error)
+
+    def _record_unfit(self, damage: Damage, size: int) -> None:
+        """Record that no regular file of `size` bytes stands under the payload's name, if that still holds."""
+        self._record_damage(damage, lambda: not self._blobs.has(bytes.fromhex(damage.digest), size))
+
+    def _mark_damaged(self, digest: bytes, still: Callable[[], bool], timeout: float = WRITE_TIMEOUT) -> None:
+        """Keep later writes of the same bytes from trusting the file, so that they heal it.
+
+        `still` is asked under the writer lock.
+        """
+        with self._database.write(timeout) as tx:
+            if still():
+                versions.mark_damaged(tx, digest, _now_ms())
 
 
 def _check_names(key: ObjectKey, what: str = "") -> None:

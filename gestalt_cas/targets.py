@@ -101,6 +101,8 @@ def claim(target: Target) -> None:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise StoreUnusable(f"cannot listen at {path}: {error.strerror}") from error
     if not stat.S_ISSOCK(mode):
         raise StoreUnusable(f"cannot listen at {path}: a file that is no socket stands there")
     if _answers(_connect_unix, target.path):

@@ -95,8 +95,8 @@ Same = Callable[[LocalFile, ObjectVersion], bool]
 """Whether a file has the bytes of a version of the same size. May raise OSError."""
 
 
-def digest_of(file: BinaryIO) -> str:
-    """The BLAKE3 hex digest of an open file's bytes, from its position on.
+def digest_of(file: BinaryIO, advance: Callable[[int], None] = lambda _: None) -> str:
+    """The BLAKE3 hex digest of an open file's bytes, from its position on; `advance` is told the bytes as they go.
 
     Read in blocks rather than mapped: a file that shrinks while it is mapped kills the process with SIGBUS.
     """
@@ -105,6 +105,7 @@ def digest_of(file: BinaryIO) -> str:
     block = memoryview(bytearray(max(min(size, _HASH_BLOCK), 4096)))
     while count := file.readinto(block):  # type: ignore[attr-defined]
         hasher.update(block[:count])
+        advance(count)
     return hasher.hexdigest()
 
 

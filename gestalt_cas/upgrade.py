@@ -3,7 +3,7 @@
 An open store holds schema.lock shared; whoever creates or upgrades holds it exclusively, and write.lock beside it, so
 an upgrade never runs under a process that works with the old tables. All steps of an upgrade, Alembic's revision mark
 and user_version are one transaction: killed anywhere, the old store or the new one is there. The revision is read again
-under the locks, since another process may have been faster. Design: storage.md, "Opening, upgrading".
+under the locks, since another process may have been faster. Design: docs/design.md, "Opening and upgrading".
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_revision(layout: Layout) -> str | None:
     """
     if not layout.database.exists() or layout.database.stat().st_size == 0:
         return None
-    connection = connect(layout, mode="ro")
+    connection = connect(layout.database, mode="ro")
     try:
         tables = {
             row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
@@ -89,16 +89,25 @@ def read_revision(layout: Layout) -> str | None:
             return None
         if application != schema.APPLICATION_ID:
             raise StoreUnusable(f"{layout.database} is another program's database")
-        revision = str(connection.execute("SELECT version_num FROM alembic_version").fetchall()[0][0])
+        revisions = (
+            connection.execute("SELECT version_num FROM alembic_version").fetchall()
+            if "alembic_version" in tables
+            else []
+        )
         form = connection.execute("PRAGMA user_version").fetchall()[0][0]
     except DriverError as error:
         fault = sqlite.translate(error)
         raise type(fault)(f"{layout.database}: {fault}") from error
     finally:
         connection.close()
-    if form > schema.FORMAT:
+    if len(revisions) != 1:
+        raise StoreUnusable(f"{layout.database} does not tell its revision")
+    revision = str(revisions[0][0])
+    # Both are raised together, so another revision under our number is one that we do not know either.
+    if form > schema.FORMAT or (form == schema.FORMAT and revision != schema.REVISION):
         raise SchemaTooNew(
-            f"the store at {layout.root} has format {form}; this release of gestalt-cas reads up to {schema.FORMAT}"
+            f"the store at {layout.root} has format {form}, revision {revision}; this release of gestalt-cas reads up "
+            f"to format {schema.FORMAT}, revision {schema.REVISION}"
         )
     return revision
 
@@ -108,10 +117,10 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     if found == schema.REVISION:
         return
     if found is None:
-        _prepare_file(layout)
+        _make_empty_database(layout)
     else:
         copy_aside(layout, found)
-    connection = connect(layout)
+    connection = connect(layout.database)
     try:
         connection.execute("PRAGMA foreign_keys=OFF")
         with _handed_over(connection) as handed:
@@ -133,10 +142,17 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)
 
 
-def _prepare_file(layout: Layout) -> None:
-    """Make the empty database file, owner-only, with what is fixed at creation."""
-    os.close(os.open(layout.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = connect(layout)
+def _make_empty_database(layout: Layout) -> None:
+    """Make the empty database, owner-only, with what is fixed at creation, in place of an unfinished one.
+
+    It gets its name when it is complete. Until a file is in WAL mode SQLite changes it under a rollback journal, and a
+    journal that a killed process leaves can only be rolled back by opening for writing, which `read_revision` does not.
+    """
+    new = layout.new_database
+    for leftover in (new, *layout.beside(new)):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = connect(new)
     try:
         connection.execute(f"PRAGMA page_size={schema.PAGE_SIZE}")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -147,6 +163,11 @@ def _prepare_file(layout: Layout) -> None:
         raise sqlite.translate(error) from error
     finally:
         connection.close()
+    # What an unfinished database has in its WAL would count as the new one's.
+    for leftover in layout.beside(layout.database):
+        leftover.unlink(missing_ok=True)
+    new.rename(layout.database)
+    sync_directory(layout.root)
 
 
 def copy_aside(layout: Layout, revision: str) -> Path:
@@ -155,7 +176,7 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    source, destination = connect(layout), sqlite.driver.connect(part)
+    source, destination = connect(layout.database), sqlite.driver.connect(part)
     try:
         source.backup(destination)
     except DriverError as error:

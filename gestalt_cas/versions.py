@@ -73,8 +73,6 @@ _CURRENT = Prepared(
     .select_from(schema.current.join(schema.versions, _v.seq == _c.seq))
     .where(_c.bucket == _p("bucket"), _c.key == _p("key"))
 )
-_BY_SEQ = Prepared(select(*_ROW).where(_v.seq == _p("seq"), _HERE))
-_NULL = Prepared(select(*_ROW).where(_HERE, _v.version_id == literal_column("'null'")))
 _NEWEST = Prepared(select(*_ROW).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
 _BY_SEQS = Prepared(
     select(*_ROW).where(_v.seq.in_(select(literal_column("value")).select_from(func.json_each(_p("seqs")))))
@@ -118,6 +116,8 @@ _IS_NEWEST: ColumnElement[Any] = _v.seq == (
     .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.gone_seq.is_(None))
     .scalar_subquery()
 )
+_BY_SEQ = Prepared(select(*_ROW, _IS_NEWEST).where(_v.seq == _p("seq"), _HERE))
+_NULL = Prepared(select(*_ROW, _IS_NEWEST).where(_HERE, _v.version_id == literal_column("'null'")))
 _HISTORY = Prepared(
     select(*_ROW, _IS_NEWEST)
     .where(_IN_BUCKET, _v.key >= _p("lower"))
@@ -197,7 +197,7 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     else:
         seq = _seq_of(version_id)
         rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
-    found = _version(key.bucket, rows[0]) if rows else None
+    found = _version(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
 
 

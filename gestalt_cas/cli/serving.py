@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from gestalt_cas.cli.session import Session, data_dir_option
-from gestalt_cas.errors import InvalidConfig
+from gestalt_cas.errors import DatabaseDamaged, InvalidConfig, SettingsConflict, StoreUnusable
 
 log_format_option = click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to log on stderr."
@@ -62,7 +62,11 @@ def serve(
         given = config.merge(given, {"dataDir": str(session.directory)})
     parsed = config.parse(given)
     target = targets.parse(grpc_target) if grpc_target else targets.default(parsed.data_dir)
-    return server.serve(parsed, target, allow_unauthenticated=allow_unauthenticated)
+    try:
+        return server.serve(parsed, target, allow_unauthenticated=allow_unauthenticated)
+    except (SettingsConflict, DatabaseDamaged) as error:
+        # Whatever keeps a server from starting is exit code 2; room and locks, which come and go, keep their own.
+        raise StoreUnusable(str(error)) from error
 
 
 def _named_on_the_command_line(parameter: str) -> bool:

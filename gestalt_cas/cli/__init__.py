@@ -1,0 +1,10 @@
+"""The command `gestalt-cas`. Nothing is imported before a verb needs it, so `--help` is quick."""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    """Run the command line of this process; returns the exit code (`exits.py`)."""
+    from gestalt_cas.cli.app import run_process
+
+    return run_process()

@@ -1,0 +1,76 @@
+"""Options that several verbs on objects share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from gestalt_cas.objects import ByteRange
+
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
+
+
+def _given(_: click.Context, __: click.Parameter, text: str | None) -> str:
+    """Refuse an empty value: it comes from an unset variable of a script, and would drop the condition silently."""
+    if text == "":
+        raise click.BadParameter("the value is empty")
+    return text or ""
+
+
+recursive_option = click.option("-r", "--recursive", is_flag=True, help="Work on a whole directory or prefix.")
+version_id_option = click.option(
+    "--version-id", callback=_given, metavar="V", help="The version, instead of the newest."
+)
+remove_version_option = click.option("--version-id", callback=_given, metavar="V", help="Remove this version for good.")
+_HEADERS = ("content_type", "cache_control", "content_disposition", "content_encoding", "content_language")
+
+
+def header_options(command: _Callable) -> _Callable:
+    """The representation headers of a stored object."""
+    for name in reversed(_HEADERS):
+        option = f"--{name.replace('_', '-')}"
+        command = click.option(option, default="", metavar="TEXT", help="Stored with the object.")(command)
+    return command
+
+
+def condition_options(command: _Callable) -> _Callable:
+    """The conditions on ETags."""
+    for option, help_text in (
+        ("--if-none-match", "Only if no such ETag is there; '*': only if nothing is there."),
+        ("--if-match", "Only if the object has one of these ETags."),
+    ):
+        command = click.option(option, callback=_given, metavar="ETAG", help=help_text)(command)
+    return command
+
+
+def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+def _byte_range(_: click.Context, __: click.Parameter, text: str | None) -> ByteRange | None:
+    if text is None:
+        return None
+    start, dash, end = text.partition("-")
+    if not dash or not _is_number(start) or (end and not _is_number(end)):
+        raise click.BadParameter(f"{text!r} is not START-END or START-, byte positions from 0, both inclusive")
+    return ByteRange(int(start), int(end) if end else None)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
+range_option = click.option(
+    "--range", "byte_range", callback=_byte_range, metavar="START-END", help="Both ends inclusive."
+)
+metadata_option = click.option(
+    "--metadata", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="Stored with the object; repeat for more."
+)

@@ -1,0 +1,78 @@
+"""A progress bar on stderr for transfers that take a while: only on a terminal, and gone when they end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gestalt_cas.cli.output import escaped
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+PATIENCE_SECONDS = 0.5
+"""What is done sooner shows no bar (and does not import rich)."""
+
+
+class Progress:
+    """Counts bytes, and draws them once PATIENCE_SECONDS have passed. Thread-safe; a context manager.
+
+    `total` is in bytes, None when it is not known. `quiet` never draws: the bytes themselves go to the terminal.
+    """
+
+    def __init__(self, label: str, total: int | None = None, *, quiet: bool = False) -> None:
+        self._label = label
+        self._total = total
+        self._lock = threading.Lock()
+        self._done = 0
+        self._visible = sys.stderr.isatty() and not quiet
+        self._start = time.monotonic()
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._lock:
+            self._visible = False
+            if self._bar is not None:
+                self._bar.stop()
+
+    def describe(self, label: str) -> None:
+        """Say what is worked on now."""
+        self._label = label
+        self.advance(0)
+
+    def advance(self, count: int) -> None:
+        """Count `count` more bytes."""
+        with self._lock:
+            self._done += count
+            if not self._visible or time.monotonic() - self._start < PATIENCE_SECONDS:
+                return
+            if self._bar is None:
+                self._bar = self._make()
+                self._task = self._bar.add_task("", total=self._total)
+                self._bar.start()
+            if self._task is not None:
+                self._bar.update(self._task, completed=self._done, description=escaped(self._label))
+
+    def _make(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bar
+
+        return Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            # Lines that go to the same terminal are put above the bar; those that go elsewhere must stay as they are.
+            redirect_stdout=sys.stdout.isatty(),
+        )

@@ -1,0 +1,102 @@
+"""What all verbs share: where the store is, how to print, and the two options that say so.
+
+`--data-dir` may stand before the verb or after it (after wins), then comes GESTALT_CAS_DATA_DIR, then the store
+`default` in the user's data folder. Verbs never make a store by accident: an absent one is exit code 10, and `init` or
+`serve` makes one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gestalt_cas.cli.output import Output
+from gestalt_cas.errors import NoStore
+
+if TYPE_CHECKING:
+    from gestalt_cas.store import Store
+
+DATA_DIR_VARIABLE = "GESTALT_CAS_DATA_DIR"
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
+
+
+@dataclass
+class Session:
+    """The object of click's context. `data_dir` is what was given, "" when nothing was."""
+
+    data_dir: str = ""
+    json: bool = False
+
+    @property
+    def directory(self) -> Path:
+        """The data directory to use."""
+        if self.data_dir:
+            return Path(self.data_dir)
+        from gestalt_cas.config import default_data_dir
+
+        return default_data_dir("default")
+
+    @property
+    def output(self) -> Output:
+        return Output(json=self.json)
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        """Open the store for the block; raises NoStore, saying how to make one, when there is none."""
+        with self._opened() as store:
+            yield store
+
+    def _opened(self) -> Store:
+        import logging
+
+        from gestalt_cas.store import Store
+
+        # A verb reports its failures itself, on one line; without any handler, logging would print them once more.
+        if not (log := logging.getLogger("gestalt_cas")).hasHandlers():
+            log.addHandler(logging.NullHandler())
+        try:
+            return Store.open(self.directory, create=False)
+        except NoStore as error:
+            raise NoStore(
+                f"{error}; make one with: gestalt-cas init --data-dir {self.directory}  (serve makes one, too)"
+            ) from None
+
+
+def _set_data_dir(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value == "":  # from an unset variable of a script; the default store is not what was meant
+        raise click.BadParameter("the value is empty")
+    if value:
+        context.ensure_object(Session).data_dir = value
+
+
+def _set_json(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Session).json = True
+
+
+def data_dir_option(*, variable: str | None = None) -> Callable[[_Callable], _Callable]:
+    """The option --data-dir, kept in the session; `variable` is the environment variable to fall back to."""
+    return click.option(
+        "--data-dir",
+        metavar="DIR",
+        envvar=variable,
+        expose_value=False,
+        callback=_set_data_dir,
+        help=f"The store's directory. [default: ${DATA_DIR_VARIABLE}, else 'default' in the user's data folder]",
+    )
+
+
+json_option = click.option(
+    "--json", is_flag=True, expose_value=False, callback=_set_json, help="Print JSON, one object a line."
+)
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb --data-dir and --json, and the session as its first argument."""
+    with_session: Callable[..., Any] = click.make_pass_decorator(Session, ensure=True)(command)
+    return data_dir_option()(json_option(with_session))
