@@ -1,0 +1,88 @@
+"""Stores full of rows, made quickly and kept for the next run.
+
+Rows go in through the store's own `versions.keep_blob` and `versions.append`, tens of thousands to a transaction, and
+no payload file is written: listings and lookups look at rows only, and a million files would take an hour. So these
+directories are for measuring; reading an object from one reports its payload missing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.measuring import note
+from gestalt_cas import Store, schema, versions
+from gestalt_cas.chunks import SUM_BYTES
+from gestalt_cas.database import Database
+from gestalt_cas.layout import Layout
+from gestalt_cas.locks import WriterLock
+from gestalt_cas.objects import Headers, ObjectKey
+from gestalt_cas.sqlite import Connection
+
+BUCKET = "default"
+_PER_TRANSACTION = 50_000
+_HEADERS = Headers(content_type="application/octet-stream")
+_PAYLOAD_BYTES = 4096
+_BUILDING_CACHE_KIB = 400_000
+_MARK = 1
+"""Raised when what is built changes, so that kept stores of before are not used."""
+
+
+def ready(directory: Path, keys: Sequence[str]) -> Path:
+    """A store with one object under each key, inserted in the order given: built now, or left by an earlier run."""
+    mark = directory.with_suffix(".json")
+    wanted = {"mark": _MARK, "revision": schema.REVISION, "keys": len(keys), "first": keys[0], "last": keys[-1]}
+    if mark.exists() and json.loads(mark.read_text()) == wanted:
+        return directory
+    if directory.exists():
+        shutil.rmtree(directory)
+    mark.unlink(missing_ok=True)
+    started = time.monotonic()
+    note(f"building {directory.name}: {len(keys):,} keys")
+    Store.open(directory).close()
+    with database(directory) as opened:
+        for first in range(0, len(keys), _PER_TRANSACTION):
+            with opened.write() as tx:
+                tx.execute(f"PRAGMA cache_size=-{_BUILDING_CACHE_KIB}")
+                insert(tx, keys[first : first + _PER_TRANSACTION], seed=first)
+        opened.checkpoint(restart=True)
+    note(f"built {directory.name} in {time.monotonic() - started:.0f} s")
+    mark.write_text(json.dumps(wanted))
+    return directory
+
+
+@contextmanager
+def database(directory: Path) -> Iterator[Database]:
+    """The bare metadata database of a store that nothing else has open."""
+    layout = Layout(directory)
+    writer_lock = WriterLock(layout.root)
+    opened = Database(layout, writer_lock)
+    try:
+        yield opened
+    finally:
+        opened.close()
+        writer_lock.close()
+
+
+def insert(tx: Connection, keys: Sequence[str], *, seed: int) -> None:
+    """One object per key, each with a payload of its own, which is what takes most metadata."""
+    drawn = random.Random(seed)
+    now_ms = time.time_ns() // 1_000_000
+    for key in keys:
+        digest = drawn.randbytes(32)
+        versions.keep_blob(tx, digest, _PAYLOAD_BYTES, drawn.randbytes(SUM_BYTES))
+        versions.append(
+            tx,
+            ObjectKey(BUCKET, key),
+            digest,
+            _PAYLOAD_BYTES,
+            headers=_HEADERS,
+            metadata={},
+            suspended=False,
+            now_ms=now_ms,
+        )

@@ -1,0 +1,266 @@
+"""The choices that are fixed with a store's format, each against its alternative in one run.
+
+    python -m benchmarks.format [--dir DIR] [--keys 200000] [--repetitions 41]
+
+Page size 8192 against 16384: bytes and time per object. A lookup on the driver's connection against the same through
+SQLAlchemy Core. XXH3-128 as the sum of a 1 MiB chunk against CRC32C (needs google-crc32c, which nothing else here
+does) and BLAKE3. Keys are as short as `dir12/object-000123`, every object has a payload of its own, which takes most
+metadata, and they go in in random order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy
+from blake3 import blake3
+from sqlalchemy import bindparam, select
+from xxhash import xxh3_128_digest
+
+from benchmarks import building
+from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, us
+from gestalt_cas import Store, schema, sqlite
+from gestalt_cas.chunks import CHUNK_BYTES
+from gestalt_cas.database import Database
+from gestalt_cas.objects import ListQuery, ObjectKey
+from gestalt_cas.sqlite import Connection
+from gestalt_cas.versions import Prepared
+
+PAGE_SIZES = (8192, 16384)
+METADATA_GOAL = "400"
+"""Bytes of metadata.sqlite3 per object with a short key, at most."""
+_PREFIXES = 100
+_BATCHES = 20
+_SINGLE_COMMITS = 50
+_LOOKUPS = 200
+_CHUNKS = 8
+
+
+def keys_at_random(count: int) -> list[str]:
+    per_prefix = -(-count // _PREFIXES)
+    keys = [f"dir{index // per_prefix:02d}/object-{index % per_prefix:06d}" for index in range(count)]
+    random.Random(count).shuffle(keys)
+    return keys
+
+
+def compare_page_sizes(root: Path, count: int, repetitions: int) -> None:
+    keys = keys_at_random(count)
+    directories = {size: _created(root / f"pages-{size}", size) for size in PAGE_SIZES}
+    inserts = _insert_in_turn(directories, keys)
+    per_object = {size: (path / "metadata.sqlite3").stat().st_size / count for size, path in directories.items()}
+    commits, wal = _commit_singly(directories)
+    heads, pages = _read_in_turn(directories, keys, repetitions)
+    print_table(
+        f"Page size ({count:,} objects)",
+        ["Measure", *map(str, PAGE_SIZES), "Ratio", "Goal"],
+        [
+            ["metadata per object, bytes", *_compared(per_object, 0), METADATA_GOAL],
+            ["WAL per commit of one object, bytes", *_compared(wal, 0), ""],
+            [
+                "commit of one object, ms",
+                *_compared({size: commits[size].wall_median * 1e3 for size in PAGE_SIZES}),
+                "",
+            ],
+            [
+                "insert in bulk, µs per object",
+                *_compared({size: inserts[size].wall_median * 1e6 for size in PAGE_SIZES}),
+                "",
+            ],
+            ["Store.head, µs CPU", *_compared({size: heads[size].cpu_median * 1e6 for size in PAGE_SIZES}), ""],
+            ["list_page of 1,000, ms CPU", *_compared({size: pages[size].cpu_median * 1e3 for size in PAGE_SIZES}), ""],
+        ],
+    )
+
+
+@contextmanager
+def _page_size(size: int) -> Iterator[None]:
+    """Stores that are created within the block get this page size."""
+    usual, schema.PAGE_SIZE = schema.PAGE_SIZE, size
+    try:
+        yield
+    finally:
+        schema.PAGE_SIZE = usual
+
+
+def _created(directory: Path, size: int) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    with _page_size(size):
+        Store.open(directory).close()
+    return directory
+
+
+def _insert_in_turn(directories: Mapping[int, Path], keys: Sequence[str]) -> dict[int, Samples]:
+    """Insert the keys into every store, a batch at a time in turn; times are per object. The WAL is empty after it."""
+    note(f"inserting {len(keys):,} objects into each of {len(directories)} stores")
+    found = {size: Samples() for size in directories}
+    batch = -(-len(keys) // _BATCHES)
+    with _databases(directories) as databases:
+        for first in range(0, len(keys), batch):
+            part = keys[first : first + batch]
+            for size, database in databases.items():
+                found[size].add(partial(_insert, database, part, first), len(part))
+        for database in databases.values():
+            database.checkpoint(restart=True)
+    return found
+
+
+def _commit_singly(directories: Mapping[int, Path]) -> tuple[dict[int, Samples], dict[int, float]]:
+    """Time per commit of one object, and the bytes that one appends to the WAL, which is new here."""
+    found = {size: Samples() for size in directories}
+    with _databases(directories) as databases:
+        before = {size: database.wal_bytes for size, database in databases.items()}
+        for number in range(_SINGLE_COMMITS):
+            key = f"dir{number * 2:02d}/single-{number:06d}"
+            for size, database in databases.items():
+                found[size].add(partial(_insert, database, [key], -1 - number))
+        wal = {size: (database.wal_bytes - before[size]) / _SINGLE_COMMITS for size, database in databases.items()}
+    return found, wal
+
+
+def _read_in_turn(
+    directories: Mapping[int, Path], keys: Sequence[str], repetitions: int
+) -> tuple[dict[int, Samples], dict[int, Samples]]:
+    """Times per Store.head of a random key, and per page of 1,000 from a random key on."""
+    note("measuring lookups and pages")
+    drawn = random.Random(len(keys))
+    wanted = [[ObjectKey("", key) for key in drawn.choices(keys, k=_LOOKUPS)] for _ in range(repetitions + 2)]
+
+    def heads(store: Store) -> Callable[[int], object]:
+        return lambda n: [store.head(key) for key in wanted[n]]
+
+    def pages(store: Store) -> Callable[[int], object]:
+        return lambda n: store.list_page(ListQuery(start_after=wanted[n][0].key))
+
+    with ExitStack() as stack:
+        stores = {size: stack.enter_context(Store.open(path)) for size, path in directories.items()}
+        return (
+            side_by_side({size: heads(store) for size, store in stores.items()}, repetitions, calls=_LOOKUPS),
+            side_by_side({size: pages(store) for size, store in stores.items()}, repetitions),
+        )
+
+
+@contextmanager
+def _databases(directories: Mapping[int, Path]) -> Iterator[dict[int, Database]]:
+    with ExitStack() as stack:
+        yield {size: stack.enter_context(building.database(path)) for size, path in directories.items()}
+
+
+def _insert(database: Database, keys: Sequence[str], seed: int) -> None:
+    with database.write() as tx:
+        building.insert(tx, keys, seed=seed)
+
+
+def _compared(values: Mapping[int, float], digits: int = 2) -> list[str]:
+    usual, other = (values[size] for size in PAGE_SIZES)
+    return [f"{usual:.{digits}f}", f"{other:.{digits}f}", ratio(other, usual)]
+
+
+def compare_executions(root: Path, count: int, repetitions: int) -> None:
+    """The same lookup, by the same statement, executed in two ways on one connection.
+
+    Of random keys, where most of the time is SQLite's own and the same for both, and of one key again and again, which
+    leaves what executing costs.
+    """
+    keys = [key.encode() for key in keys_at_random(count)]
+    drawn = random.Random(count)
+    wanted = [drawn.choices(keys, k=_LOOKUPS) for _ in range(repetitions + 2)]
+    current, version = schema.current.c, schema.versions.c
+    statement = (
+        select(version.key, version.version_id, version.seq, version.size, version.digest, version.commit_ms)
+        .select_from(schema.current.join(schema.versions, version.seq == current.seq))
+        .where(current.bucket == bindparam("bucket"), current.key == bindparam("key"))
+    )
+    prepared = Prepared(statement)
+
+    def by_driver(tx: Connection, key: bytes) -> list[tuple[object, ...]]:
+        return prepared(tx, bucket=building.BUCKET, key=key)
+
+    def by_core(core: sqlalchemy.Connection, key: bytes) -> list[tuple[object, ...]]:
+        return [tuple(row) for row in core.execute(statement, {"bucket": building.BUCKET, "key": key}).fetchall()]
+
+    with building.database(root / f"pages-{PAGE_SIZES[0]}") as database, database.read() as tx:
+        engine = sqlalchemy.create_engine(
+            "sqlite://", creator=lambda: tx, module=sqlite.driver, poolclass=sqlalchemy.StaticPool
+        )
+        with engine.connect() as core:
+            assert by_core(core, keys[0]) == by_driver(tx, keys[0]) != []
+            found = side_by_side(
+                {
+                    "random, driver": lambda n: [by_driver(tx, key) for key in wanted[n]],
+                    "random, Core": lambda n: [by_core(core, key) for key in wanted[n]],
+                    "one, driver": lambda n: [by_driver(tx, key) for key in wanted[n][:1] * _LOOKUPS],
+                    "one, Core": lambda n: [by_core(core, key) for key in wanted[n][:1] * _LOOKUPS],
+                },
+                repetitions,
+                calls=_LOOKUPS,
+            )
+        tx.execute("BEGIN")  # SQLAlchemy ended the transaction of `read` with a rollback
+    rows = []
+    for kind in ("random", "one"):
+        driver, through_core = (found[f"{kind}, {way}"].cpu_median for way in ("driver", "Core"))
+        rows.append(
+            [f"{kind} key{'s' * (kind == 'random')}", us(driver), us(through_core), ratio(through_core, driver)]
+        )
+    print_table("A lookup by key (µs CPU)", ["Of", "Driver", "SQLAlchemy Core", "Ratio"], rows)
+
+
+def compare_sums(repetitions: int) -> None:
+    """The sum of one chunk."""
+    data = random.Random(repetitions).randbytes(CHUNK_BYTES * _CHUNKS)
+    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    sums: dict[str, Callable[[bytes], object]] = {
+        "XXH3-128": xxh3_128_digest,
+        **_crc32c(),
+        "BLAKE3": lambda chunk: blake3(chunk).digest(),
+    }
+
+    def summing(take: Callable[[bytes], object]) -> Callable[[int], object]:
+        return lambda _: [take(chunk) for chunk in chunks]
+
+    found = side_by_side({name: summing(take) for name, take in sums.items()}, repetitions, calls=_CHUNKS)
+    base = found["XXH3-128"].cpu_median
+    print_table(
+        "The sum of a 1 MiB chunk",
+        ["Sum", "µs CPU", "GiB/s", "Ratio"],
+        [
+            [name, us(taken.cpu_median), f"{CHUNK_BYTES / 2**30 / taken.cpu_median:.1f}", ratio(taken.cpu_median, base)]
+            for name, taken in found.items()
+        ],
+    )
+
+
+def _crc32c() -> dict[str, Callable[[bytes], object]]:
+    try:
+        import google_crc32c
+    except ImportError:
+        note("CRC32C is left out: google-crc32c is not installed")
+        return {}
+    if google_crc32c.implementation != "c":
+        note("CRC32C is left out: this google-crc32c does not use the processor's instruction")
+        return {}
+    return {"CRC32C": google_crc32c.value}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.format", description=__doc__.partition("\n")[0])
+    parser.add_argument("--dir", type=Path, help="make the stores here and leave them")
+    parser.add_argument("--keys", type=int, default=200_000, help="objects per store")
+    parser.add_argument("--repetitions", type=int, default=41)
+    options = parser.parse_args(arguments)
+    with place(options.dir) as chosen:
+        root = Path(chosen)
+        root.mkdir(parents=True, exist_ok=True)
+        compare_page_sizes(root, options.keys, options.repetitions)
+        compare_executions(root, options.keys, options.repetitions)
+        compare_sums(options.repetitions)
+        print_machine(root)
+
+
+if __name__ == "__main__":
+    main()

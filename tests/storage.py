@@ -1,0 +1,192 @@
+"""What the tests of the storage layers share: a look below the store's surface, faults, and child processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from gestalt_cas import ObjectKey, ObjectVersion, Store
+from gestalt_cas.objects import ListQuery
+
+ROOT = Path(__file__).resolve().parents[1]
+BUCKET = "bucket"
+MIB = 1 << 20
+
+
+def key(name: str, bucket: str = BUCKET) -> ObjectKey:
+    return ObjectKey(bucket, name)
+
+
+def put(store: Store, name: str, data: bytes, **options: Any) -> ObjectVersion:
+    return store.write(key(name), [data], **options)
+
+
+def body(store: Store, name: str, **options: Any) -> bytes:
+    with store.read(key(name), **options) as reader:
+        return reader.read()
+
+
+def history(store: Store, name: str) -> list[ObjectVersion]:
+    """Every version and marker of one key, newest first."""
+    page = store.list_versions(ListQuery(BUCKET, prefix=name), only_key=True)
+    assert not page.token
+    return list(page.versions)
+
+
+def payload_path(store: Store, data: bytes) -> Path:
+    """Where the format says the payload is, computed without the code under test."""
+    name = blake3(data).hexdigest()
+    return store.directory / "blobs" / name[:2] / name
+
+
+def staged(store: Store) -> list[str]:
+    return sorted(entry.name for entry in (store.directory / "staging").iterdir())
+
+
+def payloads(store: Store) -> list[str]:
+    return sorted(path.name for path in (store.directory / "blobs").glob("*/*"))
+
+
+def rows(store: Store, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Rows of the store's database, through its own connection: nothing else may open the file in this process."""
+    with store._database.read() as tx:
+        return tx.execute(sql, parameters).fetchall()
+
+
+def change(store: Store, sql: str, *parameters: object) -> None:
+    with store._database.write() as tx:
+        tx.execute(sql, parameters)
+
+
+def damaged(store: Store, data: bytes) -> bool:
+    """Whether the row of the payload carries the mark of damage."""
+    ((mark,),) = rows(store, "SELECT damaged_ms FROM blobs WHERE digest = ?", blake3(data).digest())
+    return mark is not None
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Put other bytes under a payload's name, in the same inode, as a failing disk would."""
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(0o400)
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one bit of a payload in place."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    overwrite(path, bytes(data))
+
+
+class Failing:
+    """Stands in for a function and raises at its `at`-th call (from 1), before or `after` doing what it does."""
+
+    def __init__(self, real: Callable[..., Any], error: Exception, *, at: int = 1, after: bool = False) -> None:
+        self.real = real
+        self.error = error
+        self.at = at
+        self.after = after
+        self.calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls != self.at:
+            return self.real(*args, **kwargs)
+        if self.after:
+            self.real(*args, **kwargs)
+        raise self.error
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def broken() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+_PREAMBLE = """
+import os, sys, time
+from pathlib import Path
+from gestalt_cas import Conditions, ObjectKey, Store
+arguments = sys.argv[1:]
+"""
+
+
+def _command(code: str, arguments: Iterable[object]) -> list[str]:
+    return [sys.executable, "-c", _PREAMBLE + textwrap.dedent(code), *(str(argument) for argument in arguments)]
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1", **extra}
+
+
+def child(code: str, *arguments: object, expect: int = 0, timeout: float = 240) -> str:
+    """Run code in a process of its own and return its output; fails unless it exits with `expect`."""
+    done = subprocess.run(
+        _command(code, arguments), env=_environment({}), capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Child:
+    """Code running in a process of its own: a context manager that kills what has not ended."""
+
+    def __init__(self, code: str, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            _command(code, arguments),
+            env=_environment({}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def line(self) -> str:
+        """The next line that it prints; fails with its stderr when it ends instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            _, errors = self.process.communicate()
+            raise AssertionError(f"the child ended with {self.process.returncode}: {errors}")
+        return line.strip()
+
+    def tell(self, text: str = "") -> None:
+        """Give it a line to read."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{text}\n")
+        self.process.stdin.flush()
+
+    def finish(self, expect: int = 0, timeout: float = 240) -> str:
+        """Wait for its end and return the rest of its output."""
+        out, errors = self.process.communicate(timeout=timeout)
+        assert self.process.returncode == expect, f"exit {self.process.returncode}\n{out}\n{errors}"
+        return out
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()

@@ -1,0 +1,96 @@
+"""The layers: a module imports from lower ones and from its own, so each can be read knowing nothing of those above."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
+LAYERS = (
+    {"errors", "objects"},
+    {"chunks", "conditions", "config", "frames", "listing", "ranges", "tokens"},
+    {"blobs", "database", "durability", "layout", "locks", "reserve", "schema", "settings", "sqlite", "upgrade"}
+    | {"versions"},
+    {"directories", "paths", "store", "trees"},
+    {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
+    | {"wire_pb2", "__main__", "cli"},
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+ONLY_IN = {
+    "gestalt": {"provider"},
+    "sqlite3": {"sqlite"},
+    "pysqlite3": {"sqlite"},
+    "sqlalchemy": {"schema", "upgrade", "versions"},
+    "alembic": {"upgrade"},
+    "fcntl": {"blobs", "durability", "locks"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+"""Libraries that only these modules may import."""
+
+
+def room(path: Path) -> str:
+    """The name that the table of layers has for a file; the command line is one."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+ROOMS = sorted({room(path) for path in FILES})
+
+
+def imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """Dotted names of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = tuple((node.module or "").split("."))
+            yield from ((*module, alias.name) for alias in node.names) if module == ("gestalt_cas",) else (module,)
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of this package that a file imports."""
+    return {name[1] for name in imports(path) if name[0] == "gestalt_cas" and name[1] != "__version__"} - {room(path)}
+
+
+def test_every_module_has_its_layer() -> None:
+    assert set(ROOMS) == set(LAYER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_come_from_lower_layers_or_the_same(path: Path) -> None:
+    above = {name for name in ours(path) if LAYER[name] > LAYER[room(path)]}
+    assert not above
+
+
+def test_no_module_needs_itself() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for path in FILES:
+        graph[room(path)] |= ours(path)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_rows_and_files_do_not_know_each_other() -> None:
+    assert not {"blobs", "reserve"} & ours(PACKAGE / "versions.py")
+    assert not {"versions", "schema", "sqlite", "database"} & ours(PACKAGE / "blobs.py")
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_libraries_stay_in_their_rooms(library: str) -> None:
+    users = {room(path) for path in FILES if any(name[0] == library for name in imports(path))}
+    assert users == ONLY_IN[library]
+
+
+@pytest.mark.parametrize("library", ["grpc", "google"])
+def test_the_protocol_stays_at_the_edge(library: str) -> None:
+    users = {room(path) for path in FILES if any(name[0] == library for name in imports(path))}
+    assert users
+    assert {LAYER[name] for name in users} == {len(LAYERS) - 1}

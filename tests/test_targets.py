@@ -1,0 +1,187 @@
+"""Targets: how they are written, and that nobody who answers is ever pushed aside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gestalt_cas import targets
+from gestalt_cas.errors import InvalidArgument, StoreUnusable
+from gestalt_cas.targets import Target
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="gc") as name:
+        yield Path(name)
+
+
+def listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("unix:///run/a.sock", Target(path="/run/a.sock")),
+        ("/run/a.sock", Target(path="/run/a.sock")),
+        ("unix:///run/../run//a.sock", Target(path="/run/a.sock")),
+        ("/with blank/ü.sock", Target(path="/with blank/ü.sock")),
+        ("tcp://localhost:1", Target(host="localhost", port=1)),
+        ("tcp://127.0.0.1:0", Target(host="127.0.0.1", port=0)),
+        ("tcp://[::1]:65535", Target(host="::1", port=65535)),
+        ("tcp://::1:80", Target(host="::1", port=80)),
+    ],
+)
+def test_parse(text: str, expected: Target) -> None:
+    assert targets.parse(text) == expected
+
+
+def test_a_relative_path_starts_where_the_process_stands(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert targets.parse("a.sock").path == str(place / "a.sock")
+    assert targets.parse("unix://a.sock").path == str(place / "a.sock")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "unix://", "http://localhost:1", "tcp://", "tcp://localhost", "tcp://:80", "tcp://localhost:",
+        "tcp://localhost:65536", "tcp://localhost:-1", "tcp://localhost:x", "tcp://localhost:8.0", "unix://tcp://x",
+    ],
+)  # fmt: skip
+def test_parse_refuses(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="no target"):
+        targets.parse(text)
+
+
+def test_the_length_of_a_socket_path_counts_bytes() -> None:
+    assert targets.parse("/" + "a" * 106).path
+    assert targets.parse("/" + "é" * 53).path
+    for path in ("/" + "a" * 107, "/" + "é" * 53 + "a"):
+        with pytest.raises(InvalidArgument, match="107"):
+            targets.parse(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "bind", "url"),
+    [
+        ("/a.sock", "unix:/a.sock", "unix:///a.sock"),
+        ("tcp://localhost:1", "localhost:1", "tcp://localhost:1"),
+        ("tcp://[::1]:1", "[::1]:1", "tcp://[::1]:1"),
+    ],
+)
+def test_what_is_shown_can_be_parsed_again(text: str, bind: str, url: str) -> None:
+    target = targets.parse(text)
+    assert (target.bind, target.url) == (bind, url)
+    assert targets.parse(target.url) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "loopback"),
+    [
+        ("/a.sock", True), ("tcp://localhost:1", True), ("tcp://127.0.0.1:1", True), ("tcp://127.9.9.9:1", True),
+        ("tcp://[::1]:1", True), ("tcp://0.0.0.0:1", False), ("tcp://[::]:1", False), ("tcp://10.0.0.1:1", False),
+        ("tcp://example.org:1", False), ("tcp://localhost.example.org:1", False), ("tcp://127.1:1", False),
+    ],
+)  # fmt: skip
+def test_loopback(text: str, loopback: bool) -> None:
+    assert targets.parse(text).loopback is loopback
+
+
+def test_the_default_is_in_the_data_directory(tmp_path: Path) -> None:
+    assert targets.default(Path("/short")) == Target(path="/short/grpc.sock")
+
+
+def test_the_default_for_a_long_path_is_short_and_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    first, second = (targets.default(Path("/" + "long/" * 30 + name)) for name in ("a", "b"))
+    assert first == targets.default(Path("/" + "long/" * 30 + "a"))
+    assert first != second
+    for target in (first, second):
+        assert Path(target.path).parent.is_relative_to(place)
+        assert Path(target.path).parent.stat().st_mode & 0o777 == 0o700
+        assert len(os.fsencode(target.path)) <= targets.MAX_SOCKET_PATH
+
+
+def test_a_runtime_directory_that_cannot_be_made_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "file").write_text("")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "file"))
+    with pytest.raises(StoreUnusable, match="--grpc"):
+        targets.default(Path("/" + "long/" * 30))
+
+
+def test_claim_of_nothing_leaves_nothing(place: Path) -> None:
+    targets.claim(Target(path=str(place / "a.sock")))
+    assert not list(place.iterdir())
+
+
+def test_claim_removes_a_dead_socket(place: Path) -> None:
+    listening(place / "a.sock").close()
+    targets.claim(Target(path=str(place / "a.sock")))
+    assert not list(place.iterdir())
+
+
+def test_claim_refuses_a_live_socket(place: Path) -> None:
+    with listening(place / "a.sock"):
+        with pytest.raises(StoreUnusable, match="another server answers"):
+            targets.claim(Target(path=str(place / "a.sock")))
+        assert (place / "a.sock").exists()
+
+
+def test_a_listener_too_busy_to_answer_is_alive(place: Path) -> None:
+    waiting = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "a.sock"))
+        listener.listen(0)
+        try:
+            for _ in range(3):  # fill the backlog, so that a further connection is not taken
+                caller = socket.socket(socket.AF_UNIX)
+                waiting.append(caller)
+                caller.setblocking(False)
+                caller.connect_ex(str(place / "a.sock"))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(targets, "_ANSWER_SECONDS", 0.05)
+                with pytest.raises(StoreUnusable, match="another server answers"):
+                    targets.claim(Target(path=str(place / "a.sock")))
+        finally:
+            for caller in waiting:
+                caller.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_claim_refuses_what_is_no_socket(place: Path, kind: str) -> None:
+    path = place / "a.sock"
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(place / "elsewhere")
+    with pytest.raises(StoreUnusable, match="no socket"):
+        targets.claim(Target(path=str(path)))
+    assert path.is_symlink() or path.exists()
+
+
+def test_claim_of_an_impossible_path_says_why(place: Path) -> None:
+    (place / "file").write_text("")
+    with pytest.raises(StoreUnusable, match="Not a directory"):
+        targets.claim(Target(path=str(place / "file" / "a.sock")))
+
+
+def test_claim_of_a_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(StoreUnusable, match=f"127.0.0.1:{port} is taken"):
+            targets.claim(Target(host="127.0.0.1", port=port))
+    targets.claim(Target(host="127.0.0.1", port=port))
+    targets.claim(Target(host="127.0.0.1", port=0))
