@@ -27,7 +27,8 @@ from benchmarks import building
 from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, us
 from gestalt_cas import Store, schema, sqlite
 from gestalt_cas.chunks import CHUNK_BYTES
-from gestalt_cas.database import Database
+from gestalt_cas.database import Database, connect
+from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.versions import Prepared
@@ -162,10 +163,11 @@ def _compared(values: Mapping[int, float], digits: int = 2) -> list[str]:
 
 
 def compare_executions(root: Path, count: int, repetitions: int) -> None:
-    """The same lookup, by the same statement, executed in two ways on one connection.
+    """The same lookup, by the same statement, executed in two ways.
 
-    Of random keys, where most of the time is SQLite's own and the same for both, and of one key again and again, which
-    leaves what executing costs.
+    Of random keys, where much of the time is SQLite's own and the same for both; of one key again and again, which
+    leaves what executing costs; and of one key with a pooled connection and a transaction for each lookup, which is
+    how a call of the store has it.
     """
     keys = [key.encode() for key in keys_at_random(count)]
     drawn = random.Random(count)
@@ -184,30 +186,55 @@ def compare_executions(root: Path, count: int, repetitions: int) -> None:
     def by_core(core: sqlalchemy.Connection, key: bytes) -> list[tuple[object, ...]]:
         return [tuple(row) for row in core.execute(statement, {"bucket": building.BUCKET, "key": key}).fetchall()]
 
-    with building.database(root / f"pages-{PAGE_SIZES[0]}") as database, database.read() as tx:
-        engine = sqlalchemy.create_engine(
-            "sqlite://", creator=lambda: tx, module=sqlite.driver, poolclass=sqlalchemy.StaticPool
-        )
+    def driver_call(key: bytes) -> list[tuple[object, ...]]:
+        with database.read() as tx:
+            return by_driver(tx, key)
+
+    def core_call(key: bytes) -> list[tuple[object, ...]]:
         with engine.connect() as core:
-            assert by_core(core, keys[0]) == by_driver(tx, keys[0]) != []
+            core.exec_driver_sql("BEGIN")
+            return by_core(core, key)
+
+    directory = root / f"pages-{PAGE_SIZES[0]}"
+    with building.database(directory) as database, _engine(Layout(directory).database) as engine:
+        assert core_call(keys[0]) == driver_call(keys[0]) != []
+        with database.read() as tx, engine.connect() as core:
+            core.exec_driver_sql("BEGIN")
             found = side_by_side(
                 {
-                    "random, driver": lambda n: [by_driver(tx, key) for key in wanted[n]],
-                    "random, Core": lambda n: [by_core(core, key) for key in wanted[n]],
-                    "one, driver": lambda n: [by_driver(tx, key) for key in wanted[n][:1] * _LOOKUPS],
-                    "one, Core": lambda n: [by_core(core, key) for key in wanted[n][:1] * _LOOKUPS],
+                    "random keys, driver": lambda n: [by_driver(tx, key) for key in wanted[n]],
+                    "random keys, Core": lambda n: [by_core(core, key) for key in wanted[n]],
+                    "one key, driver": lambda n: [by_driver(tx, key) for key in wanted[n][:1] * _LOOKUPS],
+                    "one key, Core": lambda n: [by_core(core, key) for key in wanted[n][:1] * _LOOKUPS],
                 },
                 repetitions,
                 calls=_LOOKUPS,
             )
-        tx.execute("BEGIN")  # SQLAlchemy ended the transaction of `read` with a rollback
-    rows = []
-    for kind in ("random", "one"):
-        driver, through_core = (found[f"{kind}, {way}"].cpu_median for way in ("driver", "Core"))
-        rows.append(
-            [f"{kind} key{'s' * (kind == 'random')}", us(driver), us(through_core), ratio(through_core, driver)]
+        found |= side_by_side(
+            {
+                "one key, a transaction each, driver": lambda n: [driver_call(key) for key in wanted[n][:1] * _LOOKUPS],
+                "one key, a transaction each, Core": lambda n: [core_call(key) for key in wanted[n][:1] * _LOOKUPS],
+            },
+            repetitions,
+            calls=_LOOKUPS,
         )
-    print_table("A lookup by key (µs CPU)", ["Of", "Driver", "SQLAlchemy Core", "Ratio"], rows)
+    lines = []
+    for kind in ("random keys", "one key", "one key, a transaction each"):
+        driver, through_core = (found[f"{kind}, {way}"].cpu_median for way in ("driver", "Core"))
+        lines.append([kind, us(driver), us(through_core), ratio(through_core, driver)])
+    print_table("A lookup by key (µs CPU)", ["Of", "Driver", "SQLAlchemy Core", "Ratio"], lines)
+
+
+@contextmanager
+def _engine(database: Path) -> Iterator[sqlalchemy.Engine]:
+    """SQLAlchemy's own execution and pool over the store's kind of connection."""
+    engine = sqlalchemy.create_engine(
+        "sqlite://", creator=lambda: connect(database), module=sqlite.driver, poolclass=sqlalchemy.QueuePool
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def compare_sums(repetitions: int) -> None:

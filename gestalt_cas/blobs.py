@@ -26,7 +26,7 @@ from blake3 import blake3
 
 from gestalt_cas import chunks
 from gestalt_cas.config import Limits
-from gestalt_cas.durability import sync_directory, sync_file
+from gestalt_cas.durability import is_full, sync_directory, sync_file
 from gestalt_cas.errors import BlobMissing, DigestMismatch, ObjectTooLarge, StorageFault, StoreError, StoreFull
 from gestalt_cas.layout import Layout
 
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 _GATHER_BYTES = 256 * 1024
 _GATHER_PIECES = 64
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NOT_REGULAR = {errno.ELOOP, errno.ENXIO}
 """What opening a symbolic link or a socket fails with."""
 
@@ -361,6 +360,6 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 def _fault(doing: str, error: OSError) -> StoreError:
-    if error.errno in _NO_ROOM:
+    if is_full(error):
         return StoreFull(f"the disk is full while {doing}")
     return StorageFault(f"{doing} failed: {error.strerror or error}")

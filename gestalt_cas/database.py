@@ -26,8 +26,8 @@ from gestalt_cas.sqlite import Connection, DriverError
 
 log = logging.getLogger(__name__)
 
-WRITE_TIMEOUT = 30.0
-"""Seconds that a write waits for the writer lock before StoreBusy."""
+WRITE_TIMEOUT = 20.0
+"""Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
 CLOSE_TIMEOUT = 10.0
 RELIEF_BYTES = 32 << 20
 """A writer that finds the WAL longer than this checkpoints it: the background work is absent or too slow."""
@@ -75,6 +75,7 @@ class Database:
         self._closed = False
         self._suspect = False
         self._refusal = ""
+        self._failing = ""
         self._writer: Connection | None = connect(layout.database)
 
     @contextmanager
@@ -114,14 +115,22 @@ class Database:
             self._commit(connection)
             self._relieve(connection)
 
-    def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> None:
-        """Move committed pages from the WAL into the database; `restart` also waits for readers to leave the WAL."""
+    def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
+        """Move committed pages from the WAL into the database; returns whether all of them could be moved.
+
+        With `restart` the next write begins the WAL anew, if no reader stands in the way; none is waited for, since
+        every writer would wait too.
+        """
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
             try:
-                connection.execute(f"PRAGMA wal_checkpoint({'RESTART' if restart else 'PASSIVE'})").fetchall()
+                connection.execute("PRAGMA busy_timeout=0")
+                mode = "RESTART" if restart else "PASSIVE"
+                busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
+                connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
             except DriverError as error:
                 raise self._noted(error) from error
+        return not busy and pages == moved
 
     @property
     def wal_bytes(self) -> int:
@@ -131,9 +140,9 @@ class Database:
             return 0
 
     @property
-    def refusal(self) -> str:
-        """Why writes are refused for good; "" while they are not."""
-        return self._refusal
+    def fault(self) -> str:
+        """Why writes are refused, for good or until the disk works again; "" while they are not."""
+        return self._refusal or self._failing
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close every connection under write.lock; a second call does nothing.
@@ -240,6 +249,7 @@ class Database:
             raise damage
         self._writer = connection
         self._suspect = False
+        self._failing = ""
         log.warning("database reopened after an I/O error; quick check passed")
 
     def _refuse_writes(self, damage: StoreError) -> None:
@@ -276,6 +286,7 @@ class Database:
     def _note_fault(self, error: Exception) -> None:
         if sqlite.is_io_error(error):
             self._suspect = True
+            self._failing = f"the disk failed: {error}; the next write checks the database before it does anything"
             log.error("I/O error of the database: %s", error)
         elif sqlite.is_damage(error):
             self._refuse_writes(sqlite.translate(error))

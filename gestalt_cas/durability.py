@@ -1,4 +1,4 @@
-"""What "synced" means here: the only calls in this project that wait for the disk.
+"""What "synced" means here: the only calls in this project that wait for the disk; and how a full one shows.
 
 Linux: fdatasync reaches the disk and brings the size along; directory entries need a sync of the directory. macOS
 flushes the drive's own cache only through F_FULLFSYNC (not tested here). One place, so that a missing sync has one
@@ -7,9 +7,12 @@ place to be missing from.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 if sys.platform == "darwin":  # pragma: no cover - not tested on this platform
     import fcntl
@@ -32,3 +35,8 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an operation failed because the disk, or a quota on it, has no room left."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gestalt_cas.durability import sync_directory
 from gestalt_cas.errors import NoStore, StoreUnusable
+from gestalt_cas.schema import APPLICATION_ID
 
 LOCKS = ("turnstile.lock", "write.lock", "schema.lock", "server.lock")
 _DATABASE = "metadata.sqlite3"
@@ -22,6 +23,9 @@ _BESIDE = ("-wal", "-shm", "-journal")
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
 _HARMLESS = {"lost+found", "reserve", "keys.json", "grpc.sock"}
+_SQLITE = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -75,8 +79,11 @@ class Layout:
         """
         try:
             self._make_root()
-            if not self.database.exists():
+            if self.database.exists():
+                self._refuse_strange_database()
+            else:
                 self._refuse_strangers()
+                self._refuse_orphans()
             self._make_tree()
         except OSError as error:
             raise StoreUnusable(f"cannot use {self.root} as a data directory: {error.strerror or error}") from error
@@ -98,13 +105,45 @@ class Layout:
                 f"cannot make a store in {self.root}: it already holds {strangers[0]!r}; name an empty directory"
             )
 
+    def _refuse_strange_database(self) -> None:
+        """Leave another program's database, and the directory around it, as it is.
+
+        Reads the file's header (SQLite file format, section 1.3), before anything of this process has it open.
+        """
+        with self.database.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        application = int.from_bytes(header[68:72])
+        # A creation that was cut off has no application id in the header yet, but the tree is made before it.
+        ours = application == APPLICATION_ID or (application == 0 and self.blobs.is_dir())
+        if header and not (header.startswith(_SQLITE) and ours):
+            raise StoreUnusable(
+                f"cannot use {self.root} as a data directory: {self.database} is another program's database, or damaged"
+            )
+
+    def _refuse_orphans(self) -> None:
+        """Do not make an empty store over payloads whose rows are lost: gc would take them all for garbage."""
+        for name in FAN_OUT:
+            directory = self.blobs / name
+            if directory.is_dir() and next(directory.iterdir(), None) is not None:
+                raise StoreUnusable(
+                    f"{self.root} holds payloads but no {_DATABASE}: put the database back from a backup, or name "
+                    "another directory"
+                )
+
+    def full(self) -> bool:
+        """Whether the file system has no room for even the few pages that opening a database takes."""
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize < _OPENING_BYTES or (found.f_files > 0 and found.f_favail == 0)
+
     def _make_tree(self) -> None:
         if stat.S_IMODE(self.root.stat().st_mode) & 0o077 and self.root.stat().st_uid == os.geteuid():
             self.root.chmod(0o700)
-        if self.staging.is_dir() and (self.blobs / FAN_OUT[-1]).is_dir():
+        present = {entry.name for entry in os.scandir(self.blobs)} if self.blobs.is_dir() else set()
+        missing = [name for name in FAN_OUT if name not in present]
+        if self.staging.is_dir() and not missing:
             return
         self.blobs.mkdir(mode=0o700, exist_ok=True)
-        for name in FAN_OUT:
+        for name in missing:
             (self.blobs / name).mkdir(mode=0o700, exist_ok=True)
         sync_directory(self.blobs)
         self.staging.mkdir(mode=0o700, exist_ok=True)

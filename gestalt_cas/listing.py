@@ -52,11 +52,16 @@ def successor(prefix: bytes) -> bytes | None:
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None
 
 
-def start_position(start_after: bytes, delimiter: bytes) -> Position | None:
-    """The position that `start_after` names: it is exclusive, and ending in the delimiter it leaves the group out."""
+def start_position(start_after: bytes, prefix: bytes, delimiter: bytes) -> Position | None:
+    """The position that `start_after` names, which is exclusive; None when it is empty.
+
+    Below the prefix and ending in the delimiter it names a group and leaves all of it out. The prefix itself is no
+    group: starting after `docs/` with the prefix `docs/` passes the folder's marker only.
+    """
     if not start_after:
         return None
-    return Position(start_after, group=bool(delimiter) and start_after.endswith(delimiter))
+    below = len(start_after) > len(prefix) and start_after.startswith(prefix)
+    return Position(start_after, group=bool(delimiter) and below and start_after.endswith(delimiter))
 
 
 def walk(seek: Seek, prefix: bytes, delimiter: bytes, after: Position | None, limit: int) -> tuple[list[Entry], bool]:

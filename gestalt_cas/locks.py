@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gestalt_cas.errors import ShuttingDown, StoreBusy
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.01
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
 
 
 class FileLock:

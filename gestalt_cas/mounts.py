@@ -117,10 +117,11 @@ class Mounts:
                 self._mount = Mount(config, before.opened)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
-            if store.claim_server():
-                removed = store.clean_staging()
-                if removed:
-                    log.info("removed %d uploads that were cut off", removed)
+            try:
+                _tidy(store)
+            except BaseException:
+                store.close()
+                raise
             self._mount = Mount(config, OpenStore(store))
         if before is not None:
             before.opened.retire()
@@ -151,3 +152,11 @@ class Mounts:
         deadline = time.monotonic() + timeout
         mount.opened.retire()
         return mount.opened.closed.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _tidy(store: Store) -> None:
+    """Remove what cut-off uploads left, if no other process serves the directory."""
+    if store.claim_server():
+        removed = store.clean_staging()
+        if removed:
+            log.info("removed %d uploads that were cut off", removed)

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 UNARY_THREADS = 6
+CHANGE_THREADS = 4
 UNARY_QUEUE = 1024
 REFUSAL_THREADS = 1
 
@@ -63,6 +64,8 @@ class Pools:
 
     def __init__(self, concurrent_reads: int, concurrent_writes: int) -> None:
         self.unary = CountedPool("unary", threads=UNARY_THREADS, limit=UNARY_THREADS + UNARY_QUEUE)
+        # Deletes and copies may wait for the writer lock; they must not keep lookups and listings from a thread.
+        self.changes = CountedPool("change", threads=CHANGE_THREADS, limit=CHANGE_THREADS + UNARY_QUEUE)
         self.reads = CountedPool("read", threads=concurrent_reads, limit=concurrent_reads)
         self.writes = CountedPool("write", threads=concurrent_writes, limit=concurrent_writes)
         self.refusals = CountedPool("refusal", threads=REFUSAL_THREADS, limit=UNARY_QUEUE)

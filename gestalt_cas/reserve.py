@@ -34,7 +34,7 @@ class Reserve:
     def make(self) -> bool:
         """Allocate the file if it is absent and twice its size is free; returns whether it is there now."""
         wanted = self.wanted_bytes()
-        if self._path.exists() and self._path.stat().st_size >= wanted:
+        if self._size() >= wanted:
             return True
         found = os.statvfs(self._path.parent)
         if found.f_bavail * found.f_frsize < 2 * wanted:
@@ -50,10 +50,17 @@ class Reserve:
             os.close(fd)
         return True
 
+    def keep(self) -> None:
+        """Make the reserve if there is room; a store works without one, so a failure is only logged."""
+        try:
+            self.make()
+        except OSError as error:
+            log.info("no room kept in reserve: %s", error)
+
     def give_up(self) -> bool:
         """Free the reserved blocks; returns whether there were any."""
+        size = self._size()
         try:
-            size = self._path.stat().st_size
             self._path.unlink()
         except FileNotFoundError:
             return False
@@ -68,3 +75,9 @@ class Reserve:
             if not self.give_up():
                 raise
             return removal()
+
+    def _size(self) -> int:
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0

@@ -45,15 +45,15 @@ class S3Service(grpc.GenericRpcHandler):
         self._calls = calls
         self.handlers: dict[str, tuple[Handler, CountedPool, Handler]] = {}
         refusal = on_pool(_refuse, pools.refusals)
-        for name, serve in (
-            ("HeadObject", _head),
-            ("DeleteObject", _delete),
-            ("ListObjects", _list),
-            ("CopyObject", _copy),
-            ("PresignObject", _presign),
+        for name, serve, pool in (
+            ("HeadObject", _head, pools.unary),
+            ("ListObjects", _list, pools.unary),
+            ("PresignObject", _presign, pools.unary),
+            ("DeleteObject", _delete, pools.changes),
+            ("CopyObject", _copy, pools.changes),
         ):
-            behaviour = on_pool(self._unary(name, serve), pools.unary)
-            self._add(name, grpc.unary_unary_rpc_method_handler, behaviour, pools.unary, refusal)
+            behaviour = on_pool(self._unary(name, serve), pool)
+            self._add(name, grpc.unary_unary_rpc_method_handler, behaviour, pool, refusal)
         read, write = on_pool(self._read(), pools.reads), on_pool(self._write(), pools.writes)
         self._add(
             "ReadObject",
@@ -288,8 +288,8 @@ def _copy(mount: Mount, raw: bytes) -> Message:
     return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, request.destination.bucket))
 
 
-def _presign(_: Mount, raw: bytes) -> Message:
-    messages.decode(wire_pb2.PresignObjectRequest, raw)
+def _presign(mount: Mount, raw: bytes) -> Message:
+    mount.namespace.key(messages.decode(wire_pb2.PresignObjectRequest, raw).ref)
     raise NotEnabled("presigned URLs are not available: this release of gestalt-cas has no HTTP endpoint yet")
 
 

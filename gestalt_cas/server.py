@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 import grpc
@@ -36,6 +36,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 """What newer SDK runtimes take and send in one message."""
 LIFECYCLE_THREADS = 4
 _STOP_SECONDS = 1.5
+_TURN_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
 
 
@@ -52,6 +53,7 @@ class Provider:
 
     def configure(self, config: Config) -> None:
         self.mounts.configure(config)
+        log.info("%s", sqlite.describe())
         self.calls.idle_seconds = config.limits.stream_idle_seconds
         self.pools.resize(config.limits.concurrent_reads, config.limits.concurrent_writes)
 
@@ -107,7 +109,6 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
     mount = provider.mounts.present
     assert mount is not None
     directory = mount.store.directory
-    log.info("%s", sqlite.describe())
     return _run(provider, target, stopping, lambda bound: _announce(bound, directory))
 
 
@@ -155,7 +156,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     bound = _bind(server, target)
     server.start()
     ready(bound)
-    stopping.get()
+    _wait_for(stopping)
     log.info("stopping")
     server.stop(_GRACE_SECONDS).wait()
     if not provider.wait_until_closed(_STOP_SECONDS):
@@ -164,6 +165,16 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
         Path(bound.path).unlink(missing_ok=True)
     _leave_at_once()
     return 0
+
+
+def _wait_for(stopping: SimpleQueue[None]) -> None:
+    """Wait for the item in short turns: Python runs a signal's handler on this thread only, and a signal that the
+    system gave to another thread does not end a wait without a timeout (seen in one stop of eight)."""
+    while True:
+        try:
+            return stopping.get(timeout=_TURN_SECONDS)
+        except Empty:
+            continue
 
 
 def _bind(server: grpc.Server, target: Target) -> Target:

@@ -29,13 +29,16 @@ from gestalt_cas import settings as store_settings
 from gestalt_cas.blobs import BlobFile, Blobs, Staged
 from gestalt_cas.config import Limits
 from gestalt_cas.database import WRITE_TIMEOUT, Database
+from gestalt_cas.durability import is_full
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
     DatabaseDamaged,
     NoSuchKey,
     NoSuchVersion,
+    StorageFault,
     StoreError,
+    StoreFull,
     StoreUnusable,
 )
 from gestalt_cas.layout import Layout
@@ -176,6 +179,13 @@ class Store:
             layout.make()
         else:
             layout.require()
+        reserve = Reserve(layout)
+        store = reserve.spend_on(lambda: cls._open(layout, wanted, limits or Limits(), create=create))
+        reserve.keep()
+        return store
+
+    @classmethod
+    def _open(cls, layout: Layout, wanted: Mapping[str, object], limits: Limits, *, create: bool) -> Self:
         locks: list[FileLock | WriterLock] = []
         try:
             writer_lock = WriterLock(layout.root)
@@ -187,7 +197,7 @@ class Store:
             store = cls(
                 layout,
                 Database(layout, writer_lock),
-                Blobs(layout, limits or Limits()),
+                Blobs(layout, limits),
                 schema_lock=schema_lock,
                 writer_lock=writer_lock,
                 server_lock=server_lock,
@@ -195,6 +205,8 @@ class Store:
         except BaseException as error:
             for lock in locks:
                 lock.close()
+            if is_full(error) or (isinstance(error, StorageFault) and layout.full()):
+                raise StoreFull(f"the disk is full: {layout.root} cannot be opened") from error
             if isinstance(error, OSError):
                 reason = error.strerror or error
                 raise StoreUnusable(f"cannot use {layout.root} as a data directory: {reason}") from error
@@ -337,18 +349,20 @@ class Store:
             target = self._resolve(tx, destination)
             rules.check_current_version(conditions, destination.key, versions.current(tx, target))
             digest = bytes.fromhex(found.digest)
-            if not self._blobs.has(digest, found.size):
-                raise BlobMissing(f"payload {found.digest} of the source is missing", digest=found.digest)
-            return versions.append(
-                tx,
-                target,
-                digest,
-                found.size,
-                headers=found.headers,
-                metadata=found.metadata,
-                suspended=store_settings.load(tx).suspended,
-                now_ms=_now_ms(),
-            )
+            if self._blobs.has(digest, found.size):
+                return versions.append(
+                    tx,
+                    target,
+                    digest,
+                    found.size,
+                    headers=found.headers,
+                    metadata=found.metadata,
+                    suspended=store_settings.load(tx).suspended,
+                    now_ms=_now_ms(),
+                )
+        damage = BlobMissing(f"payload {found.digest} of {found.key} is missing or cut short", digest=found.digest)
+        self._record_unfit(damage, found.size)
+        raise damage
 
     def delete(self, key: ObjectKey, *, version_id: str = "") -> ObjectVersion | None:
         """Append a delete marker, or remove the version `version_id` for good; returns the marker or that version.
@@ -371,7 +385,11 @@ class Store:
         with self._database.read() as tx:
             bucket = query.bucket or store_settings.default_bucket(tx)
             scope = tokens.Listing(bucket, prefix, delimiter)
-            after = tokens.decode(scope, query.token) if query.token else listing.start_position(start_after, delimiter)
+            after = (
+                tokens.decode(scope, query.token)
+                if query.token
+                else listing.start_position(start_after, prefix, delimiter)
+            )
             entries, more = listing.walk(
                 lambda lower, limit: versions.seek(tx, bucket, lower, upper, limit),
                 prefix,
@@ -438,8 +456,8 @@ class Store:
 
     def health(self) -> str:
         """What is wrong with the store, in a sentence; "" when nothing is known to be."""
-        if self._database.refusal:
-            return self._database.refusal
+        if self._database.fault:
+            return self._database.fault
         if not self._layout.database.exists():
             return f"the data directory {self._layout.root} has lost its database"
         return ""
@@ -454,9 +472,10 @@ class Store:
         """One round of background work, for the holder of server.lock: shorten the WAL, remake the reserve."""
         wal = self._database.wal_bytes
         if wal > _RESTART_BYTES:
-            self._database.checkpoint(restart=True)
-            if self._database.wal_bytes > _RESTART_BYTES:
-                log.warning("the WAL stays at %d bytes: some reader keeps a transaction open", wal)
+            if not self._database.checkpoint(restart=True):
+                log.warning(
+                    "the WAL has %d bytes and some reader keeps a transaction open: it cannot be shortened", wal
+                )
         elif wal > _PASSIVE_BYTES:
             self._database.checkpoint()
         self._reserve.make()

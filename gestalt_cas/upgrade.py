@@ -28,7 +28,7 @@ from gestalt_cas.sqlite import Connection, DriverError
 
 log = logging.getLogger(__name__)
 
-OPEN_TIMEOUT = 30.0
+OPEN_TIMEOUT = 20.0
 """Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
 
 
@@ -136,6 +136,8 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
             connection.execute("COMMIT")
     except DriverError as error:
         raise sqlite.translate(error) from error
+    except sqlalchemy.exc.DBAPIError as error:
+        raise sqlite.translate(error.orig if isinstance(error.orig, DriverError) else error) from error
     finally:
         connection.close()
     sync_directory(layout.root)

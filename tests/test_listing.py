@@ -56,7 +56,8 @@ def model(names: Collection[str], prefix: str, delimiter: str, start_after: str)
     for name in sorted(names):
         if not name.startswith(prefix) or (start_after and name <= start_after):
             continue
-        if start_after and delimiter and start_after.endswith(delimiter) and name.startswith(start_after):
+        names_group = start_after != prefix and start_after.startswith(prefix) and start_after.endswith(delimiter)
+        if start_after and delimiter and names_group and name.startswith(start_after):
             continue
         head, hit, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
         found[(prefix + head + hit, True) if hit else (name, False)] = None
@@ -76,7 +77,7 @@ def page(
 def all_pages(names: Collection[str], prefix: str, delimiter: str, start_after: str, limit: int) -> list[list[Entry]]:
     """Follow the listing to its end as clients do, through tokens."""
     listing = tokens.Listing("bucket", prefix.encode(), delimiter.encode())
-    after = start_position(start_after.encode(), delimiter.encode())
+    after = start_position(start_after.encode(), prefix.encode(), delimiter.encode())
     pages = []
     while True:
         entries, more = page(names, prefix, delimiter, after, limit)
@@ -117,7 +118,7 @@ def test_every_page_size_shows_the_same(names: set[str], prefix: str, delimiter:
 def test_start_after_a_common_prefix_leaves_its_group_out(names: set[str], data: st.DataObject) -> None:
     delimiter = data.draw(st.sampled_from(["/", "a", "é/", LAST]))
     start_after = data.draw(st.text(few, max_size=3)) + delimiter
-    entries, _ = page(names, "", delimiter, start_position(start_after.encode(), delimiter.encode()), 1000)
+    entries, _ = page(names, "", delimiter, start_position(start_after.encode(), b"", delimiter.encode()), 1000)
     assert shown(entries) == model(names, "", delimiter, start_after)
     covered = {name for name in names if name.startswith(start_after)}
     assert not any(entry.name.decode().startswith(start_after) for entry in entries), covered
@@ -138,7 +139,8 @@ def test_start_after_a_common_prefix_leaves_its_group_out(names: set[str], data:
         ("", "/", "a/1", ["a/", "a0", "b/", "z"]),
         ("", "/", "a/2", ["a0", "b/", "z"]),
         ("", "", "a/", ["a/1", "a/2", "a0", "b/c/d", "z"]),
-        ("a/", "/", "a/", []),
+        ("a/", "/", "a/", ["a/1", "a/2"]),
+        ("a/1", "/", "a/", ["a/1"]),
         ("b", "/", "a", ["b/"]),
         ("a", "/", "b", []),
         ("", "/", "\U0010ffff", []),
@@ -149,7 +151,8 @@ def test_start_after_a_common_prefix_leaves_its_group_out(names: set[str], data:
 def test_table(prefix: str, delimiter: str, start_after: str, expected: list[str]) -> None:
     names = ["a", "a/", "a/1", "a/2", "a0", "b/c/d", "z"]
     assert [name for name, _ in model(names, prefix, delimiter, start_after)] == expected
-    entries, more = page(names, prefix, delimiter, start_position(start_after.encode(), delimiter.encode()), 1000)
+    after = start_position(start_after.encode(), prefix.encode(), delimiter.encode())
+    entries, more = page(names, prefix, delimiter, after, 1000)
     assert [entry.name.decode() for entry in entries] == expected
     assert not more
 
@@ -264,7 +267,14 @@ def test_nothing_follows_a_group_without_successor() -> None:
     ],
 )
 def test_start_position(start_after: bytes, delimiter: bytes, position: Position | None) -> None:
-    assert start_position(start_after, delimiter) == position
+    assert start_position(start_after, b"", delimiter) == position
+    below = None if position is None else Position(b"p/" + position.value, group=position.group)
+    assert start_position(start_after and b"p/" + start_after, b"p/", delimiter) == below
+
+
+@pytest.mark.parametrize("start_after", [b"a/", b"a/b/", b"b/"])
+def test_start_position_that_is_no_group_of_the_listing(start_after: bytes) -> None:
+    assert start_position(start_after, b"a/b/", b"/") == Position(start_after)
 
 
 # Cost

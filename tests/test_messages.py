@@ -169,7 +169,6 @@ def test_dates_of_a_read_are_whole_seconds_and_may_be_absent() -> None:
     assert messages.read_conditions(wire_pb2.ReadObjectRequest()) == Conditions()
     request = wire_pb2.ReadObjectRequest(if_match="m", if_none_match="n")
     request.if_modified_since.seconds, request.if_modified_since.nanos = 10, 999_999_999
-    request.if_unmodified_since.seconds = 0
     assert messages.read_conditions(request) == Conditions("m", "n", 10, None)
     request.if_unmodified_since.SetInParent()
     assert messages.read_conditions(request) == Conditions("m", "n", 10, 0)

@@ -22,8 +22,8 @@ BIG = 24 * MIB
 HALF = 2 * MIB
 """What a half-open upload has sent: more than a server would keep in memory before it begins a staging file."""
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536))
-PROMPT_SECONDS = 5
-"""A generous bound for a call that does next to nothing; a call that is stuck behind a stream takes far longer."""
+PROMPT_SECONDS = 15
+"""A generous bound for a call that does next to nothing; one that is stuck behind a stream waits for its end."""
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 

@@ -213,7 +213,8 @@ HOSTILE = [
     "x" * 256,
     "d/" + "é" * 128,
     "file/below",
-    "link/through",
+    "way/through",
+    "way/new",
     "link",
     "pipe",
     "full",
@@ -231,7 +232,8 @@ def test_nothing_is_ever_written_outside_the_directory(
     if "--delete" in verb:
         (target / "full/of").unlink()
         os.mkfifo(target / "full/of")
-    (target / "link").symlink_to(outside)
+    for name in ("link", "way"):
+        (target / name).symlink_to(outside)
     os.mkfifo(target / "pipe")
     before = files(tmp_path)
 
@@ -246,7 +248,7 @@ def test_nothing_is_ever_written_outside_the_directory(
     assert all(line.startswith("gestalt-cas: skipped ") for line in result.err.splitlines())
     new = {"a/target/file": b"first", "a/target/good": b"good", "a/target/z/good": b"good"}
     assert files(tmp_path) == {**before, **new}
-    assert (target / "link").readlink() == outside
+    assert (target / "link").readlink() == (target / "way").readlink() == outside
 
 
 def test_over_long_paths_are_named_and_skipped(cas: Command, store: Store, bucket: str, tmp_path: Path) -> None:
@@ -408,6 +410,31 @@ def test_a_mistyped_prefix_empties_no_directory(cas: Command, store: Store, buck
     store.delete(ObjectKey(bucket, "right/a"))
     assert cas("sync", f"{bucket}/right", target, "--delete").code == 0
     assert files(target) == {}
+
+
+def test_what_is_stored_is_stored_before_anything_is_removed(
+    cas: Command, store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = fill(tmp_path / "s", {f"new{number}": str(number) for number in range(6)})
+    store_all(store, bucket, {"old": "1"})
+    order: list[str] = []
+    write_one, delete = Store.write, Store.delete
+
+    def slow_write(self: Store, key: ObjectKey, *args: object, **options: object) -> object:
+        time.sleep(0.05)
+        done = write_one(self, key, *args, **options)  # type: ignore[arg-type]
+        order.append(key.key)
+        return done
+
+    def noted_delete(self: Store, key: ObjectKey, **options: str) -> object:
+        order.append(key.key)
+        return delete(self, key, **options)
+
+    monkeypatch.setattr(Store, "write", slow_write)
+    monkeypatch.setattr(Store, "delete", noted_delete)
+    assert cas("sync", source, bucket, "--delete").code == 0
+    assert len(order) == 7
+    assert order[-1] == "old"
 
 
 def test_a_dry_run_changes_nothing(cas: Command, store: Store, bucket: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from gestalt_cas import targets
@@ -115,7 +116,7 @@ def test_the_default_for_a_long_path_is_short_and_its_own(place: Path, monkeypat
 
 def test_a_runtime_directory_that_cannot_be_made_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "file").write_text("")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "file"))
+    monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(place / "file"))
     with pytest.raises(StoreUnusable, match="--grpc"):
         targets.default(Path("/" + "long/" * 30))
 

@@ -148,7 +148,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(session: Session, words: list[str], kind: str, message: str, code: int) -> int:
-    with contextlib.suppress(BrokenPipeError):  # nobody is left to tell
+    with contextlib.suppress(OSError):  # nobody is left to tell
         Output(json=session.json or "--json" in words).failure(kind, message, code)
     return code
 

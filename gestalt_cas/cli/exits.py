@@ -6,9 +6,8 @@ keys in a verb over a whole tree are named and do not stop it; the greatest of t
 
 from __future__ import annotations
 
-import errno
-
 from gestalt_cas import errors
+from gestalt_cas.durability import is_full
 
 OK = 0
 NOT_FOUND = 1
@@ -74,8 +73,6 @@ TABLE: dict[type[errors.StoreError], int] = {
 }
 """Every class of errors.py; a test compares the two."""
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-
 
 def code_of(error: errors.StoreError | OSError) -> int:
     """The exit code for a failure; a class that the table lacks takes the code of its nearest base.
@@ -85,8 +82,3 @@ def code_of(error: errors.StoreError | OSError) -> int:
     if isinstance(error, OSError):
         return FULL if is_full(error) else USAGE
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the local disk, or a quota on it, has no room left."""
-    return error.errno in _NO_ROOM

@@ -20,6 +20,7 @@ from gestalt_cas.cli.listings import pages
 from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.directories import Directory, Obstacle
+from gestalt_cas.durability import is_full
 from gestalt_cas.errors import Cancelled, Damage, InvalidArgument, NoSuchKey, ObjectTooLarge, PreconditionFailed
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.paths import Parts, RemoteTree, order
@@ -102,7 +103,7 @@ class Run:
         except _ONE_NAME as error:
             self.skip(name, str(error), exits.code_of(error))
         except OSError as error:
-            if exits.is_full(error):
+            if is_full(error):
                 raise
             self.skip(name, reason(error))
         else:

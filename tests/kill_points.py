@@ -1,0 +1,100 @@
+"""Ending a process hard at the n-th of its steps, for every n.
+
+For use in a child process of its own (`storage.child`), since it forks: importing once and forking for each point is
+what makes hundreds of points affordable. `os._exit` at a point leaves what kill -9 would: no handler and no `finally`
+runs, the kernel drops the locks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Collection
+from types import FrameType
+from typing import Any
+
+from gestalt_cas import sqlite
+
+KILLED = 9
+
+
+class _Countdown:
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def step(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os._exit(KILLED)
+
+
+def at_statement(number: int) -> None:
+    """End this process before SQLite runs its statement of this number, counted over all connections made from now."""
+    countdown, connect = _Countdown(number), sqlite.driver.connect
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(lambda _: countdown.step())
+        return connection
+
+    sqlite.driver.connect = traced  # type: ignore[attr-defined]
+
+
+def at_line(number: int, modules: Collection[str]) -> None:
+    """End this process before its line of this number in these modules of the package."""
+    countdown = _Countdown(number)
+    ends = tuple(f"/gestalt_cas/{name}.py" for name in modules)
+
+    def line(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            countdown.step()
+        return line
+
+    def call(frame: FrameType, event: str, argument: object) -> Any:
+        return line if frame.f_code.co_filename.endswith(ends) else None
+
+    sys.settrace(call)
+
+
+def in_fork(work: Callable[[], None]) -> int:
+    """Do the work in a forked process: 0 when it was done, KILLED when it was ended; its exception is shown and fatal."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code not in (0, KILLED):
+        sys.exit(f"a forked process ended with {code}")
+    return code
+
+
+def every_point(
+    arm: Callable[[int], None], prepare: Callable[[], None], work: Callable[[], None], check: Callable[[int], None]
+) -> int:
+    """Prepare, end the work at its point number n, check; for n from 1 on until the work is done. Returns the last n."""
+    number = 0
+    while True:
+        number += 1
+        prepare()
+
+        def armed(number: int = number) -> None:
+            arm(number)
+            work()
+
+        code = in_fork(armed)
+
+        def checked(number: int = number) -> None:
+            check(number)
+
+        if in_fork(checked) != 0:
+            sys.exit(f"the check after point {number} was ended")
+        if code == 0:
+            return number

@@ -1,0 +1,49 @@
+"""An invented second format, so that upgrades can be tested while there is only one: a rebuilt table and copied data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gestalt_cas import schema, upgrade
+
+REVISION, FORMAT = "0002", 2
+_SCRIPT = '''
+"""The second format, for tests."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    op.create_table("extra", sa.Column("seq", sa.Integer, primary_key=True), sa.Column("note", sa.Text, nullable=False))
+    op.drop_index("versions_by_key", "versions")
+    with op.batch_alter_table("versions", recreate="always") as batch:
+        batch.add_column(sa.Column("note", sa.Text, nullable=False, server_default="none"))
+    op.create_index("versions_by_key", "versions", ["bucket", "key", sa.text("seq DESC")])
+    op.execute("UPDATE versions SET note = 'was ' || version_id")
+    op.execute("INSERT INTO extra (seq, note) SELECT seq, note FROM versions")
+    ENDING
+'''
+
+
+def write(directory: Path, ending: str = "") -> Path:
+    """Make a directory of migrations with the second format in it; `ending` is its last statement."""
+    shutil.copytree(upgrade.migrations_directory(), directory, ignore=shutil.ignore_patterns("__pycache__"))
+    script = _SCRIPT.replace("ENDING", ending)
+    (directory / "versions" / "0002_second.py").write_text(script)
+    return directory
+
+
+def install(directory: Path, patch: pytest.MonkeyPatch | None = None) -> None:
+    """Make this process one of the release that works with the second format."""
+    if patch is None:
+        patch = pytest.MonkeyPatch()
+    patch.setattr(upgrade, "migrations_directory", lambda: Path(os.fspath(directory)))
+    patch.setattr(schema, "REVISION", REVISION)
+    patch.setattr(schema, "FORMAT", FORMAT)

@@ -1,0 +1,289 @@
+"""The store in force: replaced as a whole, closed when its last call has left, cared for by one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gestalt_cas import Store, mounts
+from gestalt_cas.config import Config, Limits
+from gestalt_cas.errors import (
+    InvalidConfig,
+    NotConfigured,
+    ObjectTooLarge,
+    SettingsConflict,
+    ShuttingDown,
+    StorageFault,
+    StoreUnusable,
+)
+from gestalt_cas.mounts import Mounts, OpenStore
+from storage import Child, body, child, key, put, staged
+
+
+@pytest.fixture(name="mounts")
+def mounts_fixture() -> Iterator[Mounts]:
+    made = Mounts()
+    yield made
+    made.close(timeout=60)
+
+
+@pytest.fixture
+def quick_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_CARE_SECONDS", 0.01)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(6000):
+        if holds():
+            return
+        waiting.wait(0.01)
+    pytest.fail("it never came to hold")
+
+
+def closed(store: Store) -> bool:
+    try:
+        store.settings()
+    except ShuttingDown:
+        return True
+    return False
+
+
+def is_free(directory: Path) -> bool:
+    """Whether no process holds the directory's server.lock."""
+    with Store.open(directory, create=False) as store:
+        return store.claim_server()
+
+
+def test_nothing_works_before_the_first_configuration(mounts: Mounts) -> None:
+    assert mounts.present is None
+    with pytest.raises(NotConfigured), mounts.use():
+        pytest.fail("there is nothing to use")
+
+
+def test_a_configuration_is_used(mounts: Mounts, tmp_path: Path) -> None:
+    config = Config(tmp_path / "a", key_prefix="pre/", settings={"versioning": "suspended"})
+    mounts.configure(config)
+    with mounts.use() as mount:
+        assert mount is mounts.present
+        assert mount.config is config
+        assert mount.namespace.key_prefix == "pre/"
+        assert mount.store.directory == tmp_path / "a"
+        assert mount.store.settings().suspended
+
+
+def test_another_directory_replaces_the_store_when_its_last_call_has_left(mounts: Mounts, tmp_path: Path) -> None:
+    mounts.configure(Config(tmp_path / "a"))
+    with mounts.use() as first, mounts.use() as again:
+        assert first.store is again.store
+        mounts.configure(Config(tmp_path / "b"))
+        with mounts.use() as second:
+            assert second.store.directory == tmp_path / "b"
+        put(first.store, "k", b"still open")
+        assert body(first.store, "k") == b"still open"
+    assert closed(first.store)
+    assert is_free(tmp_path / "a")
+    assert not is_free(tmp_path / "b")
+
+
+def test_the_same_directory_keeps_its_store(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts.configure(Config(tmp_path / "a"))
+    with mounts.use() as before:
+        monkeypatch.chdir(tmp_path)
+        changed = Config(Path("b/../a"), key_prefix="p/", limits=Limits(max_object_bytes=2), settings={"bucket": "x"})
+        mounts.configure(changed)
+        with mounts.use() as after:
+            assert after.store is before.store
+            assert (before.namespace.key_prefix, after.namespace.key_prefix) == ("", "p/")
+            assert after.store.settings().bucket == "x"
+            with pytest.raises(ObjectTooLarge):
+                put(after.store, "k", b"abc")
+    assert not closed(after.store)
+
+
+def test_a_configuration_that_fails_changes_nothing(mounts: Mounts, tmp_path: Path) -> None:
+    mounts.configure(Config(tmp_path / "a"))
+    (tmp_path / "file").write_text("")
+    before = mounts.present
+    for wrong, error in (
+        (Config(tmp_path / "file"), StoreUnusable),
+        (Config(tmp_path / "c", settings={"bucket": ""}), InvalidConfig),
+        (Config(tmp_path / "a", settings={"bucket": ""}), InvalidConfig),
+    ):
+        with pytest.raises(error):
+            mounts.configure(wrong)
+        assert mounts.present is before
+    with mounts.use() as mount:
+        put(mount.store, "k", b"works")
+
+
+def test_a_store_that_cannot_be_tidied_is_closed_again(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(store: Store) -> int:
+        raise StorageFault("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "clean_staging", fail)
+        with pytest.raises(StorageFault):
+            mounts.configure(Config(tmp_path / "a"))
+    assert mounts.present is None
+    assert is_free(tmp_path / "a")
+
+
+def test_uploads_that_were_cut_off_are_removed_at_the_start(mounts: Mounts, tmp_path: Path) -> None:
+    code = """
+        def pieces():
+            yield b"x" * 1000
+            os._exit(9)
+        Store.open(arguments[0]).write(ObjectKey("", "k"), pieces())
+    """
+    child(code, tmp_path / "a", expect=9)
+    assert list((tmp_path / "a" / "staging").iterdir())
+    mounts.configure(Config(tmp_path / "a"))
+    with mounts.use() as mount:
+        assert not staged(mount.store)
+
+
+def test_close_waits_for_calls_and_no_longer_than_told(mounts: Mounts, tmp_path: Path) -> None:
+    mounts.configure(Config(tmp_path / "a"))
+    with mounts.use() as mount:
+        assert not mounts.close(timeout=0.01)
+        assert not closed(mount.store)
+        with pytest.raises(ShuttingDown), mounts.use():
+            pytest.fail("no further call may start")
+        with pytest.raises(ShuttingDown):
+            mounts.configure(Config(tmp_path / "b"))
+    assert closed(mount.store)
+    assert mounts.close(timeout=60)
+    assert not (tmp_path / "b").exists()
+
+
+def test_close_without_a_configuration(mounts: Mounts) -> None:
+    assert mounts.close(timeout=0)
+
+
+def test_a_call_that_meets_a_retired_store_takes_the_next_one(mounts: Mounts, tmp_path: Path) -> None:
+    mounts.configure(Config(tmp_path / "a"))
+    stale = mounts.present
+    assert stale is not None
+    mounts.configure(Config(tmp_path / "b"))
+    fresh = mounts.present
+    assert not stale.opened.enter()
+
+    class Late(Mounts):
+        """Shows the mount that was in force a moment ago once more."""
+
+        shown = [stale, fresh]
+
+        @property
+        def _mount(self) -> object:
+            return self.shown.pop(0)
+
+        @_mount.setter
+        def _mount(self, value: object) -> None:
+            """Leave the list alone."""
+
+    with Late().use() as mount:
+        assert mount is fresh
+
+
+def test_configured_and_used_from_many_threads(mounts: Mounts, tmp_path: Path) -> None:
+    mounts.configure(Config(tmp_path / "0"))
+    wrong: list[BaseException] = []
+    done = threading.Event()
+
+    def use() -> None:
+        try:
+            while not done.is_set():
+                with mounts.use() as mount:
+                    assert not closed(mount.store)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test shows it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 9):
+        mounts.configure(Config(tmp_path / f"{number % 3}"))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_the_caretaker_does_the_background_work(mounts: Mounts, tmp_path: Path) -> None:
+    mounts.configure(Config(tmp_path / "a"))
+    eventually((tmp_path / "a" / "reserve").exists)
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_background_work_that_fails_is_tried_again(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds: list[int] = []
+
+    def maintain(store: Store) -> None:
+        rounds.append(1)
+        raise StorageFault("the disk is ill") if len(rounds) % 2 else OSError("ill as well")
+
+    monkeypatch.setattr(Store, "maintain", maintain)
+    mounts.configure(Config(tmp_path / "a"))
+    eventually(lambda: len(rounds) > 4)
+    assert "background work: the disk is ill" in caplog.text
+
+
+SERVER = """
+    from gestalt_cas.config import Config
+    from gestalt_cas.mounts import Mounts
+    mounts = Mounts()
+    mounts.configure(Config(Path(arguments[0]), settings={"versioning": "suspended"}))
+    print(mounts.present.store.claim_server(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_another_server_takes_over_when_the_first_has_died(mounts: Mounts, tmp_path: Path) -> None:
+    with Child(SERVER, tmp_path / "a") as first:
+        assert first.line() == "True"
+        mounts.configure(Config(tmp_path / "a"))
+        mount = mounts.present
+        assert mount is not None
+        assert not mount.store.claim_server()
+        first.kill()
+        eventually(lambda: (tmp_path / "a" / "reserve").exists())
+        assert mount.store.claim_server()
+
+
+def test_a_server_with_other_settings_than_a_live_one_is_refused(mounts: Mounts, tmp_path: Path) -> None:
+    with Child(SERVER, tmp_path / "a") as first:
+        assert first.line() == "True"
+        with pytest.raises(SettingsConflict, match="versioning"):
+            mounts.configure(Config(tmp_path / "a", settings={"versioning": "enabled"}))
+        assert mounts.present is None
+        mounts.configure(Config(tmp_path / "a", settings={"versioning": "suspended"}))
+    with mounts.use() as mount:
+        assert mount.store.settings().suspended
+
+
+def test_a_store_is_closed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closes: list[int] = []
+    real = Store.close
+    monkeypatch.setattr(Store, "close", lambda store: (closes.append(1), real(store)))
+    opened = OpenStore(Store.open(tmp_path / "a"))
+    assert opened.enter()
+    opened.retire()
+    assert not closes
+    opened.leave()
+    opened.retire()
+    assert closes == [1]
+    assert opened.closed.is_set()
+    with pytest.raises(ShuttingDown):
+        opened.store.delete(key("k"))

@@ -1,0 +1,153 @@
+"""The reserve: room that is really there, given up for removals only, and made again when there is plenty."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gestalt_cas.errors import StorageFault, StoreFull
+from gestalt_cas.layout import Layout
+from gestalt_cas.reserve import Reserve
+from storage import Child
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def reserve(tmp_path: Path) -> Reserve:
+    return Reserve(Layout(tmp_path))
+
+
+def disk(monkeypatch: pytest.MonkeyPatch, *, total: int, free: int) -> None:
+    """Pretend a file system of these sizes in bytes."""
+    found = SimpleNamespace(f_blocks=total // 4096, f_frsize=4096, f_bavail=free // 4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+
+
+@pytest.mark.parametrize(
+    ("total", "size"),
+    [(1 << 40, 16 * MIB), (256 * MIB, 16 * MIB), (255 * MIB, 255 * MIB // 16), (16 * MIB, MIB), (4096, 256)],
+)
+def test_size_is_a_sixteenth_and_at_most_16_mib(
+    total: int, size: int, reserve: Reserve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk(monkeypatch, total=total, free=total)
+    assert reserve.wanted_bytes() == size
+
+
+def test_it_takes_real_blocks_for_its_owner_only(reserve: Reserve, tmp_path: Path) -> None:
+    assert reserve.make()
+    found = (tmp_path / "reserve").stat()
+    assert found.st_size == reserve.wanted_bytes()
+    assert found.st_blocks * 512 >= found.st_size
+    assert found.st_mode & 0o777 == 0o600
+    assert reserve.make()
+    assert (tmp_path / "reserve").stat().st_ino == found.st_ino
+
+
+def test_it_waits_for_twice_its_size(reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk(monkeypatch, total=32 * MIB, free=4 * MIB - 4096)
+    assert not reserve.make()
+    assert not (tmp_path / "reserve").exists()
+    disk(monkeypatch, total=32 * MIB, free=4 * MIB)
+    assert reserve.make()
+    assert (tmp_path / "reserve").stat().st_size == 2 * MIB
+
+
+def test_a_short_one_is_completed(reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk(monkeypatch, total=32 * MIB, free=32 * MIB)
+    (tmp_path / "reserve").write_bytes(b"x" * 4096)
+    assert reserve.make()
+    assert (tmp_path / "reserve").stat().st_size == 2 * MIB
+
+
+def test_room_that_is_gone_meanwhile_is_not_kept_half(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(fd: int, offset: int, length: int) -> None:
+        os.ftruncate(fd, length // 2)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    assert not reserve.make()
+    assert (tmp_path / "reserve").stat().st_size == 0
+    assert not reserve.give_up()
+
+
+def test_giving_up_frees_it_once(reserve: Reserve, tmp_path: Path) -> None:
+    assert not reserve.give_up()
+    reserve.make()
+    assert reserve.give_up()
+    assert not (tmp_path / "reserve").exists()
+    assert not reserve.give_up()
+
+
+def test_a_removal_without_need_leaves_it(reserve: Reserve, tmp_path: Path) -> None:
+    reserve.make()
+    assert reserve.spend_on(lambda: "done") == "done"
+    assert (tmp_path / "reserve").exists()
+
+
+def test_a_removal_that_finds_no_room_gets_it(reserve: Reserve, tmp_path: Path) -> None:
+    reserve.make()
+
+    def removal() -> str:
+        if (tmp_path / "reserve").exists():
+            raise StoreFull("full")
+        return "done"
+
+    assert reserve.spend_on(removal) == "done"
+
+
+def test_a_removal_is_tried_again_once(reserve: Reserve) -> None:
+    reserve.make()
+    calls = []
+
+    def removal() -> None:
+        calls.append(1)
+        raise StoreFull("still full")
+
+    with pytest.raises(StoreFull, match="still full"):
+        reserve.spend_on(removal)
+    assert len(calls) == 2
+    with pytest.raises(StoreFull, match="still full"):
+        reserve.spend_on(removal)
+    assert len(calls) == 3
+
+
+def test_other_failures_cost_no_reserve(reserve: Reserve, tmp_path: Path) -> None:
+    reserve.make()
+
+    def removal() -> None:
+        raise StorageFault("broken")
+
+    with pytest.raises(StorageFault):
+        reserve.spend_on(removal)
+    assert (tmp_path / "reserve").exists()
+
+
+def test_several_processes_handle_it_at_once(tmp_path: Path) -> None:
+    code = """
+        from gestalt_cas.layout import Layout
+        from gestalt_cas.reserve import Reserve
+        reserve = Reserve(Layout(Path(arguments[0])))
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for turn in range(200):
+            reserve.make() if turn % 2 else reserve.give_up()
+        assert reserve.make()
+    """
+    with Child(code, tmp_path) as first, Child(code, tmp_path) as second:
+        for process in (first, second):
+            assert process.line() == "ready"
+        for process in (first, second):
+            process.tell()
+        first.finish()
+        second.finish()
+    reserve = Reserve(Layout(tmp_path))
+    assert reserve.make()
+    assert (tmp_path / "reserve").stat().st_size == reserve.wanted_bytes()
