@@ -18,6 +18,8 @@ from gestalt_cas.layout import Layout
 log = logging.getLogger(__name__)
 
 _LARGEST = 16 << 20
+_WORKING_BYTES = 128 << 10
+"""Left free when a reserve is taken back: SQLite needs a little room to work beside it."""
 Result = TypeVar("Result")
 
 
@@ -39,9 +41,19 @@ class Reserve:
         found = os.statvfs(self._path.parent)
         if found.f_bavail * found.f_frsize < 2 * wanted:
             return False
+        return self._allocate(wanted)
+
+    def _take_back(self) -> None:
+        """Keep what is left of a reserve that was given up, so that the next upload does not take it."""
+        found = os.statvfs(self._path.parent)
+        left = min(self.wanted_bytes(), found.f_bavail * found.f_frsize - _WORKING_BYTES)
+        if left > 0:
+            self._allocate(left)
+
+    def _allocate(self, size: int) -> bool:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, wanted)
+            os.posix_fallocate(fd, 0, size)
         except OSError as error:
             os.ftruncate(fd, 0)
             log.info("no room kept in reserve: %s", error)
@@ -68,13 +80,19 @@ class Reserve:
         return size > 0
 
     def spend_on(self, removal: Callable[[], Result]) -> Result:
-        """Run a call that frees room; when there is no room for it, give up the reserve and run it once more."""
+        """Run a call that must work on a full disk; when it finds no room, give up the reserve and run it once more.
+
+        What the call did not need of the reserve is kept again.
+        """
         try:
             return removal()
         except StoreFull:
             if not self.give_up():
                 raise
-            return removal()
+            try:
+                return removal()
+            finally:
+                self._take_back()
 
     def _size(self) -> int:
         try:

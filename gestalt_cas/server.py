@@ -168,8 +168,11 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
 
 
 def _wait_for(stopping: SimpleQueue[None]) -> None:
-    """Wait for the item in short turns: Python runs a signal's handler on this thread only, and a signal that the
-    system gave to another thread does not end a wait without a timeout (seen in one stop of eight)."""
+    """Wait for the item, in short turns.
+
+    Python runs the handler of a signal on this thread only, and a signal that the system gave to another thread does
+    not end a wait without a timeout (seen in one stop of eight).
+    """
     while True:
         try:
             return stopping.get(timeout=_TURN_SECONDS)

@@ -114,9 +114,26 @@ def test_a_removal_is_tried_again_once(reserve: Reserve) -> None:
     with pytest.raises(StoreFull, match="still full"):
         reserve.spend_on(removal)
     assert len(calls) == 2
+    reserve.give_up()
     with pytest.raises(StoreFull, match="still full"):
         reserve.spend_on(removal)
     assert len(calls) == 3
+
+
+def test_what_a_removal_left_of_the_reserve_is_kept_from_uploads(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve.make()
+    disk(monkeypatch, total=1 << 40, free=3 * MIB)
+    calls = []
+
+    def removal() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise StoreFull("full")
+
+    reserve.spend_on(removal)
+    assert (tmp_path / "reserve").stat().st_size == 3 * MIB - 128 * 1024
 
 
 def test_other_failures_cost_no_reserve(reserve: Reserve, tmp_path: Path) -> None:
