@@ -204,9 +204,14 @@ class Blobs:
             path = self._layout.staging / f"{secrets.token_hex(12)}.part"
             # Read-only from the start: the descriptor of the creating call can write all the same.
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_path_of(path, fd):
-                return Staged(path, fd, self.budget)
+            staged = Staged(path, fd, self.budget)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if _is_path_of(path, fd):
+                    return staged
+            except BaseException:
+                staged.discard()
+                raise
             os.close(fd)  # a cleaner was between our open and our lock
 
     def _fill(self, staged: Staged, pieces: Iterable[bytes | bytearray | memoryview]) -> None:

@@ -7,14 +7,17 @@ deleted: a lock on a deleted file excludes nobody.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from gestalt_cas import sqlite
 from gestalt_cas.durability import sync_directory
 from gestalt_cas.errors import NoStore, StoreUnusable
 from gestalt_cas.schema import APPLICATION_ID
+from gestalt_cas.sqlite import DriverError
 
 LOCKS = ("turnstile.lock", "write.lock", "schema.lock", "server.lock")
 _DATABASE = "metadata.sqlite3"
@@ -23,8 +26,6 @@ _BESIDE = ("-wal", "-shm", "-journal")
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
 _HARMLESS = {"lost+found", "reserve", "keys.json", "grpc.sock"}
-_SQLITE = b"SQLite format 3\0"
-_HEADER_BYTES = 100
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -83,7 +84,7 @@ class Layout:
                 self._refuse_strange_database()
             else:
                 self._refuse_strangers()
-                self._refuse_orphans()
+                self.refuse_orphans()
             self._make_tree()
         except OSError as error:
             raise StoreUnusable(f"cannot use {self.root} as a data directory: {error.strerror or error}") from error
@@ -106,22 +107,31 @@ class Layout:
             )
 
     def _refuse_strange_database(self) -> None:
-        """Leave another program's database, and the directory around it, as it is.
-
-        Reads the file's header (SQLite file format, section 1.3), before anything of this process has it open.
-        """
-        with self.database.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
-        application = int.from_bytes(header[68:72])
-        # A creation that was cut off has no application id in the header yet, but the tree is made before it.
-        ours = application == APPLICATION_ID or (application == 0 and self.blobs.is_dir())
-        if header and not (header.startswith(_SQLITE) and ours):
+        """Leave another program's database, and the directory around it, as it is."""
+        if not self.database.stat().st_size:
+            return
+        application = self._application_id()
+        # A creation that was cut off has no application id in the file yet, but the tree is made before it.
+        if application != APPLICATION_ID and not (application == 0 and self.blobs.is_dir()):
             raise StoreUnusable(
                 f"cannot use {self.root} as a data directory: {self.database} is another program's database, or damaged"
             )
 
-    def _refuse_orphans(self) -> None:
-        """Do not make an empty store over payloads whose rows are lost: gc would take them all for garbage."""
+    def _application_id(self) -> int | None:
+        """What the database file says of its owner, without its WAL; None when it is no database.
+
+        Asked through SQLite, which for an immutable file makes none beside it. A handle of our own would not do:
+        closing it drops the locks that this process may hold on the file through SQLite.
+        """
+        try:
+            connection = sqlite.driver.connect(f"{self.database.as_uri()}?mode=ro&immutable=1", uri=True)
+            with contextlib.closing(connection):
+                return int(connection.execute("PRAGMA application_id").fetchall()[0][0])
+        except DriverError:
+            return None
+
+    def refuse_orphans(self) -> None:
+        """Raise StoreUnusable rather than make an empty store over payloads without rows: gc would remove them all."""
         for name in FAN_OUT:
             directory = self.blobs / name
             if directory.is_dir() and next(directory.iterdir(), None) is not None:

@@ -117,6 +117,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     if found == schema.REVISION:
         return
     if found is None:
+        layout.refuse_orphans()
         _make_empty_database(layout)
     else:
         copy_aside(layout, found)

@@ -14,6 +14,9 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any
 
+# Imported here, before any fork, since the store imports it only when it needs it.
+import alembic.command  # noqa: F401
+
 from gestalt_cas import sqlite
 
 KILLED = 9

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,10 @@ class Failing:
         self.at = at
         self.after = after
         self.calls = 0
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
+        """Stand in for a method too."""
+        return self if instance is None else partial(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.calls += 1

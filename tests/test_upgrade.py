@@ -80,7 +80,7 @@ def second(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def new_release(second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def new_release(old: Path, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second_format.install(second, monkeypatch)
 
 
@@ -244,8 +244,10 @@ def test_a_store_that_does_not_tell_its_revision_is_refused(old: Path, statement
 def test_a_file_that_is_no_database_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / DATABASE).write_bytes(b"These are my notes. " * 1000)
     before = content(tmp_path)
-    with pytest.raises(DatabaseDamaged, match=DATABASE):
+    with pytest.raises(StoreUnusable, match=DATABASE):
         Store.open(tmp_path)
+    with pytest.raises(DatabaseDamaged, match=DATABASE):
+        Store.open(tmp_path, create=False)
     assert content(tmp_path) == before
 
 
@@ -326,6 +328,7 @@ UNFINISHED = [empty_database, zero_bytes, marked_only, stale_wal, leftovers_of_m
 
 @pytest.mark.parametrize("leave", UNFINISHED)
 def test_an_unfinished_creation_is_completed(tmp_path: Path, leave: Any) -> None:
+    (tmp_path / "blobs").mkdir()  # the tree comes first
     leave(tmp_path / DATABASE)
     with Store.open(tmp_path) as store:
         fill(store)
@@ -347,26 +350,57 @@ def test_an_unfinished_creation_is_no_store_to_readers(tmp_path: Path, leave: An
 
 def test_killed_at_every_statement_of_creation(tmp_path: Path) -> None:
     code = """
-        import shutil
         import kill_points, test_upgrade
         directory = Path(arguments[0])
+
+        def prepare():
+            for path in [*directory.glob("metadata*"), *directory.glob("blobs/*/*")]:
+                path.unlink()
 
         def check(number):
             with Store.open(directory) as store:
                 test_upgrade.fill(store)
-            with Store.open(directory, create=False) as store:
                 test_upgrade.intact(store)
             assert not list(directory.glob("*.new*"))
 
         print(kill_points.every_point(
-            kill_points.at_statement,
-            lambda: shutil.rmtree(directory, ignore_errors=True),
-            lambda: Store.open(directory).close(),
-            check,
+            kill_points.at_statement, prepare, lambda: Store.open(directory).close(), check
         ))
     """
     points = int(child(code, tmp_path / "store"))
     assert points > 30
+
+
+@pytest.mark.parametrize("leave", [None, empty_database, zero_bytes, marked_only])
+def test_no_empty_store_is_made_over_payloads_without_rows(old: Path, leave: Any) -> None:
+    """Their database was lost. A new one would make garbage of them all."""
+    (old / DATABASE).unlink()
+    if leave is not None:
+        leave(old / DATABASE)
+    before = sorted(path.name for path in old.rglob("*"))
+    with pytest.raises(StoreUnusable, match="payloads"):
+        Store.open(old)
+    after = sorted(path.name for path in old.rglob("*") if not path.name.endswith(("-shm", "-wal")))
+    assert after == [name for name in before if not name.endswith(("-shm", "-wal"))]
+
+
+def test_opening_again_keeps_the_locks_of_those_who_have_it_open(tmp_path: Path) -> None:
+    """Closing any handle of our own on the database would drop what SQLite has locked in this process."""
+    database_file = tmp_path / "store" / DATABASE
+
+    def locks() -> list[list[str]]:
+        inode = database_file.stat().st_ino
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        return [line[1:5] for line in lines if line[1] == "POSIX" and line[5].endswith(f":{inode}")]
+
+    with Store.open(tmp_path / "store") as store:
+        fill(store)
+        held = locks()
+        assert held == [["POSIX", "ADVISORY", "READ", f"{os.getpid()}"]]
+        for create in (True, False):
+            with Store.open(tmp_path / "store", create=create) as again:
+                intact(again)
+            assert locks() == held
 
 
 def test_full_while_creating_leaves_nothing_that_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

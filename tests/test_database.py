@@ -1,0 +1,702 @@
+"""Transactions and their ends: done, refused with nothing changed, or unknown; and what a failing disk leads to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gestalt_cas import Store, database, sqlite
+from gestalt_cas import store as store_module
+from gestalt_cas.errors import (
+    DatabaseDamaged,
+    NoSuchKey,
+    OutcomeUnknown,
+    PreconditionFailed,
+    ShuttingDown,
+    StorageFault,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+)
+from gestalt_cas.locks import FileLock
+from storage import Child, body, change, child, history, key, put, rows
+
+BUSY, IOERR, CORRUPT, FULL, NOTADB = 5, 10, 11, 13, 26
+IOERR_FSYNC = 1034  # an extended code: its primary one is IOERR
+
+
+def driver_error(code: int, text: str = "made up") -> Exception:
+    error = sqlite.driver.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error
+
+
+class Faulty:
+    """A driver connection whose statements that start with `sql` fail, once or `times`; `after` doing their work."""
+
+    def __init__(self, real: Any, sql: str, error: Exception, *, after: bool = False, times: int = 1) -> None:
+        self.real, self.sql, self.error, self.after, self.times = real, sql, error, after, times
+        self.statements: list[str] = []
+        self.closed = False
+
+    def execute(self, sql: str, *parameters: object) -> Any:
+        self.statements.append(sql)
+        if not sql.startswith(self.sql) or not self.times:
+            return self.real.execute(sql, *parameters)
+        self.times -= 1
+        if self.after:
+            self.real.execute(sql, *parameters)
+        raise self.error
+
+    def executemany(self, sql: str, parameters: object) -> Any:
+        return self.real.executemany(sql, parameters)
+
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self.real.in_transaction)
+
+    def close(self) -> None:
+        self.closed = True
+        self.real.close()
+
+
+def break_writer(store: Store, sql: str, code: int, **options: Any) -> Faulty:
+    faulty = Faulty(store._database._writer, sql, driver_error(code), **options)
+    store._database._writer = faulty  # type: ignore[assignment]
+    return faulty
+
+
+def break_reader(store: Store, sql: str, code: int, **options: Any) -> Faulty:
+    """Make the next read meet the fault."""
+    store.settings()  # so that there is an idle connection
+    readers = store._database._readers
+    readers[-1] = faulty = Faulty(readers[-1], sql, driver_error(code), **options)  # type: ignore[assignment]
+    return faulty
+
+
+def writer(store: Store) -> Any:
+    return store._database._writer
+
+
+# ---- transactions ----
+
+
+def test_a_write_is_seen_when_its_block_has_ended(store: Store) -> None:
+    with store._database.write() as tx:
+        tx.execute("UPDATE counter SET seq = 77")
+        assert rows(store, "SELECT seq FROM counter") == [(0,)]
+    assert rows(store, "SELECT seq FROM counter") == [(77,)]
+
+
+@pytest.mark.parametrize("error", [PreconditionFailed("no"), ValueError(), KeyboardInterrupt()])
+def test_what_the_block_raises_undoes_it(store: Store, error: BaseException) -> None:
+    with pytest.raises(type(error)), store._database.write() as tx:
+        tx.execute("UPDATE counter SET seq = 77")
+        raise error
+    assert rows(store, "SELECT seq FROM counter") == [(0,)]
+    put(store, "k", b"works on")
+
+
+def test_a_read_is_one_view(store: Store) -> None:
+    put(store, "k", b"one")
+    with store._database.read() as tx:
+        before = tx.execute("SELECT seq FROM counter").fetchall()
+        put(store, "k", b"two")
+        assert tx.execute("SELECT seq FROM counter").fetchall() == before
+    assert rows(store, "SELECT seq FROM counter") != before
+
+
+def test_what_a_read_raises_gives_its_connection_back(store: Store) -> None:
+    store.settings()
+    idle = list(store._database._readers)
+    with pytest.raises(NoSuchKey):
+        body(store, "absent")
+    assert store._database._readers == idle
+    assert not idle[0].in_transaction
+
+
+def test_a_read_cannot_write(store: Store) -> None:
+    with pytest.raises(StorageFault, match="readonly"), store._database.read() as tx:
+        tx.execute("UPDATE counter SET seq = 77")
+    assert rows(store, "SELECT seq FROM counter") == [(0,)]
+
+
+def test_every_connection_has_the_settings_that_keep_commits(store: Store) -> None:
+    with store._database.read() as reader, store._database.write() as tx:
+        for connection in (reader, tx):
+            for pragma, expected in (("wal_autocheckpoint", 0), ("synchronous", 2), ("foreign_keys", 1)):
+                assert connection.execute(f"PRAGMA {pragma}").fetchall() == [(expected,)], pragma
+        assert reader.execute("PRAGMA query_only").fetchall() == [(1,)]
+
+
+def test_idle_readers_are_kept_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_IDLE_READERS", 2)
+    blocks = [store._database.read() for _ in range(4)]
+    connections = [block.__enter__() for block in blocks]
+    assert len({id(connection) for connection in connections}) == 4
+    for block in blocks:
+        block.__exit__(None, None, None)
+    assert len(store._database._readers) == 2
+    with pytest.raises(sqlite.driver.ProgrammingError):
+        connections[-1].execute("SELECT 1")
+
+
+def test_many_threads_read_and_write(store: Store) -> None:
+    put(store, "k", b"0")
+    wrong: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(10):
+                put(store, f"{number}", f"{turn}".encode())
+                assert body(store, f"{number}") == f"{turn}".encode()
+                assert body(store, "k") == b"0"
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test shows it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert rows(store, "SELECT count(*), max(seq) FROM versions") == [(61, 61)]
+
+
+# ---- a failing disk ----
+
+
+@pytest.mark.parametrize("code", [IOERR, IOERR_FSYNC])
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_commit_that_fails_is_unknown_and_absent_or_whole(store: Store, code: int, reached: bool) -> None:
+    put(store, "k", b"before")
+    faulty = break_writer(store, "COMMIT", code, after=reached)
+    with pytest.raises(OutcomeUnknown, match="outcome unknown"):
+        put(store, "k", b"after", metadata={"a": "b"})
+    assert "disk failed" in store.health()
+    found = history(store, "k")
+    assert [dict(version.metadata) for version in found] == ([{"a": "b"}, {}] if reached else [{}])
+    assert body(store, "k") == (b"after" if reached else b"before")
+    put(store, "k", b"next")
+    assert faulty.closed
+    assert writer(store) is not faulty
+    assert store.health() == ""
+    assert body(store, "k") == b"next"
+
+
+@pytest.mark.parametrize("sql", ["BEGIN IMMEDIATE", "PRAGMA user_version", "INSERT INTO versions"])
+def test_an_io_error_before_commit_changes_nothing_and_the_files_are_opened_anew(store: Store, sql: str) -> None:
+    put(store, "k", b"before")
+    faulty = break_writer(store, sql, IOERR)
+    with pytest.raises(StorageFault):
+        put(store, "k", b"after")
+    assert body(store, "k") == b"before"
+    put(store, "k", b"next")
+    assert faulty.closed
+    assert [body(store, "k", version_id=version.version_id) for version in history(store, "k")] == [b"next", b"before"]
+
+
+def test_the_database_is_checked_before_it_is_written_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"one")
+    made: list[Faulty] = []
+    connect = database.connect
+    monkeypatch.setattr(
+        database, "connect", lambda path: made.append(Faulty(connect(path), "none", ValueError())) or made[-1]
+    )
+    put(store, "k", b"two")
+    statements = made[0].statements
+    assert statements[0] == "PRAGMA quick_check(1)"
+    assert "BEGIN IMMEDIATE" in statements[1:]
+
+
+def test_an_io_error_of_a_reader_counts_too(store: Store) -> None:
+    put(store, "k", b"one")
+    before = writer(store)
+    faulty = break_reader(store, "SELECT", IOERR)
+    with pytest.raises(StorageFault):
+        body(store, "k")
+    assert faulty.closed
+    assert "disk failed" in store.health()
+    assert body(store, "k") == b"one"
+    put(store, "k", b"two")
+    assert writer(store) is not before
+    assert store.health() == ""
+
+
+def test_a_rollback_that_fails_leads_to_new_files(store: Store) -> None:
+    faulty = break_writer(store, "ROLLBACK", IOERR)
+    with pytest.raises(PreconditionFailed), store._database.write():
+        raise PreconditionFailed("no")
+    put(store, "k", b"one")
+    assert faulty.closed
+
+
+def test_a_reader_that_cannot_be_rolled_back_is_not_used_again(store: Store) -> None:
+    faulty = break_reader(store, "ROLLBACK", IOERR)
+    with pytest.raises(NoSuchKey):
+        body(store, "absent")
+    assert faulty.closed
+    assert faulty not in store._database._readers
+
+
+def test_files_that_cannot_be_opened_again_are_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"one")
+
+    def refuse(path: Path) -> None:
+        raise StorageFault("cannot be opened")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "connect", refuse)
+        for _ in range(2):
+            with pytest.raises(StorageFault, match="cannot be opened"):
+                put(store, "k", b"two")
+    put(store, "k", b"three")
+    assert body(store, "k") == b"three"
+
+
+def test_a_quick_check_that_fails_for_now_is_repeated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"one")
+    connect = database.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "connect", lambda path: Faulty(connect(path), "PRAGMA quick_check", driver_error(IOERR)))
+        with pytest.raises(StorageFault):
+            put(store, "k", b"two")
+    put(store, "k", b"three")
+    assert store.health() == ""
+
+
+def test_closing_with_a_fault_closes_the_rest(store: Store) -> None:
+    faulty = break_writer(store, "none", IOERR)
+    idle = break_reader(store, "none", IOERR)
+
+    def fail() -> None:
+        raise driver_error(IOERR)
+
+    real, faulty.real = faulty.real, type("Failing", (), {"close": staticmethod(fail)})
+    store.close()
+    assert faulty.closed
+    assert idle.closed
+    real.close()
+
+
+# ---- no room ----
+
+
+@pytest.mark.parametrize("sql", ["INSERT INTO versions", "COMMIT"])
+def test_no_room_is_told_and_changes_nothing(store: Store, sql: str) -> None:
+    put(store, "k", b"before")
+    faulty = break_writer(store, sql, FULL)
+    with pytest.raises(StoreFull):
+        put(store, "k", b"after")
+    assert body(store, "k") == b"before"
+    assert store.health() == ""
+    put(store, "k", b"next")
+    assert writer(store) is faulty  # there is nothing wrong with the files
+
+
+def test_no_room_in_the_database_itself(store: Store) -> None:
+    put(store, "k", b"before")
+    ((pages,),) = rows(store, "PRAGMA page_count")
+    limit = store._database._writer
+    assert limit is not None
+    limit.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(StoreFull):
+        for number in range(100):
+            put(store, f"{number}", b"x", metadata={"m": "x" * 8000})
+    assert body(store, "k") == b"before"
+    limit.execute("PRAGMA max_page_count=1000000")
+    put(store, "k", b"after")
+    assert rows(store, "PRAGMA integrity_check") == [("ok",)]
+
+
+# ---- damage ----
+
+
+@pytest.mark.parametrize("code", [CORRUPT, NOTADB])
+@pytest.mark.parametrize("sql", ["BEGIN IMMEDIATE", "INSERT INTO versions", "COMMIT"])
+def test_damage_found_by_a_write_stops_writes(store: Store, sql: str, code: int) -> None:
+    put(store, "k", b"one")
+    break_writer(store, sql, code)
+    with pytest.raises(DatabaseDamaged):
+        put(store, "k", b"two")
+    refused(store)
+    assert body(store, "k") == b"one"
+
+
+def refused(store: Store) -> None:
+    assert "writes are refused" in store.health()
+    for call in (
+        lambda: put(store, "k", b"x"),
+        lambda: store.delete(key("k")),
+        lambda: store.copy(key("k"), key("l")),
+        lambda: store.change_settings({"bucket": "x"}),
+        lambda: store._database.checkpoint(),
+    ):
+        with pytest.raises(DatabaseDamaged, match="writes are refused"):
+            call()
+    assert not list((store.directory / "staging").iterdir())
+
+
+def test_damage_found_by_a_read_stops_writes(store: Store) -> None:
+    put(store, "k", b"one")
+    break_reader(store, "SELECT", CORRUPT)
+    with pytest.raises(DatabaseDamaged):
+        body(store, "k")
+    refused(store)
+
+
+def test_damage_found_by_the_check_after_a_fault_stops_writes(store: Store) -> None:
+    put(store, "k", b"one")
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"two")
+    code = """
+        from gestalt_cas import sqlite
+        connection = sqlite.driver.connect(arguments[0], isolation_level=None)
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'current'").fetchall()[0][0]
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        with open(arguments[0], "r+b") as file:
+            file.seek((root - 1) * 8192)
+            file.write(b"\\xff" * 64)
+    """
+    child(code, store.directory / "metadata.sqlite3")
+    with pytest.raises(DatabaseDamaged):
+        put(store, "k", b"three")
+    refused(store)
+
+
+def test_a_database_that_became_something_else_stops_writes(store: Store) -> None:
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"one")
+    code = """
+        for path in Path(arguments[0]).glob("metadata.sqlite3*"):
+            path.write_bytes(b"garbage" * 10_000)
+    """
+    child(code, store.directory)
+    with pytest.raises(DatabaseDamaged):
+        put(store, "k", b"two")
+    assert "writes are refused" in store.health()
+
+
+SCRIBBLES: dict[str, Callable[[bytearray], bytearray]] = {
+    "empty pages": lambda data: data[:8192] + bytes(len(data) - 8192),
+    "first half": lambda data: data[: len(data) // 2],
+    "one page": lambda data: data[:8192],
+    "part of a page": lambda data: data[:5000],
+    "header only": lambda data: data[:100],
+    "half a header": lambda data: data[:50],
+    "ones": lambda data: data[:8192] + b"\xff" * (len(data) - 8192),
+    "shifted": lambda data: data[:4096] + data,
+    "header of garbage": lambda data: bytearray(b"\xa5" * 100) + data[100:],
+    "schema page": lambda data: data[:100] + b"\xa5" * 4000 + data[4100:],
+}
+
+
+@pytest.mark.parametrize("scribble", SCRIBBLES)
+def test_a_damaged_file_gives_errors_of_the_store_only(tmp_path: Path, scribble: str) -> None:
+    directory = tmp_path / "store"
+    with Store.open(directory) as store:
+        for number in range(60):
+            put(store, f"key {number:03}", b"%d" % number, metadata={"m": "x" * 300})
+    path = directory / "metadata.sqlite3"
+    path.write_bytes(SCRIBBLES[scribble](bytearray(path.read_bytes())))
+    met: list[StoreError] = []
+    try:
+        with Store.open(directory, create=False) as store:
+            for number in range(60):
+                try:
+                    assert body(store, f"key {number:03}") == b"%d" % number
+                except StoreError as error:
+                    met.append(error)
+            try:
+                put(store, "new", b"new")
+            except StoreError as error:
+                met.append(error)
+    except StoreError as error:
+        met.append(error)
+    assert any(isinstance(error, DatabaseDamaged) for error in met), met
+    assert not any(isinstance(error, StoreFull) for error in met)
+
+
+# ---- other users of the file ----
+
+
+def test_a_foreign_writer_makes_it_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_FOREIGN_WAIT", 0.05)
+    code = """
+        from gestalt_cas import sqlite
+        connection = sqlite.driver.connect(arguments[0], isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        print("begun", flush=True)
+        sys.stdin.readline()
+        connection.execute("ROLLBACK")
+    """
+    with Store.open(tmp_path / "store") as store, Child(code, store.directory / "metadata.sqlite3") as foreign:
+        assert foreign.line() == "begun"
+        with pytest.raises(StoreBusy, match="another program"):
+            put(store, "k", b"one")
+        foreign.tell()
+        foreign.finish()
+        put(store, "k", b"two")
+        assert len(history(store, "k")) == 1
+
+
+def test_a_write_names_who_holds_the_lock(store: Store) -> None:
+    code = """
+        store = Store.open(arguments[0])
+        with store._database.write():
+            print("in", flush=True)
+            sys.stdin.readline()
+    """
+    with Child(code, store.directory) as other:
+        assert other.line() == "in"
+        with pytest.raises(StoreBusy, match=f"process {other.pid}"), store._database.write(timeout=0.02):
+            pytest.fail("another process writes")
+        assert store.settings()  # readers are not held up
+        other.tell()
+        other.finish()
+
+
+# ---- the WAL ----
+
+
+def test_no_commit_checkpoints_by_itself(store: Store) -> None:
+    for number in range(40):
+        put(store, f"{number}", b"x", metadata={"m": "x" * 60_000})
+    assert store._database.wal_bytes > 40 * 60_000
+
+
+@pytest.mark.parametrize(("passive", "restart", "mode"), [(1, 1 << 30, "PASSIVE"), (1, 1, "RESTART")])
+def test_background_work_shortens_the_wal(
+    store: Store, monkeypatch: pytest.MonkeyPatch, passive: int, restart: int, mode: str
+) -> None:
+    monkeypatch.setattr(store_module, "_PASSIVE_BYTES", passive)
+    monkeypatch.setattr(store_module, "_RESTART_BYTES", restart)
+    put(store, "k", b"one")
+    spy = break_writer(store, "none", IOERR)
+    store.maintain()
+    assert [sql for sql in spy.statements if "wal_checkpoint" in sql] == [f"PRAGMA wal_checkpoint({mode})"]
+    assert rows(store, "PRAGMA busy_timeout") == [(5000,)]
+
+
+def test_a_short_wal_is_left_alone(store: Store) -> None:
+    put(store, "k", b"one")
+    spy = break_writer(store, "none", IOERR)
+    store.maintain()
+    assert not spy.statements
+
+
+def test_a_restart_lets_the_wal_begin_anew(store: Store) -> None:
+    for number in range(20):
+        put(store, f"{number}", b"x", metadata={"m": "x" * 60_000})
+    long = store._database.wal_bytes
+    assert store._database.checkpoint(restart=True)
+    put(store, "k", b"one")
+    put(store, "k", b"two")
+    assert store._database.wal_bytes <= long
+    assert rows(store, "PRAGMA wal_checkpoint")[0][1] < 40  # pages in the WAL
+
+
+def test_a_reader_in_the_way_is_not_waited_for(store: Store) -> None:
+    put(store, "k", b"one")
+    with store._database.read() as tx:
+        tx.execute("SELECT count(*) FROM versions").fetchall()
+        put(store, "k", b"two")
+        assert not store._database.checkpoint(restart=True)
+    assert store._database.checkpoint(restart=True)
+
+
+def test_a_writer_relieves_a_wal_that_nobody_cares_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    spy = break_writer(store, "none", IOERR)
+    put(store, "k", b"one")
+    assert not [sql for sql in spy.statements if "wal_checkpoint" in sql]
+    monkeypatch.setattr(database, "RELIEF_BYTES", 1)
+    put(store, "k", b"two")
+    assert spy.statements[-2:] == ["COMMIT", "PRAGMA wal_checkpoint(PASSIVE)"]
+
+
+@pytest.mark.parametrize("code", [IOERR, FULL, BUSY])
+def test_a_commit_stands_when_the_checkpoint_after_it_fails(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(database, "RELIEF_BYTES", 1)
+    break_writer(store, "PRAGMA wal_checkpoint", code)
+    put(store, "k", b"one")
+    assert body(store, "k") == b"one"
+    put(store, "k", b"two")
+    assert len(history(store, "k")) == 2
+
+
+@pytest.mark.parametrize(("code", "error"), [(IOERR, StorageFault), (FULL, StoreFull), (CORRUPT, DatabaseDamaged)])
+def test_a_checkpoint_that_fails_says_so(store: Store, code: int, error: type[StoreError]) -> None:
+    break_writer(store, "PRAGMA wal_checkpoint", code)
+    with pytest.raises(error):
+        store._database.checkpoint()
+
+
+def test_an_absent_wal_is_of_no_length(store: Store) -> None:
+    put(store, "k", b"x")
+    store.close()
+    assert not (store.directory / "metadata.sqlite3-wal").exists()
+    assert store._database.wal_bytes == 0
+
+
+# ---- closing ----
+
+
+def test_after_close_every_call_says_so(store: Store) -> None:
+    put(store, "k", b"one")
+    store.close()
+    store.close()
+    for call in (
+        lambda: put(store, "k", b"x"),
+        lambda: body(store, "k"),
+        lambda: store.head(key("k")),
+        lambda: store.delete(key("k")),
+        lambda: store.copy(key("k"), key("l")),
+        lambda: store.settings(),
+        lambda: store.change_settings({"bucket": "x"}),
+        lambda: store._database.checkpoint(),
+        lambda: store.buckets(),
+        lambda: store.claim_server(),
+    ):
+        with pytest.raises(ShuttingDown):
+            call()
+    assert not list((store.directory / "staging").iterdir())
+
+
+def test_connections_are_closed_under_the_writer_lock(store: Store) -> None:
+    seen: list[bool] = []
+    probe = FileLock(store.directory / "write.lock")
+
+    class Watched(Faulty):
+        def close(self) -> None:
+            seen.append(probe.try_acquire())
+            super().close()
+
+    store.settings()
+    database_ = store._database
+    database_._writer = Watched(database_._writer, "none", ValueError())  # type: ignore[assignment]
+    database_._readers = [Watched(reader, "none", ValueError()) for reader in database_._readers]  # type: ignore[misc]
+    store.close()
+    assert seen == [False] * 2
+    probe.close()
+
+
+@pytest.fixture
+def abandoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Connections that were left open; closed in the end, when nobody can mind."""
+    left: list[Any] = []
+    monkeypatch.setattr(database, "_abandoned", left)
+    yield left
+    for connection in left:
+        connection.close()
+
+
+def test_without_the_lock_connections_are_left_open(store: Store, abandoned: list[Any]) -> None:
+    put(store, "k", b"one")
+    holder = FileLock(store.directory / "write.lock")
+    assert holder.try_acquire()
+    before = writer(store)
+    store._database.close(timeout=0.02)
+    assert before in abandoned
+    assert len(abandoned) == 2
+    assert before.execute("SELECT count(*) FROM versions").fetchall() == [(1,)]
+    holder.close()
+
+
+@pytest.mark.parametrize("locks_closed", [True, False])
+def test_a_read_that_outlives_the_store_ends_well(store: Store, abandoned: list[Any], locks_closed: bool) -> None:
+    put(store, "k", b"one")
+    with store._database.read() as tx:
+        if locks_closed:
+            store.close()
+        else:
+            store._database.close()
+        assert tx.execute("SELECT count(*) FROM versions").fetchall() == [(1,)]
+    assert (tx in abandoned) is locks_closed
+
+
+def test_a_writer_that_is_at_work_is_waited_for(store: Store) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def inside() -> None:
+        with store._database.write() as tx:
+            begun.set()
+            go_on.wait(60)
+            tx.execute("UPDATE counter SET seq = 77")
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    assert begun.wait(60)
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    go_on.set()
+    thread.join()
+    closing.join()
+    with Store.open(store.directory) as again:
+        assert rows(again, "SELECT seq FROM counter") == [(77,)]
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "garbage").write_bytes(b"no database " * 1000)
+    made: list[Any] = []
+
+    class Driver:
+        def connect(self, *arguments: Any, **options: Any) -> Faulty:
+            made.append(Faulty(sqlite_driver.connect(*arguments, **options), "none", ValueError()))
+            return made[-1]
+
+    sqlite_driver = sqlite.driver
+    monkeypatch.setattr(sqlite, "driver", Driver())
+    with pytest.raises(DatabaseDamaged):
+        database.connect(tmp_path / "garbage")
+    assert [connection.closed for connection in made] == [True]
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StorageFault):
+        database.connect(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("database or disk is full", StoreFull),
+        ("disk I/O error", StorageFault),
+        ("database is locked", StoreBusy),
+        ("database table is locked", StoreBusy),
+        ("database disk image is malformed", DatabaseDamaged),
+        ("file is not a database", DatabaseDamaged),
+        ("no such table: x", StorageFault),
+    ],
+)
+def test_a_driver_without_codes_is_understood_by_its_words(text: str, error: type[StoreError]) -> None:
+    failure = sqlite.driver.OperationalError(text)
+    assert type(sqlite.translate(failure)) is error
+    assert sqlite.is_io_error(failure) is (text == "disk I/O error")
+
+
+@pytest.mark.parametrize(
+    ("version", "bug"),
+    [
+        ((3, 6, 23), False), ((3, 7, 0), True), ((3, 40, 1), True), ((3, 44, 5), True), ((3, 44, 6), False),
+        ((3, 45, 0), True), ((3, 50, 6), True), ((3, 50, 7), False), ((3, 51, 0), True), ((3, 51, 2), True),
+        ((3, 51, 3), False), ((3, 53, 4), False),
+    ],
+)  # fmt: skip
+def test_which_sqlite_has_the_wal_reset_bug(version: tuple[int, int, int], bug: bool) -> None:
+    assert sqlite.has_wal_reset_bug(version) is bug
