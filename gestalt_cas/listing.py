@@ -9,8 +9,9 @@ contract 3.7.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 Row = tuple[bytes, int]
 """A current key and the sequence of its version."""
@@ -95,6 +96,14 @@ def walk(seek: Seek, prefix: bytes, delimiter: bytes, after: Position | None, li
         lower = last + b"\0" if skip is None else successor(skip)
         batch = _next_batch(len(rows), len(entries) - before, limit)
     return entries, False
+
+
+def runs(entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
+    """The first and last key of each run of keys that no common prefix interrupts: ranges without any other key."""
+    for keys, run in groupby(entries, key=lambda entry: entry.seq is not None):
+        if keys:
+            names = [entry.name for entry in run]
+            yield names[0], names[-1]
 
 
 def _next_batch(rows: int, entries: int, limit: int) -> int:

@@ -49,9 +49,9 @@ blobs = Table(
 versions = Table(
     "versions",
     metadata,
-    Column("seq", Integer, primary_key=True, comment="position in the one order of all changes"),
     Column("bucket", Text, nullable=False),
     Column("key", LargeBinary, nullable=False, comment="UTF-8 bytes of the key"),
+    Column("seq", Integer, nullable=False, comment="position in the one order of all changes; no two rows share one"),
     Column("version_id", Text, nullable=False, comment="what callers see; 'null' for S3's null version"),
     Column("digest", LargeBinary, ForeignKey("blobs.digest"), comment="the payload; NULL: a delete marker"),
     Column("size", Integer, nullable=False, comment="payload size in bytes; 0 for a delete marker"),
@@ -62,9 +62,11 @@ versions = Table(
     Column("gone_seq", Integer, comment="the change that removed the version for good; NULL: not removed"),
     Column("gone_ms", Integer, comment="when that was, Unix milliseconds"),
     CheckConstraint("(gone_seq IS NULL) = (gone_ms IS NULL)", name="gone_together"),
+    # Rows lie in key order, not in the order of changes: a page of a listing then reads neighbours, whatever order the
+    # keys came in (docs/performance.md), and a key's history is one range.
+    PrimaryKeyConstraint("bucket", "key", "seq"),
+    sqlite_with_rowid=False,
 )
-# Descending within a key: "the newest version of a key" and "newest first" are both the start of a range scan.
-Index("versions_by_key", versions.c.bucket, versions.c.key, versions.c.seq.desc())
 Index("versions_by_digest", versions.c.digest, sqlite_where=text("digest IS NOT NULL"))
 # At most one null version per key, and found without walking the key's history.
 Index(

@@ -397,7 +397,11 @@ class Store:
                 after,
                 query.limit,
             )
-            found = versions.by_seqs(tx, bucket, [entry.seq for entry in entries if entry.seq is not None])
+            found = {
+                version.seq: version
+                for first, last in listing.runs(entries)
+                for version in versions.current_run(tx, bucket, first, last)
+            }
         fitting = _fitting(entries, found)
         more = more or fitting < len(entries)
         shown = entries[:fitting]

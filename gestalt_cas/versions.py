@@ -15,9 +15,10 @@ import base64
 import binascii
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -68,15 +69,15 @@ _v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
 _HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
 _ROW = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.content_type, _v.headers, _v.metadata)
 
-_CURRENT = Prepared(
+_POINTED = schema.current.join(schema.versions, and_(_v.bucket == _c.bucket, _v.key == _c.key, _v.seq == _c.seq))
+_CURRENT = Prepared(select(*_ROW).select_from(_POINTED).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
+_CURRENT_RUN = Prepared(
     select(*_ROW)
-    .select_from(schema.current.join(schema.versions, _v.seq == _c.seq))
-    .where(_c.bucket == _p("bucket"), _c.key == _p("key"))
+    .select_from(_POINTED)
+    .where(_c.bucket == _p("bucket"), _c.key >= _p("first"), _c.key <= _p("last"))
+    .order_by(_c.key)
 )
 _NEWEST = Prepared(select(*_ROW).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
-_BY_SEQS = Prepared(
-    select(*_ROW).where(_v.seq.in_(select(literal_column("value")).select_from(func.json_each(_p("seqs")))))
-)
 _DRAW = Prepared(
     update(schema.counter)
     .values(
@@ -90,7 +91,7 @@ _INSERT = Prepared(
         {column.name: _p(column.name) for column in schema.versions.c if not column.name.startswith("gone_")}
     )
 )
-_REMOVE = Prepared(delete(schema.versions).where(_v.seq == _p("seq")))
+_REMOVE = Prepared(delete(schema.versions).where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.seq == _p("seq")))
 _POINT = Prepared(
     upsert(schema.current)
     .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
@@ -121,12 +122,13 @@ _NULL = Prepared(select(*_ROW, _IS_NEWEST).where(_HERE, _v.version_id == literal
 _HISTORY = Prepared(
     select(*_ROW, _IS_NEWEST)
     .where(_IN_BUCKET, _v.key >= _p("lower"))
-    .order_by(_v.key, _v.seq.desc())
+    .order_by(_v.key, _v.seq)
     .limit(_p("limit", Integer))
 )
 _HISTORY_REST = Prepared(
     select(*_ROW, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
 )
+_NEWER_THAN_ALL = (1 << 63) - 1
 _BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
 _KEEP_BLOB = Prepared(
     upsert(schema.blobs)
@@ -201,10 +203,9 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     return found if found is not None and found.version_id == version_id else None
 
 
-def by_seqs(connection: Connection, bucket: str, seqs: Iterable[int]) -> dict[int, ObjectVersion]:
-    """The versions with these sequences, all of one bucket."""
-    rows = _BY_SEQS(connection, seqs=json.dumps(list(seqs)))
-    return {row[2]: _version(bucket, row) for row in rows}
+def current_run(connection: Connection, bucket: str, first: bytes, last: bytes) -> list[ObjectVersion]:
+    """The current objects of all keys from `first` to `last`, both inclusive, in key order."""
+    return [_version(bucket, row) for row in _CURRENT_RUN(connection, bucket=bucket, first=first, last=last)]
 
 
 def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None, limit: int) -> list[tuple[bytes, int]]:
@@ -221,14 +222,25 @@ def history(
 
     `after` is the key and sequence of the last version already shown: the rest of that key comes first.
     """
-    rows: Sequence[tuple[Any, ...]] = ()
+    found: list[tuple[Any, ...]] = []
     if after is not None:
         key, before = after
-        rows = _HISTORY_REST(connection, bucket=bucket, key=key, before=before, limit=limit)
+        found = _HISTORY_REST(connection, bucket=bucket, key=key, before=before, limit=limit)
         lower = max(lower, key + b"\0")
-    if len(rows) < limit:
-        rows = [*rows, *_HISTORY(connection, bucket=bucket, lower=lower, limit=limit - len(rows))]
-    return [_version(bucket, row, current=bool(row[-1])) for row in rows]
+    while len(found) < limit:
+        wanted = limit - len(found)
+        rows = _HISTORY(connection, bucket=bucket, lower=lower, limit=wanted)
+        groups = [list(group)[::-1] for _, group in groupby(rows, key=lambda row: row[0])]
+        if len(rows) == wanted:
+            # The last key may have more versions than were fetched, and its newest ones come first.
+            last = groups.pop()[0][0]
+            room = wanted - sum(map(len, groups))
+            groups.append(_HISTORY_REST(connection, bucket=bucket, key=last, before=_NEWER_THAN_ALL, limit=room))
+            lower = last + b"\0"
+        found += chain.from_iterable(groups)
+        if len(rows) < wanted:
+            break
+    return [_version(bucket, row, current=bool(row[-1])) for row in found]
 
 
 def buckets(connection: Connection) -> list[str]:
@@ -270,7 +282,7 @@ def append(
     if suspended:
         for row in _NULL(connection, bucket=key.bucket, key=encoded):
             draw(connection, now_ms)
-            _REMOVE(connection, seq=row[2])
+            _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])
     seq, commit_ms = draw(connection, now_ms)
     version_id = NULL_VERSION if suspended else _new_id(seq)
     _INSERT(
@@ -298,8 +310,8 @@ def append(
 def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
     """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker."""
     draw(connection, now_ms)
-    _REMOVE(connection, seq=version.seq)
     encoded = version.key.key.encode()
+    _REMOVE(connection, bucket=version.key.bucket, key=encoded, seq=version.seq)
     left = newest(connection, version.key)
     if left is None or left.delete_marker:
         _UNPOINT(connection, bucket=version.key.bucket, key=encoded)

@@ -22,12 +22,10 @@ revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
 
 def upgrade():
     op.create_table("extra", sa.Column("seq", sa.Integer, primary_key=True), sa.Column("note", sa.Text, nullable=False))
-    op.drop_index("versions_by_key", "versions")
-    with op.batch_alter_table("versions", recreate="always") as batch:
+    with op.batch_alter_table("blobs", recreate="always") as batch:
         batch.add_column(sa.Column("note", sa.Text, nullable=False, server_default="none"))
-    op.create_index("versions_by_key", "versions", ["bucket", "key", sa.text("seq DESC")])
-    op.execute("UPDATE versions SET note = 'was ' || version_id")
-    op.execute("INSERT INTO extra (seq, note) SELECT seq, note FROM versions")
+    op.execute("UPDATE blobs SET note = 'of ' || size")
+    op.execute("INSERT INTO extra (seq, note) SELECT seq, 'was ' || version_id FROM versions")
     ENDING
 '''
 

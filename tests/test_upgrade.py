@@ -453,7 +453,7 @@ def test_an_old_store_is_upgraded_with_its_data(old: Path) -> None:
         intact(store)
         assert rows(store, "SELECT version_num FROM alembic_version") == [("0002",)]
         assert rows(store, "PRAGMA user_version") == [(2,)]
-        assert rows(store, "SELECT count(*) FROM versions WHERE note = 'was ' || version_id") == [(7,)]
+        assert rows(store, "SELECT count(*) FROM blobs WHERE note = 'of ' || size") == [(6,)]
         assert rows(store, "SELECT count(*) FROM extra") == [(7,)]
         assert rows(store, "PRAGMA foreign_key_check") == []
 

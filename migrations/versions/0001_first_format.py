@@ -28,9 +28,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "versions",
-        sa.Column("seq", sa.Integer, primary_key=True),
         sa.Column("bucket", sa.Text, nullable=False),
         sa.Column("key", sa.LargeBinary, nullable=False),
+        sa.Column("seq", sa.Integer, nullable=False),
         sa.Column("version_id", sa.Text, nullable=False),
         sa.Column("digest", sa.LargeBinary, sa.ForeignKey("blobs.digest")),
         sa.Column("size", sa.Integer, nullable=False),
@@ -41,8 +41,9 @@ def upgrade() -> None:
         sa.Column("gone_seq", sa.Integer),
         sa.Column("gone_ms", sa.Integer),
         sa.CheckConstraint("(gone_seq IS NULL) = (gone_ms IS NULL)", name="gone_together"),
+        sa.PrimaryKeyConstraint("bucket", "key", "seq"),
+        sqlite_with_rowid=False,
     )
-    op.create_index("versions_by_key", "versions", ["bucket", "key", sa.text("seq DESC")])
     op.create_index("versions_by_digest", "versions", ["digest"], sqlite_where=sa.text("digest IS NOT NULL"))
     op.create_index(
         "versions_null",
