@@ -1,0 +1,174 @@
+"""A process that ends hard anywhere in a write: what was acknowledged is there and whole, the rest has no effect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gestalt_cas import Store
+from storage import body, child, history, payload_path, put, rows, staged
+
+BEFORE, AFTER = b"the object before", b"the upload that was cut off" * 1000
+
+POINTS = {
+    "in mid-stream": """
+        def pieces():
+            yield data[:500]
+            os._exit(9)
+        store.write(target, pieces())
+    """,
+    "after the last byte": """
+        def pieces():
+            yield data
+            os._exit(9)
+        store.write(target, pieces())
+    """,
+    "staged": """
+        store.write(target, [data], confirm=lambda: os._exit(9))
+    """,
+    "linked, directory not synced": """
+        from gestalt_cas import blobs
+        blobs.sync_directory = lambda path: os._exit(9)
+        store.write(target, [data])
+    """,
+    "published": """
+        from gestalt_cas.database import Database
+        Database.write = lambda *_: os._exit(9)
+        store.write(target, [data])
+    """,
+    "before COMMIT": """
+        calls = []
+        store.write(target, [data], confirm=lambda: calls.append(1) or len(calls) == 2 and os._exit(9))
+    """,
+    "COMMIT done": """
+        from gestalt_cas.database import Database
+        real = Database._commit
+        Database._commit = lambda *arguments: (real(*arguments), os._exit(9))
+        store.write(target, [data])
+    """,
+    "staging name removed": """
+        store.write(target, [data])
+        os._exit(9)
+    """,
+}
+COMMITTED = {"COMMIT done", "staging name removed"}
+CLEAN = {"staging name removed"}
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("known", [True, False], ids=["bytes that the store has", "new bytes"])
+def test_killed_in_a_write(tmp_path: Path, point: str, known: bool) -> None:
+    directory = tmp_path / "store"
+    with Store.open(directory) as store:
+        put(store, "k", BEFORE)
+        if known:
+            put(store, "other", AFTER)
+    if known and point == "linked, directory not synced":
+        pytest.skip("nothing is linked when the store has the bytes")
+    code = f"store, target, data = Store.open(arguments[0]), ObjectKey('bucket', 'k'), {AFTER[:27]!r} * 1000\n"
+    import textwrap
+
+    child(code + textwrap.dedent(POINTS[point]), directory, expect=9)
+    with Store.open(directory) as store:
+        committed = point in COMMITTED
+        assert len(history(store, "k")) == (2 if committed else 1)
+        assert body(store, "k") == (AFTER if committed else BEFORE)
+        assert body(store, "k", version_id=history(store, "k")[-1].version_id) == BEFORE
+        assert len(staged(store)) == (0 if point in CLEAN else 1)
+        assert store.clean_staging() == len(staged(store)) + (0 if point in CLEAN else 1)
+        assert staged(store) == []
+        assert rows(store, "PRAGMA integrity_check") == [("ok",)]
+        put(store, "k", AFTER)
+        assert body(store, "k") == AFTER
+        assert len(history(store, "k")) == (3 if committed else 2)
+        if known:
+            assert body(store, "other") == AFTER
+
+
+def test_bytes_of_a_killed_writer_are_not_trusted(tmp_path: Path) -> None:
+    """It may have died before the directory reached the disk, or the file its bytes: its file is replaced."""
+    directory = tmp_path / "store"
+    Store.open(directory).close()
+    code = """
+        from gestalt_cas import blobs
+        blobs.sync_directory = lambda path: os._exit(9)
+        Store.open(arguments[0]).write(ObjectKey("bucket", "k"), [b"payload"])
+    """
+    child(code, directory, expect=9)
+    with Store.open(directory) as store:
+        path = payload_path(store, b"payload")
+        before = path.stat().st_ino
+        store.clean_staging()
+        put(store, "k", b"payload")
+        assert path.stat().st_ino != before
+        assert path.stat().st_nlink == 1
+
+
+MODULES = ["store", "blobs", "database", "versions", "locks"]
+
+
+@pytest.mark.parametrize("kind", ["new bytes", "known bytes", "damaged bytes"])
+def test_killed_at_every_line_of_a_write(tmp_path: Path, kind: str) -> None:
+    code = """
+        import kill_points
+        from gestalt_cas.objects import ListQuery
+        from storage import body, change, damaged, history, overwrite, payload_path, put, rows, staged
+        directory, kind = Path(arguments[0]), arguments[1]
+        modules = ["store", "blobs", "database", "versions", "locks"]
+        DATA = b"payload" * 100
+        expected = []
+
+        def prepare():
+            # Each turn of its own key, in the same store: what the turns before left must be of no importance.
+            expected.append(f"{len(expected):05}")
+
+        def arrange():
+            with Store.open(directory) as store:
+                put(store, expected[-1], b"before")
+                if kind != "new bytes":
+                    put(store, "holder", DATA)
+                if kind == "damaged bytes":
+                    overwrite(payload_path(store, DATA), b"PAYLOAD" * 100)
+                    change(store, "UPDATE blobs SET damaged_ms = 1 WHERE size = 700")
+
+        def work():
+            with Store.open(directory) as store:
+                kill_points.at_line(number_of_this_turn[0], modules)
+                store.write(ObjectKey("bucket", expected[-1]), [DATA[:100], DATA[100:]])
+                sys.settrace(None)
+                os.write(acknowledged, expected[-1].encode() + b"\\n")
+
+        number_of_this_turn = [0]
+
+        def arm(number):
+            number_of_this_turn[0] = number
+
+        def check(number):
+            with Store.open(directory) as store:
+                acknowledgements = Path(arguments[2]).read_text().split()
+                found = history(store, expected[-1])
+                bodies = [body(store, expected[-1], version_id=version.version_id) for version in found]
+                assert bodies in ([b"before"], [DATA, b"before"]), bodies
+                if expected[-1] in acknowledgements:
+                    assert bodies == [DATA, b"before"]
+                store.clean_staging()
+                assert staged(store) == []
+                put(store, "again", DATA)
+                assert body(store, "again") == DATA
+                # Begin the next turn without any trace of the payload.
+                for version in [*found, *history(store, "again"), *history(store, "holder")]:
+                    store.delete(version.key, version_id=version.version_id)
+                change(store, "DELETE FROM blobs WHERE size = 700")
+                payload_path(store, DATA).unlink()
+
+        acknowledged = os.open(arguments[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+        def prepared():
+            prepare()
+            kill_points.in_fork(arrange)
+
+        print(kill_points.every_point(arm, prepared, work, check))
+    """
+    points = int(child(code, tmp_path / "store", kind, tmp_path / "acknowledged"))
+    assert points > 100

@@ -1,0 +1,357 @@
+"""The real store, files included, against the oracle: any sequence of calls, reopening and a second opener between.
+
+`quick` takes some twenty seconds, HYPOTHESIS_PROFILE=thorough a good part of an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gestalt_cas import ByteRange, Conditions, Headers, ListQuery, ObjectKey, ObjectVersion, Store
+from gestalt_cas.errors import (
+    DigestMismatch,
+    InvalidRange,
+    NoSuchKey,
+    NoSuchVersion,
+    NotModified,
+    PreconditionFailed,
+)
+from oracle import NULL, Name, Oracle, Version
+from storage import flip, payload_path, payloads, rows, staged
+
+KEYS = ["a", "a/", "a/b", "a/b/c", "a\0", "ab", "b", "b//c", "é/x", "é", "\U0010ffff", "z" * 300]
+BUCKETS = ["", "", "default", "other"]
+CONTENTS = [b"", b"a", b"hello world", b"x" * 70_000, bytes(range(256)) * 4097, b"y" * (1 << 20)]
+DELIMITERS = ["", "/", "/", "//", "b", "\0", "é"]
+PREFIXES = ["", "", "a", "a/", "a/b", "é", "zz", "nothing"]
+
+keys = st.sampled_from(KEYS)
+buckets = st.sampled_from(BUCKETS)
+contents = st.sampled_from(CONTENTS)
+metadatas = st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2)
+positions = st.none() | st.integers(-1, 80_000)
+pages = st.integers(1, 4) | st.just(0)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Two openers of one directory take turns; whatever one does, the other sees at once."""
+
+    @initialize(suspended=st.booleans())
+    def begin(self, suspended: bool) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="gestalt-cas-machine-"))
+        self.stores: list[Store] = []
+        self.oracle = Oracle()
+        self.oracle.suspended = suspended
+        self.stores.append(Store.open(self.directory, settings={"versioning": self.versioning}))
+        self.turn = 0
+        self.last_seq = 0
+        self.damaged: set[bytes] = set()
+
+    @property
+    def versioning(self) -> str:
+        return "suspended" if self.oracle.suspended else "enabled"
+
+    @property
+    def store(self) -> Store:
+        self.turn += 1
+        return self.stores[self.turn % len(self.stores)]
+
+    def teardown(self) -> None:
+        for store in getattr(self, "stores", []):
+            store.close()
+        if hasattr(self, "directory"):
+            shutil.rmtree(self.directory)
+
+    # ---- changing ----
+
+    def conditions(self, name: Name, kind: str) -> tuple[Conditions, bool]:
+        """Conditions on a write, and whether they hold."""
+        current = self.oracle.current(name)
+        if kind == "absent":
+            return Conditions(if_none_match="*"), current is None
+        if kind == "exists":
+            return Conditions(if_match="*"), current is not None
+        if kind == "same":
+            etag = current.etag if current else '"0"'
+            return Conditions(if_match=etag), current is not None
+        if kind == "other":
+            return Conditions(if_match=f'"{"0" * 64}"'), False
+        if kind == "changed":
+            etag = current.etag if current else '"0"'
+            return Conditions(if_none_match=f"W/{etag}"), current is None
+        if kind == "version":
+            wanted = current.version_id if current else "nothing"
+            return Conditions(current_version=wanted), current is not None
+        return Conditions(), True
+
+    kinds = st.sampled_from(["", "", "", "absent", "exists", "same", "other", "changed", "version"])
+
+    @rule(bucket=buckets, key=keys, data=contents, metadata=metadatas, kind=kinds, piece=st.sampled_from([1 << 20, 999]))
+    def write(self, bucket: str, key: str, data: bytes, metadata: dict[str, str], kind: str, piece: int) -> None:
+        name = self.oracle.name(bucket, key)
+        conditions, holds = self.conditions(name, kind)
+        pieces = [data[start : start + piece] for start in range(0, len(data), piece)]
+        content_type = "text/plain" if metadata else ""
+        try:
+            made = self.store.write(
+                ObjectKey(bucket, key), pieces, headers=Headers(content_type), metadata=metadata, conditions=conditions
+            )
+        except PreconditionFailed:
+            assert not holds
+            return
+        assert holds
+        self.damaged.discard(data)
+        self.oracle.add(name, Version(made.version_id, data, content_type, metadata))
+        self.made(made, name)
+
+    @rule(bucket=buckets, key=keys, to_bucket=buckets, to_key=keys, old=st.booleans(), pick=st.integers(0, 9))
+    def copy(self, bucket: str, key: str, to_bucket: str, to_key: str, old: bool, pick: int) -> None:
+        source, target = self.oracle.name(bucket, key), self.oracle.name(to_bucket, to_key)
+        version_id = self.some_id(source, pick) if old else ""
+        found = self.oracle.find(source, version_id)
+        try:
+            made = self.store.copy(
+                ObjectKey(bucket, key), ObjectKey(to_bucket, to_key), source_version_id=version_id
+            )
+        except NoSuchKey:
+            assert found is None or found.data is None
+            return
+        assert found is not None
+        assert found.data is not None
+        self.oracle.add(target, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
+        self.made(made, target)
+
+    @rule(bucket=buckets, key=keys)
+    def delete(self, bucket: str, key: str) -> None:
+        made = self.store.delete(ObjectKey(bucket, key))
+        assert made is not None
+        assert made.delete_marker
+        name = self.oracle.name(bucket, key)
+        self.oracle.add(name, Version(made.version_id, None))
+        self.made(made, name)
+
+    @rule(bucket=buckets, key=keys, pick=st.integers(0, 9))
+    def delete_version(self, bucket: str, key: str, pick: int) -> None:
+        name = self.oracle.name(bucket, key)
+        version_id = self.some_id(name, pick)
+        removed = self.store.delete(ObjectKey(bucket, key), version_id=version_id)
+        expected = self.oracle.remove(name, version_id)
+        assert (removed is None) == (expected is None)
+        if removed is not None and expected is not None:
+            assert removed.delete_marker == (expected.data is None)
+
+    @rule(suspended=st.booleans())
+    def switch(self, suspended: bool) -> None:
+        self.oracle.suspended = suspended
+        assert self.store.change_settings({"versioning": self.versioning}).suspended == suspended
+
+    @rule(bucket=st.sampled_from(["default", "other"]))
+    def name_default_bucket(self, bucket: str) -> None:
+        self.oracle.default_bucket = bucket
+        self.store.change_settings({"bucket": bucket})
+
+    @rule()
+    def reopen(self) -> None:
+        self.stores[0].close()
+        self.stores[0] = Store.open(self.directory)
+
+    @rule()
+    def another_opener(self) -> None:
+        if len(self.stores) == 1:
+            self.stores.append(Store.open(self.directory, create=False))
+        else:
+            self.stores.pop().close()
+
+    @rule()
+    def clean_staging(self) -> None:
+        assert self.store.clean_staging() == 0
+
+    @rule(restart=st.booleans())
+    def checkpoint(self, restart: bool) -> None:
+        self.store._database.checkpoint(restart=restart)
+
+    @precondition(lambda self: self.oracle.payloads() - self.damaged - {b""})
+    @rule(pick=st.integers(0, 99))
+    def damage(self, pick: int) -> None:
+        """A bit changes on the disk, and a read meets it; writing the same bytes heals it (see `write`)."""
+        whole = sorted(self.oracle.payloads() - self.damaged - {b""})
+        data = whole[pick % len(whole)]
+        flip(payload_path(self.store, data), pick * 7919 % len(data))
+        self.damaged.add(data)
+        for (bucket, key), stack in self.oracle.versions.items():
+            for version in stack:
+                if version.data == data:
+                    self.read_whole(ObjectKey(bucket, key), version.version_id, data)
+                    return
+
+    # ---- looking ----
+
+    @rule(bucket=buckets, key=keys, start=positions, end=positions, old=st.booleans(), pick=st.integers(0, 9))
+    def read(self, bucket: str, key: str, start: int | None, end: int | None, old: bool, pick: int) -> None:
+        name = self.oracle.name(bucket, key)
+        version_id = self.some_id(name, pick) if old else ""
+        found = self.oracle.find(name, version_id)
+        try:
+            with self.store.read(
+                ObjectKey(bucket, key), version_id=version_id, byte_range=ByteRange(start, end)
+            ) as reader:
+                self.same(reader.version, found)
+                got = reader.read()
+        except NoSuchKey as error:
+            self.absent(error, found, version_id)
+            return
+        except InvalidRange as error:
+            assert found is not None
+            assert found.data is not None
+            assert error.size == len(found.data)
+            assert expected_slice(found.data, start, end) is None
+            return
+        except DigestMismatch:
+            assert found is not None
+            assert found.data in self.damaged
+            return
+        assert found is not None
+        assert found.data is not None
+        assert got == expected_slice(found.data, start, end)
+
+    @rule(bucket=buckets, key=keys, old=st.booleans(), pick=st.integers(0, 9), same=st.none() | st.booleans())
+    def head(self, bucket: str, key: str, old: bool, pick: int, same: bool | None) -> None:
+        name = self.oracle.name(bucket, key)
+        version_id = self.some_id(name, pick) if old else ""
+        found = self.oracle.find(name, version_id)
+        etag = found.etag if found is not None and found.data is not None else '"none"'
+        conditions = Conditions() if same is None else Conditions(if_none_match=etag if same else '"another"')
+        try:
+            version = self.store.head(ObjectKey(bucket, key), version_id=version_id, conditions=conditions)
+        except NoSuchKey as error:
+            self.absent(error, found, version_id)
+        except NotModified:
+            assert same
+        else:
+            assert not same
+            self.same(version, found)
+
+    @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES), delimiter=st.sampled_from(DELIMITERS), size=pages)
+    def list_pages(self, bucket: str, prefix: str, delimiter: str, size: int) -> None:
+        got: list[tuple[str, bool]] = []
+        token = ""
+        while True:
+            page = self.store.list_page(ListQuery(bucket, prefix, delimiter, token=token, max_keys=size))
+            part = [(version.key.key, False) for version in page.objects]
+            part += [(name, True) for name in page.common_prefixes]
+            assert len(part) <= (size or 1000)
+            got += sorted(part, key=lambda entry: entry[0].encode())
+            for version in page.objects:
+                self.same(version, self.oracle.current(self.oracle.name(bucket, version.key.key)))
+            token = page.token
+            if not token:
+                break
+            assert part
+        assert got == self.oracle.listing(bucket or self.oracle.default_bucket, prefix, delimiter)
+
+    @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES + KEYS), size=pages, only_key=st.booleans())
+    def list_versions(self, bucket: str, prefix: str, size: int, only_key: bool) -> None:
+        got: list[tuple[str, str, bool]] = []
+        token = ""
+        while True:
+            page = self.store.list_versions(
+                ListQuery(bucket, prefix, token=token, max_keys=size), only_key=only_key
+            )
+            assert len(page.versions) <= (size or 1000)
+            got += [(version.key.key, version.version_id, version.current) for version in page.versions]
+            token = page.token
+            if not token:
+                break
+            assert page.versions
+        whole = self.oracle.history(bucket or self.oracle.default_bucket, prefix)
+        expected = [(key, version.version_id, newest) for key, version, newest in whole]
+        assert got == [entry for entry in expected if entry[0] == prefix or not only_key]
+
+    @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES))
+    def usage(self, bucket: str, prefix: str) -> None:
+        name = bucket or self.oracle.default_bucket
+        current = [self.oracle.current((name, key)) for key in self.oracle.keys(name, prefix)]
+        whole = [v for _, v, _ in self.oracle.history(name, prefix) if v.data is not None]
+        used = self.store.usage(bucket, prefix)
+        assert (used.objects, used.versions) == (len(current), len(whole))
+        assert used.logical_bytes == sum(len(v.data or b"") for v in current if v)
+        assert used.version_bytes == sum(len(v.data or b"") for v in whole)
+        assert used.stored_bytes == sum(len(data) for data in {v.data or b"" for v in whole})
+
+    @invariant()
+    def nothing_is_left_over(self) -> None:
+        if not getattr(self, "stores", None):
+            return
+        assert staged(self.store) == []
+        assert len(set(payloads(self.store))) == len(payloads(self.store)) >= len(self.oracle.payloads())
+        assert self.store.buckets() == self.oracle.buckets()
+        ((seq, least, most),) = rows(
+            self.store,
+            "SELECT (SELECT seq FROM counter), (SELECT min(commit_ms) FROM versions), "
+            "(SELECT max(commit_ms) FROM versions)",
+        )
+        assert seq >= self.last_seq
+        assert (least or 0) <= (most or 0)
+
+    # ---- helpers ----
+
+    def some_id(self, name: Name, pick: int) -> str:
+        """The id of one of the key's versions, or one that names none."""
+        ids = [version.version_id for version in self.oracle.versions.get(name, [])]
+        others = sorted(self.oracle.used_ids)[:2]
+        choices = [*ids, NULL, "no-such-version", *others]
+        return choices[pick % len(choices)]
+
+    def made(self, version: ObjectVersion, name: Name) -> None:
+        assert (version.key.bucket, version.key.key) == name
+        assert version.current
+        assert version.seq > self.last_seq
+        self.last_seq = version.seq
+        self.same(version, self.oracle.newest(name))
+
+    def same(self, version: ObjectVersion, expected: Version | None) -> None:
+        assert expected is not None
+        assert version.version_id == expected.version_id
+        assert version.etag == expected.etag
+        assert version.size == len(expected.data or b"")
+        assert version.headers.content_type == expected.content_type
+        assert dict(version.metadata) == expected.metadata
+
+    def absent(self, error: NoSuchKey, found: Version | None, version_id: str) -> None:
+        assert found is None or found.data is None
+        assert error.delete_marker == (found is not None)
+        assert isinstance(error, NoSuchVersion) == bool(version_id)
+
+    def read_whole(self, key: ObjectKey, version_id: str, data: bytes) -> None:
+        with self.store.read(key, version_id=version_id) as reader, pytest.raises(DigestMismatch):
+            for piece in reader:
+                assert bytes(piece) in data
+
+
+def expected_slice(data: bytes, start: int | None, end: int | None) -> bytes | None:
+    """What a range selects, both ends inclusive; None when it cannot be served."""
+    if start is None and end is None:
+        return data
+    first, last = start or 0, len(data) - 1 if end is None else end
+    if first < 0 or last < 0 or first >= len(data) or (end is not None and first > end):
+        return None
+    return data[first : last + 1]
+
+
+def _settings() -> Any:
+    if os.environ.get("HYPOTHESIS_PROFILE") == "thorough":
+        return settings(max_examples=1000, stateful_step_count=80)
+    return settings(max_examples=25, stateful_step_count=30)
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = _settings()
