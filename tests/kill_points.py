@@ -45,12 +45,14 @@ def at_statement(number: int) -> None:
 
 
 def at_line(number: int, modules: Collection[str]) -> None:
-    """End this process before its line of this number in these modules of the package."""
-    countdown = _Countdown(number)
+    """End this process before it first reaches its line of this number, in these modules of the package."""
+    countdown, reached = _Countdown(number), set()
     ends = tuple(f"/gestalt_cas/{name}.py" for name in modules)
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
-        if event == "line":
+        place = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and place not in reached:
+            reached.add(place)
             countdown.step()
         return line
 

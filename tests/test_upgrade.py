@@ -111,7 +111,10 @@ def described(path: Path) -> dict[str, Any]:
         details = {"kind": kind, "sql": " ".join((sql or "").replace(",", " , ").split())}
         if kind == "table":
             details |= {"columns": pragma("table_xinfo", name), "references": pragma("foreign_key_list", name)}
-            details |= {"indexes": sorted(row[1:] for row in pragma("index_list", name)), "form": pragma("table_list", name)}
+            details |= {
+                "indexes": sorted(row[1:] for row in pragma("index_list", name)),
+                "form": pragma("table_list", name),
+            }
         else:
             details |= {"columns": pragma("index_xinfo", name)}
         found[name] = details
@@ -348,7 +351,7 @@ def test_an_unfinished_creation_is_no_store_to_readers(tmp_path: Path, leave: An
     assert content(tmp_path) == before
 
 
-def test_killed_at_every_statement_of_creation(tmp_path: Path) -> None:
+def test_killed_at_every_statement_of_creation(memory: Path) -> None:
     code = """
         import kill_points, test_upgrade
         directory = Path(arguments[0])
@@ -367,7 +370,7 @@ def test_killed_at_every_statement_of_creation(tmp_path: Path) -> None:
             kill_points.at_statement, prepare, lambda: Store.open(directory).close(), check
         ))
     """
-    points = int(child(code, tmp_path / "store"))
+    points = int(child(code, memory / "store"))
     assert points > 30
 
 
@@ -521,7 +524,7 @@ def test_an_upgrade_without_room_leaves_the_old_store(old: Path, second: Path) -
         intact(store)
 
 
-def test_killed_at_every_statement_of_an_upgrade(old: Path, second: Path, tmp_path: Path) -> None:
+def test_killed_at_every_statement_of_an_upgrade(memory: Path, second: Path) -> None:
     code = """
         import shutil
         import kill_points, second_format, test_upgrade
@@ -547,11 +550,13 @@ def test_killed_at_every_statement_of_an_upgrade(old: Path, second: Path, tmp_pa
             kill_points.at_statement, prepare, lambda: Store.open(directory).close(), check
         ))
     """
-    template = tmp_path / "template"
+    old, template = memory / "store", memory / "template"
+    with Store.open(old) as store:
+        fill(store)
     shutil.copy(old / DATABASE, template)
     points = int(child(code, old, template, second))
     assert points > 30
-    seen = (tmp_path / "seen").read_text().split()
+    seen = (memory / "seen").read_text().split()
     assert set(seen) == {"0001", "0002"}
     assert seen == sorted(seen)  # old up to some point, new from there on
 
