@@ -77,7 +77,11 @@ class WriterLock:
     def __init__(self, directory: Path) -> None:
         self._mutex = threading.Lock()
         self._turnstile = FileLock(directory / "turnstile.lock")
-        self._write = FileLock(directory / "write.lock")
+        try:
+            self._write = FileLock(directory / "write.lock")
+        except BaseException:
+            self._turnstile.close()
+            raise
 
     @contextmanager
     def held(self, timeout: float) -> Iterator[None]:

@@ -44,11 +44,17 @@ class Reserve:
         return self._allocate(wanted)
 
     def _take_back(self) -> None:
-        """Keep what is left of a reserve that was given up, so that the next upload does not take it."""
-        found = os.statvfs(self._path.parent)
-        left = min(self.wanted_bytes(), found.f_bavail * found.f_frsize - _WORKING_BYTES)
-        if left > 0:
-            self._allocate(left)
+        """Keep what is left of a reserve that was given up, so that the next upload does not take it.
+
+        A failure is only logged: the removal is done, and its caller must hear that.
+        """
+        try:
+            found = os.statvfs(self._path.parent)
+            left = min(self.wanted_bytes(), found.f_bavail * found.f_frsize - _WORKING_BYTES)
+            if left > 0:
+                self._allocate(left)
+        except OSError as error:
+            log.info("no room kept in reserve: %s", error)
 
     def _allocate(self, size: int) -> bool:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

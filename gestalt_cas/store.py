@@ -190,8 +190,10 @@ class Store:
         try:
             writer_lock = WriterLock(layout.root)
             locks.append(writer_lock)
-            schema_lock, server_lock = FileLock(layout.root / "schema.lock"), FileLock(layout.root / "server.lock")
-            locks += [schema_lock, server_lock]
+            schema_lock = FileLock(layout.root / "schema.lock")
+            locks.append(schema_lock)
+            server_lock = FileLock(layout.root / "server.lock")
+            locks.append(server_lock)
             initial = {**Settings().by_name(), **wanted}
             upgrade.open_schema(layout, schema_lock, writer_lock, create=create, initial=initial)
             store = cls(

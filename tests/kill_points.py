@@ -63,13 +63,13 @@ def at_line(number: int, modules: Collection[str]) -> None:
 
 
 def in_fork(work: Callable[[], None]) -> int:
-    """Do the work in a forked process: 0 when it was done, KILLED when it was ended; its exception is shown and fatal."""
+    """Do the work in a forked process: 0 when it was done, KILLED when it was ended; exceptions are fatal."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         try:
             work()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the parent must not go on
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(1)
@@ -84,7 +84,7 @@ def in_fork(work: Callable[[], None]) -> int:
 def every_point(
     arm: Callable[[int], None], prepare: Callable[[], None], work: Callable[[], None], check: Callable[[int], None]
 ) -> int:
-    """Prepare, end the work at its point number n, check; for n from 1 on until the work is done. Returns the last n."""
+    """Prepare, end the work at its point n, check; for n from 1 on until the work is done. Returns the last n."""
     number = 0
     while True:
         number += 1

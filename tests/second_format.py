@@ -1,4 +1,4 @@
-"""An invented second format, so that upgrades can be tested while there is only one: a rebuilt table and copied data."""
+"""An invented second format, so that upgrades can be tested while there is one only: a table rebuilt, data copied."""
 
 from __future__ import annotations
 

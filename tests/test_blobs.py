@@ -555,9 +555,7 @@ def test_a_file_is_never_synced_twice(store: Store, monkeypatch: pytest.MonkeyPa
     assert len(set(synced)) == 2
 
 
-def test_a_directory_that_was_not_synced_counts_as_not_published(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_that_was_not_synced_counts_as_not_published(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real, synced = blobs.sync_directory, []
 
     def sync(path: Path) -> None:

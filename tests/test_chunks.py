@@ -70,4 +70,3 @@ def test_sums_on_disk_do_not_change() -> None:
     assert summed([bytes(1 << 20), b"z"]).hex() == (
         "b6ef17a3448492b6918780b90550bf34" + "7c282968b0591d9654a7d9dde88eadb0"
     )
-

@@ -23,7 +23,7 @@ from gestalt_cas.errors import (
     StoreFull,
 )
 from gestalt_cas.locks import FileLock
-from storage import Child, body, change, child, history, key, put, rows
+from storage import Child, body, child, history, key, put, rows
 
 BUSY, IOERR, CORRUPT, FULL, NOTADB = 5, 10, 11, 13, 26
 IOERR_FSYNC = 1034  # an extended code: its primary one is IOERR
@@ -92,11 +92,16 @@ def test_a_write_is_seen_when_its_block_has_ended(store: Store) -> None:
     assert rows(store, "SELECT seq FROM counter") == [(77,)]
 
 
-@pytest.mark.parametrize("error", [PreconditionFailed("no"), ValueError(), KeyboardInterrupt()])
-def test_what_the_block_raises_undoes_it(store: Store, error: BaseException) -> None:
-    with pytest.raises(type(error)), store._database.write() as tx:
+def spoil(store: Store, error: BaseException) -> None:
+    with store._database.write() as tx:
         tx.execute("UPDATE counter SET seq = 77")
         raise error
+
+
+@pytest.mark.parametrize("error", [PreconditionFailed("no"), ValueError(), KeyboardInterrupt()])
+def test_what_the_block_raises_undoes_it(store: Store, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        spoil(store, error)
     assert rows(store, "SELECT seq FROM counter") == [(0,)]
     put(store, "k", b"works on")
 
@@ -267,8 +272,12 @@ def test_a_quick_check_that_fails_for_now_is_repeated(store: Store, monkeypatch:
     with pytest.raises(OutcomeUnknown):
         put(store, "k", b"one")
     connect = database.connect
+
+    def failing(path: Path) -> Faulty:
+        return Faulty(connect(path), "PRAGMA quick_check", driver_error(IOERR))
+
     with monkeypatch.context() as patch:
-        patch.setattr(database, "connect", lambda path: Faulty(connect(path), "PRAGMA quick_check", driver_error(IOERR)))
+        patch.setattr(database, "connect", failing)
         with pytest.raises(StorageFault):
             put(store, "k", b"two")
     put(store, "k", b"three")
@@ -304,6 +313,11 @@ def test_no_room_is_told_and_changes_nothing(store: Store, sql: str) -> None:
     assert writer(store) is faulty  # there is nothing wrong with the files
 
 
+def fill(store: Store) -> None:
+    for number in range(100):
+        put(store, f"{number}", b"x", metadata={"m": "x" * 8000})
+
+
 def test_no_room_in_the_database_itself(store: Store) -> None:
     put(store, "k", b"before")
     ((pages,),) = rows(store, "PRAGMA page_count")
@@ -311,8 +325,7 @@ def test_no_room_in_the_database_itself(store: Store) -> None:
     assert limit is not None
     limit.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(StoreFull):
-        for number in range(100):
-            put(store, f"{number}", b"x", metadata={"m": "x" * 8000})
+        fill(store)
     assert body(store, "k") == b"before"
     limit.execute("PRAGMA max_page_count=1000000")
     put(store, "k", b"after")
@@ -340,7 +353,7 @@ def refused(store: Store) -> None:
         lambda: store.delete(key("k")),
         lambda: store.copy(key("k"), key("l")),
         lambda: store.change_settings({"bucket": "x"}),
-        lambda: store._database.checkpoint(),
+        store._database.checkpoint,
     ):
         with pytest.raises(DatabaseDamaged, match="writes are refused"):
             call()
@@ -566,11 +579,11 @@ def test_after_close_every_call_says_so(store: Store) -> None:
         lambda: store.head(key("k")),
         lambda: store.delete(key("k")),
         lambda: store.copy(key("k"), key("l")),
-        lambda: store.settings(),
+        store.settings,
         lambda: store.change_settings({"bucket": "x"}),
-        lambda: store._database.checkpoint(),
-        lambda: store.buckets(),
-        lambda: store.claim_server(),
+        store._database.checkpoint,
+        store.buckets,
+        store.claim_server,
     ):
         with pytest.raises(ShuttingDown):
             call()

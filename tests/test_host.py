@@ -77,7 +77,7 @@ def test_host_pid(values: dict[int, str], pid: int | None, monkeypatch: pytest.M
 
 def test_without_a_host_nothing_is_watched() -> None:
     before = threading.active_count()
-    host.watch(lambda reason: pytest.fail(reason))
+    host.watch(pytest.fail)
     assert threading.active_count() == before
 
 

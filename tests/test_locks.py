@@ -1,4 +1,4 @@
-"""Locks: one holder over threads and processes, fair turns, a deadline that names who holds, and no lock of the dead."""
+"""Locks: one holder over threads and processes, fair turns, a deadline that names who holds, none for the dead."""
 
 from __future__ import annotations
 

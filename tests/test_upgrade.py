@@ -106,7 +106,7 @@ def described(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
-        if name.startswith("alembic_") or name.startswith("sqlite_autoindex_alembic"):
+        if name.startswith(("alembic_", "sqlite_autoindex_alembic")):
             continue
         details = {"kind": kind, "sql": " ".join((sql or "").replace(",", " , ").split())}
         if kind == "table":
