@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -126,20 +126,32 @@ arguments = sys.argv[1:]
 """
 
 
-def _command(code: str, arguments: Iterable[object]) -> list[str]:
-    return [sys.executable, "-c", _PREAMBLE + textwrap.dedent(code), *(str(argument) for argument in arguments)]
+def _command(code: str, arguments: Iterable[object], preamble: str = _PREAMBLE) -> list[str]:
+    return [sys.executable, "-c", preamble + textwrap.dedent(code), *(str(argument) for argument in arguments)]
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1", **extra}
+    return {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def child(code: str, *arguments: object, expect: int = 0, timeout: float = 240) -> str:
+def child(code: str, *arguments: object, expect: int = 0) -> str:
     """Run code in a process of its own and return its output; fails unless it exits with `expect`."""
-    done = subprocess.run(
-        _command(code, arguments), env=_environment({}), capture_output=True, text=True, timeout=timeout
-    )
+    return _run(_command(code, arguments), expect)
+
+
+def bare(code: str, *arguments: object) -> str:
+    """As `child`, but nothing is imported before the code."""
+    return _run(_command(code, arguments, preamble=""), 0)
+
+
+def inside(wrapper: Iterable[str], code: str, *arguments: object) -> str:
+    """As `child`, started by another program."""
+    return _run([*wrapper, *_command(code, arguments)], 0)
+
+
+def _run(command: list[str], expect: int) -> str:
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -150,7 +162,7 @@ class Child:
     def __init__(self, code: str, *arguments: object) -> None:
         self.process = subprocess.Popen(
             _command(code, arguments),
-            env=_environment({}),
+            env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

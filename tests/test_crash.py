@@ -106,7 +106,7 @@ def test_bytes_of_a_killed_writer_are_not_trusted(tmp_path: Path) -> None:
         assert path.stat().st_nlink == 1
 
 
-@pytest.mark.parametrize("kind", ["new bytes", "known bytes", "damaged bytes"])
+@pytest.mark.parametrize("kind", ["new bytes", "damaged bytes"])
 def test_killed_at_every_line_of_a_write(memory: Path, kind: str) -> None:
     code = """
         import kill_points

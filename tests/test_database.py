@@ -23,7 +23,7 @@ from gestalt_cas.errors import (
     StoreFull,
 )
 from gestalt_cas.locks import FileLock
-from storage import Child, body, child, history, key, put, rows
+from storage import Child, bare, body, child, history, key, put, rows
 
 BUSY, IOERR, CORRUPT, FULL, NOTADB = 5, 10, 11, 13, 26
 IOERR_FSYNC = 1034  # an extended code: its primary one is IOERR
@@ -522,12 +522,17 @@ def test_a_restart_lets_the_wal_begin_anew(store: Store) -> None:
     assert rows(store, "PRAGMA wal_checkpoint")[0][1] < 40  # pages in the WAL
 
 
-def test_a_reader_in_the_way_is_not_waited_for(store: Store) -> None:
+def test_a_reader_in_the_way_is_not_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store_module, "_RESTART_BYTES", 1)
     put(store, "k", b"one")
     with store._database.read() as tx:
         tx.execute("SELECT count(*) FROM versions").fetchall()
         put(store, "k", b"two")
         assert not store._database.checkpoint(restart=True)
+        store.maintain()
+        assert "keeps a transaction open" in caplog.text
     assert store._database.checkpoint(restart=True)
 
 
@@ -588,6 +593,41 @@ def test_after_close_every_call_says_so(store: Store) -> None:
         with pytest.raises(ShuttingDown):
             call()
     assert not list((store.directory / "staging").iterdir())
+
+
+def test_a_write_that_had_to_wait_for_a_close_says_so(store: Store) -> None:
+    put(store, "k", b"one")
+    store._database.close()  # the locks are still open
+    for call in (lambda: store.delete(key("k")), store._database.checkpoint):
+        with pytest.raises(ShuttingDown):
+            call()
+
+
+def test_a_new_reader_that_fails_at_once_is_closed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Faulty] = []
+    connect = database.connect
+    put(store, "k", b"one")
+    store._database._readers.clear()
+    monkeypatch.setattr(
+        database,
+        "connect",
+        lambda path: made.append(Faulty(connect(path), "PRAGMA query_only", driver_error(IOERR))) or made[-1],
+    )
+    with pytest.raises(StorageFault):
+        body(store, "k")
+    assert [faulty.closed for faulty in made] == [True]
+    assert "disk failed" in store.health()
+
+
+def test_a_new_reader_that_finds_damage_stops_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise DatabaseDamaged("the database is damaged: file is not a database")
+
+    with store._database.read(), monkeypatch.context() as patch:
+        patch.setattr(database, "connect", refuse)
+        with pytest.raises(DatabaseDamaged), store._database.read():
+            pytest.fail("there is no second reader")
+    refused(store)
 
 
 def test_connections_are_closed_under_the_writer_lock(store: Store) -> None:
@@ -713,3 +753,32 @@ def test_a_driver_without_codes_is_understood_by_its_words(text: str, error: typ
 )  # fmt: skip
 def test_which_sqlite_has_the_wal_reset_bug(version: tuple[int, int, int], bug: bool) -> None:
     assert sqlite.has_wal_reset_bug(version) is bug
+
+
+def test_the_interpreters_own_sqlite_serves_where_there_is_no_wheel(tmp_path: Path) -> None:
+    code = """
+        import sys
+        sys.modules["pysqlite3"] = None
+        import sqlite3
+        from gestalt_cas import Store, sqlite
+        from storage import body, history, put
+        assert sqlite.driver is sqlite3
+        assert "of the interpreter" in sqlite.describe()
+        with Store.open(sys.argv[1]) as store:
+            put(store, "k", b"one")
+            put(store, "k", b"two")
+            assert body(store, "k") == b"two"
+            assert len(history(store, "k")) == 2
+    """
+    bare(code, tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        assert body(store, "k") == b"two"
+
+
+def test_what_is_told_of_the_sqlite_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sqlite.driver.sqlite_version in sqlite.describe()
+    assert ("from pysqlite3" in sqlite.describe()) is sqlite.bundled
+    monkeypatch.setattr(sqlite, "version", lambda: (3, 40, 1))
+    assert "has the WAL-reset bug" in sqlite.describe()
+    monkeypatch.setattr(sqlite, "version", lambda: (3, 53, 4))
+    assert "without the WAL-reset bug" in sqlite.describe()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gestalt_cas import host
-from storage import Child, child
+from storage import Child, Failing, child
 
 NEW, OLD = host.SOCKET_NAMES
 
@@ -160,6 +160,12 @@ def test_the_parent_is_watched_beside_the_host() -> None:
         assert process.line() == "watching"
         process.tell()
         assert process.line() == f"the parent, process {process.pid}, has gone"
+
+
+@pytest.mark.parametrize("error", [OSError(), AttributeError()])
+def test_a_system_without_pidfds_does_without(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pidfd_open", Failing(lambda pid: 0, error), raising=False)
+    assert host._pidfd(os.getpid()) is None
 
 
 def test_start_time_tells_processes_apart(sleeper: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gestalt_cas.errors import StorageFault, StoreFull
 from gestalt_cas.layout import Layout
 from gestalt_cas.reserve import Reserve
-from storage import Child
+from storage import Child, Failing
 
 MIB = 1 << 20
 
@@ -134,6 +134,46 @@ def test_what_a_removal_left_of_the_reserve_is_kept_from_uploads(
 
     reserve.spend_on(removal)
     assert (tmp_path / "reserve").stat().st_size == 3 * MIB - 128 * 1024
+
+
+def test_what_a_removal_did_not_need_is_kept_again(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk(monkeypatch, total=32 * MIB, free=32 * MIB)
+    reserve.make()
+    disk(monkeypatch, total=32 * MIB, free=MIB)
+
+    def removal() -> str:
+        if (tmp_path / "reserve").exists():
+            raise StoreFull("full")
+        return "done"
+
+    assert reserve.spend_on(removal) == "done"
+    assert (tmp_path / "reserve").stat().st_size == MIB - (128 << 10)
+    disk(monkeypatch, total=32 * MIB, free=100 << 10)
+    assert reserve.spend_on(removal) == "done"
+    assert not (tmp_path / "reserve").exists()
+
+
+@pytest.mark.parametrize("what", ["open", "statvfs", "posix_fallocate"])
+def test_a_removal_that_is_done_is_told_whatever_becomes_of_the_reserve(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    reserve.make()
+
+    def removal() -> str:
+        if (tmp_path / "reserve").exists():
+            raise StoreFull("full")
+        monkeypatch.setattr(os, what, Failing(getattr(os, what), OSError(errno.ENOSPC, "No space left on device")))
+        return "done"
+
+    assert reserve.spend_on(removal) == "done"
+
+
+def test_a_reserve_that_cannot_be_made_is_no_failure(reserve: Reserve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "open", Failing(os.open, OSError(errno.ENOSPC, "No space left on device")))
+    reserve.keep()
+    assert not reserve.give_up()
 
 
 def test_other_failures_cost_no_reserve(reserve: Reserve, tmp_path: Path) -> None:

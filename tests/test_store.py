@@ -7,8 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,11 +44,12 @@ from gestalt_cas.errors import (
     StoreFull,
     StoreUnusable,
 )
+from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock
+from gestalt_cas.reserve import Reserve
 from storage import (
     BUCKET,
     MIB,
-    ROOT,
     Child,
     Failing,
     body,
@@ -60,6 +59,7 @@ from storage import (
     flip,
     full,
     history,
+    inside,
     key,
     overwrite,
     payload_path,
@@ -120,6 +120,13 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
             Store.open(path)
 
 
+def test_a_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StoreUnusable, match="not writable"):
+        Store.open(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_tree_that_was_half_made_is_completed(tmp_path: Path) -> None:
     for name in ("blobs/00", "blobs/01", "staging"):
         (tmp_path / name).mkdir(parents=True)
@@ -156,6 +163,28 @@ def test_an_open_that_fails_closes_what_it_has(tmp_path: Path) -> None:
         with pytest.raises(SettingsConflict):
             Store.open(tmp_path / "store", settings={"versioning": "suspended"})
         assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize(
+    ("error", "no_room", "expected"),
+    [
+        (full(), False, StoreFull),
+        (StorageFault("cannot open"), True, StoreFull),
+        (broken(), False, StoreUnusable),
+        (StorageFault("cannot open"), False, StorageFault),
+    ],
+)
+def test_a_full_disk_while_opening_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, no_room: bool, expected: type[StoreError]
+) -> None:
+    """SQLite says that it cannot open a file whose shared memory finds no room."""
+    monkeypatch.setattr(store_module, "Database", Failing(Database, error))
+    monkeypatch.setattr(Layout, "full", lambda self: no_room)
+    monkeypatch.setattr(Reserve, "give_up", lambda self: False)
+    with pytest.raises(expected):
+        Store.open(tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        put(store, "k", DATA)
 
 
 def test_the_directory_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -718,6 +747,17 @@ def test_other_settings_than_those_of_a_live_server_are_refused(store: Store) ->
     probe.close()
 
 
+def test_a_live_server_that_has_come_to_the_same_settings_is_no_conflict(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = store.settings()
+    with Child(SERVER, store.directory) as server:
+        assert server.line() == "serving"
+        store.change_settings({"versioning": "suspended"})
+        monkeypatch.setattr(Store, "settings", lambda self: stale)
+        store.adopt({"versioning": "suspended"})
+
+
 def test_adopting_settings_keeps_no_servers_lock(store: Store) -> None:
     store.adopt({"versioning": "suspended"})
     probe = FileLock(store.directory / "server.lock")
@@ -849,18 +889,13 @@ def test_a_delete_that_finds_no_room_spends_the_reserve(
 
 def on_a_small_disk(code: str, mebibytes: int) -> None:
     """Run code in a process whose first argument is an empty directory on a file system of its own of this size."""
-    if sys.platform != "linux" or shutil.which("unshare") is None:
+    if shutil.which("unshare") is None:
         pytest.skip("needs unshare(1) for a file system of its own")
     mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs "$1" && shift && exec "$@"'
-    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", "/mnt"]
-    if subprocess.run([*inside, "true"], capture_output=True).returncode:
+    wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", "/mnt"]
+    if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
         pytest.skip("may not mount a file system of its own")
-    import storage
-
-    command = [*inside, sys.executable, "-c", storage._PREAMBLE + textwrap.dedent(code), "/mnt/store"]
-    done = subprocess.run(command, env=storage._environment({}), capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert ROOT.is_dir()
+    inside(wrapper, code, "/mnt/store")
 
 
 def test_on_a_full_disk_reads_and_removals_work(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gestalt_cas.errors import (
     DatabaseDamaged,
     NoStore,
     SchemaTooNew,
+    StorageFault,
     StoreBusy,
     StoreError,
     StoreFull,
@@ -643,6 +644,62 @@ def test_a_store_whose_format_was_raised_under_it_writes_no_more(old: Path) -> N
         with pytest.raises(SchemaTooNew):
             put(store, "a", b"three")
         assert body(store, "a") == b"two"
+
+
+def test_whoever_comes_second_finds_the_work_done(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look and its locks another process has made or upgraded the store."""
+    real, looks = upgrade.read_revision, []
+
+    def stale(layout: Layout) -> str | None:
+        looks.append(real(layout))
+        return None if len(looks) == 1 else looks[-1]
+
+    monkeypatch.setattr(upgrade, "read_revision", stale)
+    with Store.open(old) as store:
+        intact(store)
+    assert looks == ["0001"] * 3
+
+
+class Refusing:
+    """A connection on which one statement, or a backup, meets an I/O error."""
+
+    def __init__(self, real: sqlite.Connection, what: str) -> None:
+        self.real, self.what = real, what
+
+    def execute(self, sql: str) -> Any:
+        if self.what in sql:
+            raise sqlite.driver.OperationalError("disk I/O error")
+        return self.real.execute(sql)
+
+    def backup(self, target: sqlite.Connection) -> None:
+        raise sqlite.driver.OperationalError("disk I/O error")
+
+    def close(self) -> None:
+        self.real.close()
+
+
+@pytest.mark.parametrize("what", ["page_size", "foreign_keys=OFF", "application_id", "backup"])
+def test_a_disk_that_fails_meanwhile_is_told_and_a_later_try_works(
+    tmp_path: Path, second: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    connect = database.connect
+    directory = tmp_path / "store"
+    if what == "backup":
+        with Store.open(directory) as store:
+            fill(store)
+        second_format.install(second, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade, "connect", lambda path, mode="rw": Refusing(connect(path, mode=mode), what))
+        if what == "application_id":
+            directory.mkdir()
+            (directory / "blobs").mkdir()
+            empty_database(directory / DATABASE)
+        with pytest.raises(StorageFault):
+            Store.open(directory)
+    with Store.open(directory) as store:
+        if what != "backup":
+            fill(store)
+        intact(store)
 
 
 def test_an_installation_without_migrations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
