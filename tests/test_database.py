@@ -389,6 +389,27 @@ def test_damage_found_by_the_check_after_a_fault_stops_writes(store: Store) -> N
     refused(store)
 
 
+def test_findings_of_the_check_after_a_fault_stop_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store, "k", b"one")
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"two")
+    connect, made = database.connect, []
+
+    class Finding(Faulty):
+        def execute(self, sql: str, *parameters: object) -> Any:
+            found = "SELECT 'wrong # of entries in index versions_null'"
+            return self.real.execute(found if "quick_check" in sql else sql, *parameters)
+
+    monkeypatch.setattr(
+        database, "connect", lambda path: made.append(Finding(connect(path), "none", ValueError())) or made[-1]
+    )
+    with pytest.raises(DatabaseDamaged, match="wrong # of entries"):
+        put(store, "k", b"three")
+    assert [connection.closed for connection in made] == [True]
+    refused(store)
+
+
 def test_a_database_that_became_something_else_stops_writes(store: Store) -> None:
     break_writer(store, "COMMIT", IOERR)
     with pytest.raises(OutcomeUnknown):
