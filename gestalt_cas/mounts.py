@@ -11,12 +11,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gestalt_cas.config import Config
 from gestalt_cas.errors import NotConfigured, ShuttingDown, StoreError
+from gestalt_cas.keys import SigningKeys
 from gestalt_cas.messages import Namespace
 from gestalt_cas.store import Store
 
@@ -81,11 +82,16 @@ class OpenStore:
 
 
 class Mount:
-    """One configuration in force: the open store, and how callers' keys map to stored ones."""
+    """One configuration in force: the open store, how callers' keys map to stored ones, and how URLs are signed.
 
-    def __init__(self, config: Config, opened: OpenStore) -> None:
+    `public_url` is what presigned URLs begin with, "" when the HTTP endpoint is switched off.
+    """
+
+    def __init__(self, config: Config, opened: OpenStore, keys: SigningKeys, public_url: str) -> None:
         self.config = config
         self.opened = opened
+        self.keys = keys
+        self.public_url = public_url
         self.namespace = Namespace(config.key_prefix)
 
     @property
@@ -94,9 +100,14 @@ class Mount:
 
 
 class Mounts:
-    """The mount in force, if any. Thread-safe."""
+    """The mount in force, if any. Thread-safe.
 
-    def __init__(self) -> None:
+    `attach` makes the HTTP endpoint of a configuration listen, before the configuration comes into force, and returns
+    its public URL ("" when it is switched off).
+    """
+
+    def __init__(self, attach: Callable[[Store, Config], str] = lambda _store, _config: "") -> None:
+        self._attach = attach
         self._lock = threading.Lock()
         self._mount: Mount | None = None
         self._closed = False
@@ -113,18 +124,23 @@ class Mounts:
             before = self._mount
             if before is not None and before.store.directory == Path(os.path.abspath(config.data_dir)):
                 before.store.adopt(config.settings)
+                self._mount = self._mounted(config, before.opened)
                 before.store.set_limits(config.limits)
-                self._mount = Mount(config, before.opened)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
+            opened = OpenStore(store)
             try:
                 _tidy(store)
+                self._mount = self._mounted(config, opened)
             except BaseException:
-                store.close()
+                opened.retire()
                 raise
-            self._mount = Mount(config, OpenStore(store))
         if before is not None:
             before.opened.retire()
+
+    def _mounted(self, config: Config, opened: OpenStore) -> Mount:
+        keys = SigningKeys(opened.store.directory / "keys.json", config.signing)
+        return Mount(config, opened, keys, self._attach(opened.store, config))
 
     @contextmanager
     def use(self) -> Iterator[Mount]:

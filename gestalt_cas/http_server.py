@@ -1,0 +1,121 @@
+"""The thread and the event loop that serve the HTTP endpoint, and the port that it listens on.
+
+The default is a loopback port that stays the same over restarts, since URLs that were handed out name it. The holder of
+server.lock remembers it in the store; another server on the same directory takes any free one. aiohttp: an HTTP parser
+in C with the raw target at hand, chunked bodies and backpressure in both directions; a framework's router would
+normalise paths, so none is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Callable
+
+from aiohttp import web
+
+from gestalt_cas.endpoint import MAX_LINE_BYTES, Endpoint
+from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.mounts import Mounts
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 0.5
+_MAX_FIELD_BYTES = 32 * 1024
+_READ_BUFFER = 256 * 1024
+
+
+class HttpServer:
+    """A listening endpoint. `host` and `port` are where it really listens."""
+
+    def __init__(self, mounts: Mounts, listener: socket.socket, concurrent_writes: int) -> None:
+        self.host, self.port = listener.getsockname()[:2]
+        self._mounts = mounts
+        self._listener = listener
+        self._concurrent_writes = concurrent_writes
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gestalt-cas-http", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    @property
+    def url(self) -> str:
+        """The URL of the endpoint as seen from this machine."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def stop(self) -> None:
+        """Stop listening and end the open requests, without waiting for them; a second call does nothing."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def join(self, timeout: float) -> None:
+        """Wait until the requests have ended, `timeout` seconds at most."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        endpoint = Endpoint(self._mounts, self._concurrent_writes)
+        server = web.Server(
+            endpoint.handle,
+            access_log=None,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=_STOP_SECONDS)
+        await runner.setup()
+        await web.SockSite(runner, self._listener).start()
+        self._ready.set()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+
+def listen(host: str, port: int, remembered: int, remember: Callable[[int], None] | None) -> socket.socket:
+    """A listening socket on `port`, or for port 0 on the remembered one if it is free, else on any.
+
+    `remember` keeps the port for the next start; None when this process is not the one to do so. Raises StoreUnusable
+    when the address cannot be had.
+    """
+    wanted = port or (remembered if remember is not None else 0)
+    try:
+        listener = _bound(host, wanted)
+    except OSError as error:
+        if port or not wanted or error.errno != errno.EADDRINUSE:
+            raise StoreUnusable(f"http.listen: cannot listen at {host}:{wanted}: {error.strerror or error}") from error
+        log.warning(
+            "port %d, which URLs handed out earlier name, is taken by another program: those URLs now lead to it",
+            wanted,
+        )
+        listener = _bound(host, 0)
+    if remember is not None and not port:
+        found = listener.getsockname()[1]
+        if found != remembered:
+            remember(found)
+    return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Lets a restart have its port back at once; it does not let two processes listen on it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
