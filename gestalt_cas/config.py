@@ -312,12 +312,18 @@ def _listen(text: str) -> tuple[str, int]:
 
 
 def _public_url(text: str) -> str:
-    """A base URL without its final slash. No path: it would be signed, and no proxy could strip it again."""
+    """The base of URLs, as clients write it into Host, which is signed: lower case, no port that goes without saying.
+
+    No path: it would be signed, and no proxy could strip it again.
+    """
     if not text:
         return ""
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\-_\[\]:]+/?", text):
+    found = re.fullmatch(r"(https?)://([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?", text.lower(), re.ASCII)
+    if found is None or int(found[3] or 0) > 65535:
         raise InvalidConfig(f"http.publicUrl: {_shown(text)} is not http:// or https:// with a host and perhaps a port")
-    return text.rstrip("/")
+    scheme, host, port = found.groups()
+    usual = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
 
 
 def _signing(values: Mapping[str, Any]) -> KeyPair | None:
@@ -358,7 +364,8 @@ def _faults(error: ValidationError) -> Iterator[str]:
     path = [str(name) for name in error.absolute_path]
     instance: Any = error.instance
     if error.validator != "additionalProperties":
-        yield f"{_dotted('.'.join(path))}: {_shown(instance)} is not {_allowed(_part(path))}"
+        shown = "the value" if "signing" in path else _shown(instance)  # a secret must not reach a log
+        yield f"{_dotted('.'.join(path))}: {shown} is not {_allowed(_part(path))}"
         return
     for name in instance:
         if name not in _part(path)["properties"]:

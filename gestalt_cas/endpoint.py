@@ -96,7 +96,7 @@ class Endpoint:
                     return _failure(request, error, shared, request_id)
                 except Exception as error:
                     if isinstance(error, ConnectionError):
-                        raise  # the caller has gone; aiohttp knows what to do
+                        raise  # the caller has gone: http_server.Connection passes it over
                     log.error("%s: unexpected %s", request.method, type(error).__name__, exc_info=error)
                     return _failure(request, StoreError("internal error"), shared, request_id)
         except StoreError as error:
@@ -124,7 +124,7 @@ class Endpoint:
     async def _head(
         self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
     ) -> web.StreamResponse:
-        conditions = http_fields.read_conditions(request.headers)
+        conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
         overrides = _overrides(target)
         version = await self._run(
             lambda: mount.store.head(key, version_id=target.parameter("versionId"), conditions=conditions)
@@ -138,7 +138,8 @@ class Endpoint:
     async def _get(
         self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
     ) -> web.StreamResponse:
-        conditions, select = http_fields.read_conditions(request.headers), _part(request)
+        conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
+        select = _part(request)
         overrides = _overrides(target)
         reader = await self._run(
             lambda: mount.store.read(
@@ -152,10 +153,13 @@ class Endpoint:
             await response.prepare(request)
             try:
                 await self._send(response, reader, mount.config.limits.stream_idle_seconds)
-            except (StoreError, TimeoutError) as error:
-                log.warning("GET %s ended early: %s", key, error if str(error) else "the caller made no progress")
+            except Exception as error:
+                # The status has left, so the only way to say that the body is not whole is to cut it off.
                 if request.transport is not None:
                     request.transport.abort()
+                if not isinstance(error, StoreError | TimeoutError):
+                    raise
+                log.warning("GET %s ended early: %s", key, error if str(error) else "the caller made no progress")
         return response
 
     async def _send(self, response: web.StreamResponse, reader: ObjectReader, idle_seconds: float) -> None:
@@ -170,15 +174,17 @@ class Endpoint:
         finally:
             # The reader may only be closed when no thread is in it any more.
             await asyncio.wait([coming])
+            if not coming.cancelled():
+                coming.exception()  # seen already, or of no interest to a caller who has gone
         await response.write_eof()
 
     async def _put(
         self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
     ) -> web.StreamResponse:
-        fields = request.headers
+        fields = http_fields.joined(request.headers.items())
         conditions = Conditions(
-            fields.get("If-Match", ""),
-            fields.get("If-None-Match", ""),
+            fields.get("if-match", ""),
+            fields.get("if-none-match", ""),
             current_version=target.parameter("versionId"),
         )
         upload = Upload(request, mount.config.limits, asyncio.get_running_loop())
@@ -191,8 +197,8 @@ class Endpoint:
                 lambda: mount.store.write(
                     key,
                     upload.pieces(),
-                    headers=http_fields.stored_headers(fields),
-                    metadata=http_fields.user_metadata(fields.items()),
+                    headers=http_fields.stored_headers(request.headers),
+                    metadata=http_fields.user_metadata(fields),
                     conditions=conditions,
                     confirm=upload.confirm,
                 ),
@@ -216,6 +222,11 @@ class Endpoint:
             answer["x-amz-version-id"] = version_id
         return await _empty(request, 204, answer)
 
+    def close(self) -> None:
+        """Let the threads end; what they are at goes on."""
+        self._readers.shutdown(wait=False)
+        self._writers.shutdown(wait=False)
+
     async def _run(self, call: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
@@ -230,10 +241,7 @@ def _authenticated(request: web.BaseRequest, mount: Mount) -> RequestTarget:
         raise InvalidSignatureRequest("InvalidURI", str(error)) from None
     if not any(name.lower().startswith("x-amz-") for name, _ in target.query):
         raise SignatureDoesNotMatch("AccessDenied", "the request is not signed; use a presigned URL")
-    fields: dict[str, str] = {}
-    for name, value in request.headers.items():
-        lower = name.lower()
-        fields[lower] = f"{fields[lower]},{value}" if lower in fields else value
+    fields = http_fields.joined(request.headers.items())
     signed = sigv4.Request(request.method, target.path, target.query, fields)
     sigv4.verify(mount.keys.get(), signed, now=datetime.now(UTC))
     return target
@@ -288,7 +296,7 @@ def _cors_fields(mount: Mount, origin: str) -> dict[str, str]:
     if not allowed:
         return {}
     fields = {"Vary": "Origin"}
-    if origin and ("*" in allowed or origin in allowed):
+    if origin and ("*" in allowed or origin in allowed) and http_fields.is_field_value(origin):
         fields["Access-Control-Allow-Origin"] = origin
         fields["Access-Control-Expose-Headers"] = _EXPOSED
     return fields
@@ -300,12 +308,12 @@ def _preflight(request: web.BaseRequest, shared: Mapping[str, str]) -> web.Strea
         raise SignatureDoesNotMatch("AccessDenied", "this origin is not in http.corsOrigins")
     answer = {
         **shared,
-        "Access-Control-Allow-Methods": "GET, HEAD, PUT, DELETE",
+        "Access-Control-Allow-Methods": http_errors.METHODS,
         "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
         "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
     }
     wanted = request.headers.get("Access-Control-Request-Headers", "")
-    if wanted:
+    if wanted and http_fields.is_field_value(wanted):
         answer["Access-Control-Allow-Headers"] = wanted
     return web.Response(status=204, headers=answer)
 
@@ -325,6 +333,7 @@ def _failure(
         body=b"" if request.method == "HEAD" else answer.body,
         content_type="application/xml",
     )
-    if isinstance(error, PeerStalled) or request.version < HttpVersion11:
+    if isinstance(error, PeerStalled) or request.version < HttpVersion11 or "Expect" in request.headers:
+        # Who waits for 100-continue may send the body all the same or not: this connection cannot be used again.
         response.force_close()
     return response

@@ -12,6 +12,9 @@ from xml.sax.saxutils import escape
 from gestalt_cas import errors
 from gestalt_cas.errors import StoreError
 
+METHODS = "GET, HEAD, PUT, DELETE"
+"""What the endpoint offers, as an Allow field says it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -56,11 +59,19 @@ def answer(error: StoreError, *, resource: str, request_id: str) -> Answer:
         fields["x-amz-delete-marker"] = "true"
         if isinstance(error, errors.NoSuchVersion):
             status, code = 405, "MethodNotAllowed"
+    if status == 405:
+        # Of a delete marker only the removal is left (S3 API reference, "Working with delete markers").
+        fields["Allow"] = "DELETE" if fields else METHODS
     if isinstance(error, errors.InvalidRange):
         fields["Content-Range"] = f"bytes */{error.size}"
-    parts = (("Code", code), ("Message", str(error)), ("Resource", resource), ("RequestId", request_id))
+    return Answer(status, fields, body(code, str(error), resource=resource, request_id=request_id))
+
+
+def body(code: str, message: str, *, resource: str, request_id: str) -> bytes:
+    """S3's XML for an error."""
+    parts = (("Code", code), ("Message", message), ("Resource", resource), ("RequestId", request_id))
     inside = "".join(f"<{name}>{_text(value)}</{name}>" for name, value in parts)
-    return Answer(status, fields, f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inside}</Error>\n'.encode())
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>{inside}</Error>\n'.encode()
 
 
 def _text(value: str) -> str:

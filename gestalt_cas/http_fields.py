@@ -37,13 +37,22 @@ def is_field_value(value: str) -> bool:
     return _VALUE.fullmatch(value) is not None
 
 
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Fields by lower-case name; those sent on several lines are one list (RFC 9110 section 5.3)."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        lower = name.lower()
+        found[lower] = f"{found[lower]},{value}" if lower in found else value
+    return found
+
+
 def read_conditions(fields: Mapping[str, str]) -> Conditions:
-    """The preconditions of a GET or HEAD; names in any case."""
+    """The preconditions of a GET or HEAD; `fields` as `joined` makes them."""
     return Conditions(
-        fields.get("If-Match", ""),
-        fields.get("If-None-Match", ""),
-        date_seconds(fields.get("If-Modified-Since")),
-        date_seconds(fields.get("If-Unmodified-Since")),
+        fields.get("if-match", ""),
+        fields.get("if-none-match", ""),
+        date_seconds(fields.get("if-modified-since")),
+        date_seconds(fields.get("if-unmodified-since")),
     )
 
 
@@ -96,14 +105,9 @@ def stored_headers(fields: Mapping[str, str]) -> Headers:
     return Headers(**{field: fields.get(name, "") for name, field in _STORED.items()})
 
 
-def user_metadata(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The user metadata of a PUT: names without their prefix, in lower case; repeated fields joined by commas."""
-    metadata: dict[str, str] = {}
-    for name, value in fields:
-        if name.lower().startswith(META):
-            short = name[len(META) :].lower()
-            metadata[short] = f"{metadata[short]},{value}" if short in metadata else value
-    return metadata
+def user_metadata(fields: Mapping[str, str]) -> dict[str, str]:
+    """The user metadata of a PUT, names without their prefix; `fields` as `joined` makes them."""
+    return {name[len(META) :]: value for name, value in fields.items() if name.startswith(META)}
 
 
 def object_fields(version: ObjectVersion, overrides: Mapping[str, str]) -> dict[str, str]:

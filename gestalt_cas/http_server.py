@@ -11,12 +11,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 
+from gestalt_cas import http_errors
 from gestalt_cas.endpoint import MAX_LINE_BYTES, Endpoint
 from gestalt_cas.errors import StoreUnusable
 from gestalt_cas.mounts import Mounts
@@ -63,11 +67,12 @@ class HttpServer:
         try:
             self._loop.run_until_complete(self._serve())
         finally:
+            self._ready.set()
             self._loop.close()
 
     async def _serve(self) -> None:
         endpoint = Endpoint(self._mounts, self._concurrent_writes)
-        server = web.Server(
+        server = _Server(
             endpoint.handle,
             access_log=None,
             auto_decompress=False,
@@ -81,30 +86,62 @@ class HttpServer:
         self._ready.set()
         await self._stopping.wait()
         await runner.cleanup()
+        endpoint.close()
 
 
-def listen(host: str, port: int, remembered: int, remember: Callable[[int], None] | None) -> socket.socket:
-    """A listening socket on `port`, or for port 0 on the remembered one if it is free, else on any.
+class _Server(web.Server):
+    """aiohttp's server with connections of our own."""
 
-    `remember` keeps the port for the next start; None when this process is not the one to do so. Raises StoreUnusable
-    when the address cannot be had.
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> None:
+        super().__init__(handle, **options)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. What aiohttp cannot parse is answered in S3's words; a caller who goes away is no error.
+
+    aiohttp would log both with a traceback, the first together with the request line, which may hold a signature.
     """
-    wanted = port or (remembered if remember is not None else 0)
-    try:
-        listener = _bound(host, wanted)
-    except OSError as error:
-        if port or not wanted or error.errno != errno.EADDRINUSE:
-            raise StoreUnusable(f"http.listen: cannot listen at {host}:{wanted}: {error.strerror or error}") from error
-        log.warning(
-            "port %d, which URLs handed out earlier name, is taken by another program: those URLs now lead to it",
-            wanted,
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status != HTTPStatus.BAD_REQUEST:
+            return super().handle_error(request, status, exc, message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is on its way already")
+        response = web.Response(
+            status=400,
+            body=http_errors.body(
+                "BadRequest", "the request cannot be parsed as HTTP", resource="", request_id=secrets.token_hex(8)
+            ),
+            content_type="application/xml",
         )
-        listener = _bound(host, 0)
-    if remember is not None and not port:
-        found = listener.getsockname()[1]
-        if found != remembered:
-            remember(found)
-    return listener
+        response.force_close()
+        return response
+
+
+def listen(host: str, port: int, *, fixed: bool) -> socket.socket:
+    """A listening socket on `port`, 0 for any; unless it is `fixed`, on another one when it is taken.
+
+    Raises StoreUnusable when the address cannot be had.
+    """
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        if fixed or not port or error.errno != errno.EADDRINUSE:
+            raise StoreUnusable(f"http.listen: cannot listen at {host}:{port}: {error.strerror or error}") from error
+    log.warning(
+        "port %d, which URLs handed out earlier name, is taken by another program: those URLs now lead to it", port
+    )
+    return _bound(host, 0)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -1,16 +1,20 @@
 """The HTTP endpoint of one provider process, as its configuration changes.
 
-A new configuration's address is bound before the old one is let go, so a configuration that cannot listen changes
-nothing. aiohttp is imported when an endpoint is first needed.
+A new configuration's address is bound before the old one is let go, and the old one only when the configuration has
+come into force, so a configuration that cannot listen changes nothing. A configuration that listens where the one
+before did keeps the socket and the requests on it. aiohttp is imported when an endpoint is first needed.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gestalt_cas.config import Config, Http
+from gestalt_cas.config import Config
+from gestalt_cas.errors import StoreError
 from gestalt_cas.store import Store
 
 if TYPE_CHECKING:
@@ -31,8 +35,7 @@ class HttpSide:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._server: HttpServer | None = None
-        self._listening: tuple[str, Http] | None = None
-        self._stopped = False
+        self._listening = ("", "", 0)
 
     @property
     def url(self) -> str:
@@ -40,37 +43,57 @@ class HttpSide:
         server = self._server
         return server.url if server is not None else ""
 
-    def attach(self, store: Store, config: Config, mounts: Mounts) -> str:
-        """Listen for `config`, unless that is so already; returns the public URL, "" when switched off.
+    @contextmanager
+    def attached(self, store: Store, config: Config, mounts: Mounts) -> Iterator[str]:
+        """Listen for `config`; in the block, which puts it into force, stands its public URL ("": switched off).
 
-        Raises StoreUnusable when the address cannot be had.
+        When the block raises, everything is as before. Raises StoreUnusable when the address cannot be had.
         """
         with self._lock:
-            store.note(KEYS_NOTE, config.signing is not None)
-            wanted = (str(store.directory), config.http)
-            if wanted != self._listening:
-                server = self._started(store, config, mounts) if config.http.enabled else None
-                before, self._server, self._listening = self._server, server, wanted
-                if before is not None:
-                    before.stop()
-            return config.http.public_url or self.url if config.http.enabled else ""
+            before, wanted = self._server, (str(store.directory), config.http.host, config.http.port)
+            server = None
+            if config.http.enabled:
+                server = before if self._keeps(wanted) else self._started(store, config, mounts)
+            try:
+                yield (config.http.public_url or server.url) if server is not None else ""
+            except BaseException:
+                if server is not None and server is not before:
+                    server.stop()
+                raise
+            self._server, self._listening = server, wanted
+            if before is not None and before is not server:
+                before.stop()
+            self._note(store, config)
 
     def stop(self) -> None:
         """Stop listening and end the open requests, without waiting."""
-        with self._lock:
-            self._stopped = True
-            if self._server is not None:
-                self._server.stop()
+        server = self._server
+        if server is not None:
+            server.stop()
+
+    def _keeps(self, wanted: tuple[str, str, int]) -> bool:
+        """Whether the present server listens where it is wanted; for port 0 that is so within one directory."""
+        if self._server is None or wanted[1] != self._listening[1]:
+            return False
+        return wanted == self._listening or wanted[2] == self._server.port
 
     def _started(self, store: Store, config: Config, mounts: Mounts) -> HttpServer:
         from gestalt_cas import http_server
 
         http = config.http
         remembered = store.recall(PORT_NOTE)
-        listener = http_server.listen(
-            http.host,
-            http.port,
-            remembered if isinstance(remembered, int) else 0,
-            (lambda port: store.note(PORT_NOTE, port)) if store.claim_server() else None,
-        )
+        # Only the holder of server.lock may use and keep the remembered port: the other servers come and go.
+        keeper = store.claim_server()
+        wanted = http.port or (remembered if keeper and isinstance(remembered, int) else 0)
+        listener = http_server.listen(http.host, wanted, fixed=bool(http.port))
         return http_server.HttpServer(mounts, listener, config.limits.concurrent_writes)
+
+    def _note(self, store: Store, config: Config) -> None:
+        """Write down what the next start and `keys rotate` have to know; a full disk must not keep a server out."""
+        try:
+            if bool(store.recall(KEYS_NOTE)) != (config.signing is not None):
+                store.note(KEYS_NOTE, config.signing is not None)
+            if self._server is not None and not config.http.port and store.claim_server():
+                store.note(PORT_NOTE, self._server.port)
+        except StoreError as error:
+            log.warning("the HTTP port may change with the next start, since it cannot be noted down: %s", error)

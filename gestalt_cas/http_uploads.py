@@ -10,12 +10,14 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import google_crc32c
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import BadDigest, Cancelled, InvalidArgument, NotImplementedHere, ObjectTooLarge, PeerStalled
@@ -72,13 +74,17 @@ class Upload:
         self._expected = _expected(request)
         self._hashes = {name: _CHECKSUMS[name][0]() for name in self._expected}
         sha256 = request.headers.get("x-amz-content-sha256", "").lower()
-        if len(sha256) == 64:
+        if sha256 not in ("", "unsigned-payload"):
             self._expected["x-amz-content-sha256"] = _unhex(sha256)
             self._hashes["x-amz-content-sha256"] = hashlib.sha256()
+        # A caller of HTTP/1.0 does not understand 100 (RFC 9110 section 10.1.1).
+        self._to_continue = (
+            request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
+        )
 
     def pieces(self) -> Iterator[bytes]:
         """The body as it comes; asks for it first when the caller waits for 100-continue."""
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
+        if self._to_continue:
             self._wait(self._continue())
         while piece := self._wait(self._request.content.readany()):
             for hasher in self._hashes.values():
@@ -119,6 +125,8 @@ def _refuse_unsupported(request: web.BaseRequest) -> None:
         "x-amz-content-sha256", ""
     ).upper().startswith("STREAMING-"):
         raise NotImplementedHere("aws-chunked bodies are not offered here")
+    if "Trailer" in fields:
+        raise NotImplementedHere("checksums in trailers are not offered here")
     for name in fields:
         lower = name.lower()
         known = lower.startswith(META) or lower in _CHECKSUMS or lower in _PASSED_OVER
@@ -145,7 +153,6 @@ def _expected(request: web.BaseRequest) -> dict[str, bytes]:
 
 
 def _unhex(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise InvalidArgument("x-amz-content-sha256 is neither UNSIGNED-PAYLOAD nor hex") from None
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise InvalidArgument("x-amz-content-sha256 is neither UNSIGNED-PAYLOAD nor 64 hex digits")
+    return bytes.fromhex(text)

@@ -53,8 +53,9 @@ class SigningKeys:
         stamp = (found.st_ino, found.st_mtime_ns)
         if self._cached is not None and stamp == self._stamp:
             return self._cached
+        pair = read(self._path)
         self._stamp = stamp
-        return read(self._path)
+        return pair
 
 
 def read(path: Path) -> KeyPair:

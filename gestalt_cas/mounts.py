@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from gestalt_cas.config import Config
@@ -99,14 +99,17 @@ class Mount:
         return self.opened.store
 
 
+Attach = Callable[[Store, Config], AbstractContextManager[str]]
+
+
 class Mounts:
     """The mount in force, if any. Thread-safe.
 
-    `attach` makes the HTTP endpoint of a configuration listen, before the configuration comes into force, and returns
-    its public URL ("" when it is switched off).
+    `attach` makes the HTTP endpoint of a configuration listen for the block that puts it into force, and gives its
+    public URL ("" when it is switched off).
     """
 
-    def __init__(self, attach: Callable[[Store, Config], str] = lambda _store, _config: "") -> None:
+    def __init__(self, attach: Attach = lambda _store, _config: nullcontext("")) -> None:
         self._attach = attach
         self._lock = threading.Lock()
         self._mount: Mount | None = None
@@ -123,24 +126,22 @@ class Mounts:
                 raise ShuttingDown("the provider is stopping")
             before = self._mount
             if before is not None and before.store.directory == Path(os.path.abspath(config.data_dir)):
-                before.store.adopt(config.settings)
-                self._mount = self._mounted(config, before.opened)
+                with self._attach(before.store, config) as public_url:
+                    before.store.adopt(config.settings)
+                    self._mount = _mounted(config, before.opened, public_url)
                 before.store.set_limits(config.limits)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
             opened = OpenStore(store)
             try:
                 _tidy(store)
-                self._mount = self._mounted(config, opened)
+                with self._attach(store, config) as public_url:
+                    self._mount = _mounted(config, opened, public_url)
             except BaseException:
                 opened.retire()
                 raise
         if before is not None:
             before.opened.retire()
-
-    def _mounted(self, config: Config, opened: OpenStore) -> Mount:
-        keys = SigningKeys(opened.store.directory / "keys.json", config.signing)
-        return Mount(config, opened, keys, self._attach(opened.store, config))
 
     @contextmanager
     def use(self) -> Iterator[Mount]:
@@ -168,6 +169,11 @@ class Mounts:
         deadline = time.monotonic() + timeout
         mount.opened.retire()
         return mount.opened.closed.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _mounted(config: Config, opened: OpenStore, public_url: str) -> Mount:
+    keys = SigningKeys(opened.store.directory / "keys.json", config.signing)
+    return Mount(config, opened, keys, public_url)
 
 
 def _tidy(store: Store) -> None:

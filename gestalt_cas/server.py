@@ -47,7 +47,7 @@ class Provider:
     def __init__(self, *, fixed: bool = False) -> None:
         limits = Limits()
         self.http = HttpSide()
-        self.mounts = Mounts(lambda store, config: self.http.attach(store, config, self.mounts))
+        self.mounts = Mounts(lambda store, config: self.http.attached(store, config, self.mounts))
         self.calls = Calls(limits.stream_idle_seconds)
         self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
         self._fixed = fixed

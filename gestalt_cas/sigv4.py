@@ -28,7 +28,7 @@ MAX_EXPIRES_SECONDS = 604_800
 SKEW = timedelta(minutes=15)
 UNSIGNED = "UNSIGNED-PAYLOAD"
 
-_DATE = re.compile(r"\d{8}T\d{6}Z")
+_DATE = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _REQUIRED = (
@@ -57,7 +57,10 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a signature covers. `path` is decoded to bytes; header names are lower-case, values as they were sent."""
+    """What a signature covers. `path` is decoded to bytes; header names are lower-case, values as they were sent.
+
+    Bytes of a value that are not UTF-8 stand as surrogate escapes.
+    """
 
     method: str
     path: bytes
@@ -131,7 +134,8 @@ def canonical_request(request: Request, signed: Sequence[str]) -> str:
 
 
 def _sign(keys: KeyPair, request: Request, signed: Sequence[str], date: str, scope: str) -> str:
-    digest = hashlib.sha256(canonical_request(request, signed).encode()).hexdigest()
+    text = canonical_request(request, signed).encode(errors="surrogateescape")
+    digest = hashlib.sha256(text).hexdigest()
     key = f"AWS4{keys.secret_access_key}".encode()
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")
