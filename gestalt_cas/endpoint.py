@@ -33,10 +33,10 @@ from gestalt_cas.errors import (
     StoreError,
     TooManyStreams,
 )
+from gestalt_cas.http_downloads import Download
 from gestalt_cas.http_uploads import Upload
 from gestalt_cas.mounts import Mount, Mounts
 from gestalt_cas.objects import ByteRange, Conditions, ObjectKey, ObjectVersion
-from gestalt_cas.store import ObjectReader
 from gestalt_cas.urls import RequestTarget
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 MAX_LINE_BYTES = 33 * 1024
 """A request line holds a 2,048-byte key in percent escapes, a bucket, and the query with a version id and headers."""
 READ_THREADS = 8
+SEND_THREADS = 8
+"""Of their own, so that a lookup never waits for the turns of downloads."""
 _READ_BUFFER = 256 * 1024
 _SUBRESOURCES = frozenset(
     {
@@ -79,6 +81,7 @@ class Endpoint:
     def __init__(self, mounts: Mounts, concurrent_writes: int) -> None:
         self._mounts = mounts
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
+        self._senders = ThreadPoolExecutor(SEND_THREADS, thread_name_prefix="gestalt-cas-http-send")
         self._writers = ThreadPoolExecutor(concurrent_writes, thread_name_prefix="gestalt-cas-http-write")
         self._uploads = 0
         self._most_uploads = concurrent_writes
@@ -152,7 +155,8 @@ class Endpoint:
             response = _opened(version, reader.offset, reader.length, select(version), fields)
             await response.prepare(request)
             try:
-                await self._send(response, reader, mount.config.limits.stream_idle_seconds)
+                download = Download(request, reader, self._senders, mount.config.limits.stream_idle_seconds)
+                await download.send(response)
             except Exception as error:
                 # The status has left, so the only way to say that the body is not whole is to cut it off.
                 if request.transport is not None:
@@ -161,22 +165,6 @@ class Endpoint:
                     raise
                 log.warning("GET %s ended early: %s", key, error if str(error) else "the caller made no progress")
         return response
-
-    async def _send(self, response: web.StreamResponse, reader: ObjectReader, idle_seconds: float) -> None:
-        """Send the body, reading and checking the next chunk while the last one leaves."""
-        pieces = iter(reader)
-        coming = asyncio.ensure_future(self._run(lambda: next(pieces, None)))
-        try:
-            while (piece := await coming) is not None:
-                coming = asyncio.ensure_future(self._run(lambda: next(pieces, None)))
-                async with asyncio.timeout(idle_seconds):
-                    await response.write(piece)
-        finally:
-            # The reader may only be closed when no thread is in it any more.
-            await asyncio.wait([coming])
-            if not coming.cancelled():
-                coming.exception()  # seen already, or of no interest to a caller who has gone
-        await response.write_eof()
 
     async def _put(
         self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]

@@ -111,8 +111,16 @@ class ObjectReader:
         self._on_damage = on_damage
 
     def __iter__(self) -> Iterator[memoryview]:
+        return self.pieces()
+
+    def pieces(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
+        """The requested bytes, a checked piece at a time.
+
+        With a `buffer`, as long as a chunk or as the object, each piece is a view of it, valid until the next is asked
+        for; else each has memory of its own.
+        """
         try:
-            yield from self._blob.read(self.offset, self.length)
+            yield from self._blob.read(self.offset, self.length, buffer)
         except Damage as error:
             self._on_damage(error, self._blob.still_named)
             raise
