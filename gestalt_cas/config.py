@@ -361,7 +361,8 @@ def _directory(text: str) -> Path:
 
 
 def _faults(error: ValidationError) -> Iterator[str]:
-    path = [str(name) for name in error.absolute_path]
+    # A position in a list is left out: what is wrong with an element is said of the list's key.
+    path = [name for name in error.absolute_path if isinstance(name, str)]
     instance: Any = error.instance
     if error.validator != "additionalProperties":
         shown = "the value" if "signing" in path else _shown(instance)  # a secret must not reach a log
