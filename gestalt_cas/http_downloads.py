@@ -59,9 +59,7 @@ class Download:
         Raises Damage before a byte of the damaged chunk leaves, TimeoutError when the caller has taken nothing for
         `idle_seconds`, and ConnectionError when it has gone.
         """
-        if self._length:
-            await self._send_first(response)
-        if self._length > _FIRST_BYTES:
+        if self._length and await self._send_first(response) < self._length:
             connection = await self._emptied()
             try:
                 await self._send_rest(connection)
@@ -69,12 +67,15 @@ class Download:
                 connection.close()
         await response.write_eof()
 
-    async def _send_first(self, response: web.StreamResponse) -> None:
+    async def _send_first(self, response: web.StreamResponse) -> int:
+        """Send the beginning of the body, at most what one piece holds; returns how many bytes."""
         await self._in_thread(self._load)
+        # A copy, because newer versions of asyncio keep a reference and the buffer is filled anew.
+        first = bytes(self._rest[:_FIRST_BYTES])
+        self._rest = self._rest[len(first) :]
         async with asyncio.timeout(self._idle_seconds):
-            # A copy, because newer versions of asyncio keep a reference and the buffer is filled anew.
-            await response.write(bytes(self._rest[:_FIRST_BYTES]))
-        self._rest = self._rest[_FIRST_BYTES:]
+            await response.write(first)
+        return len(first)
 
     async def _emptied(self) -> socket.socket:
         """A second descriptor of the connection, once the transport has handed all it had to the kernel."""

@@ -18,7 +18,7 @@ LAYERS = (
     | {"versions"},
     {"directories", "paths", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
-    | {"endpoint", "http_server", "http_side", "http_uploads"}
+    | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -28,8 +28,8 @@ ONLY_IN = {
     "pysqlite3": {"sqlite"},
     "sqlalchemy": {"schema", "upgrade", "versions"},
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "durability", "locks"},
-    "aiohttp": {"endpoint", "http_server", "http_uploads"},
+    "fcntl": {"blobs", "durability", "http_downloads", "locks"},
+    "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},
