@@ -52,9 +52,9 @@ EXPECTED = {
 ARGUMENTS: dict[str, dict[str, object]] = {
     "InvalidRange": {"size": 3},
     "NotModified": {"etag": '"ab"', "modified_ms": 0},
-    "SignatureError": {"code": "AccessDenied"},
-    "InvalidSignatureRequest": {"code": "InvalidURI"},
-    "SignatureDoesNotMatch": {"code": "AccessDenied"},
+    "SignatureError": {"message": "what"},
+    "InvalidSignatureRequest": {"message": "what"},
+    "SignatureDoesNotMatch": {"message": "what"},
     "Damage": {"digest": "ab"},
     "BlobMissing": {"digest": "ab"},
     "DigestMismatch": {"digest": "ab"},
@@ -89,7 +89,7 @@ def test_every_error_has_its_status() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_status(name: str) -> None:
     kind = ERRORS[name]
-    assert messages.status_of(kind(**{"message": "what", **ARGUMENTS.get(name, {})})) is EXPECTED[name]
+    assert messages.status_of(kind("what", **ARGUMENTS.get(name, {}))) is EXPECTED[name]
     listed = [base for base in kind.__mro__ if base in messages.STATUS]
     assert listed, f"{name} falls through to INTERNAL"
 
