@@ -175,6 +175,8 @@ class Endpoint:
             fields.get("if-none-match", ""),
             current_version=target.parameter("versionId"),
         )
+        if "if-unmodified-since" in fields:
+            raise NotImplementedHere("the condition If-Unmodified-Since is not offered on PUT")
         upload = Upload(request, mount.config.limits, asyncio.get_running_loop())
         if self._uploads >= self._most_uploads:
             raise TooManyStreams("too many uploads at once; see limits.concurrentWrites")
@@ -200,6 +202,10 @@ class Endpoint:
         self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
     ) -> web.StreamResponse:
         version_id = target.parameter("versionId")
+        for name in request.headers:
+            # Passing over a condition would remove what the caller did not mean.
+            if name.lower().startswith(("if-", "x-amz-if-")):
+                raise NotImplementedHere(f"the condition {name} is not offered on DELETE")
         gone = await self._run(lambda: mount.store.delete(key, version_id=version_id))
         answer = dict(shared)
         if gone is not None:
@@ -213,6 +219,7 @@ class Endpoint:
     def close(self) -> None:
         """Let the threads end; what they are at goes on."""
         self._readers.shutdown(wait=False)
+        self._senders.shutdown(wait=False)
         self._writers.shutdown(wait=False)
 
     async def _run(self, call: Callable[[], Result]) -> Result:

@@ -455,6 +455,15 @@ def test_conditions_of_writes(site: Site) -> None:
     assert site.client.body("cw", bucket=BUCKET) == b"3"
 
 
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match", "If-Unmodified-Since", "x-amz-if-match-size"])
+def test_conditions_that_are_not_offered_are_refused(site: Site, name: str) -> None:
+    site.client.write("uncond", b"x", bucket=BUCKET)
+    refused = site.call("DELETE", "uncond", {name: "*"})
+    assert (refused.status, refused.code) == (501, "NotImplemented")
+    assert site.put("uncond", b"y", {"If-Unmodified-Since": formatdate(0, usegmt=True)}).status == 501
+    assert site.client.body("uncond", bucket=BUCKET) == b"x"
+
+
 def test_put_without_a_length(site: Site) -> None:
     refused = site.put("nolength", None)
     assert refused.status in (400, 411)
