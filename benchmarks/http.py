@@ -1,6 +1,6 @@
 """What a verified download costs over HTTP, beside nginx sending the same file; and an upload, beside a plain write.
 
-    python -m benchmarks.http [--dir DIR] [--sizes 64,1024] [--upload 256] [--repetitions 9]
+    python -m benchmarks.http [--dir DIR] [--sizes 64,1024] [--upload 128] [--repetitions 9]
 
 One connection at a time, everything on this machine, the file in the page cache. Three servers answer in turn, the
 order reversed each time: nginx (one process, sendfile), `gestalt-cas serve`, and the same with the check of the chunks
@@ -67,18 +67,20 @@ http {{
 
 @dataclass
 class Candidate:
-    """A server that has the object at `url`, and what its transfers took: seconds by the clock and of its CPU."""
+    """A server of the object at `url`, and its transfers in seconds: by the clock, of its CPU, of the client's."""
 
     name: str
     pid: int
     url: str
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    client_cpu: list[float] = field(default_factory=list)
 
     def add(self, run: Callable[[], object]) -> None:
-        cpu, wall = cpu_seconds(self.pid), time.perf_counter()
+        cpu, client_cpu, wall = cpu_seconds(self.pid), time.thread_time(), time.perf_counter()
         run()
         self.wall.append(time.perf_counter() - wall)
+        self.client_cpu.append(time.thread_time() - client_cpu)
         self.cpu.append(cpu_seconds(self.pid) - cpu)
 
 
@@ -98,7 +100,7 @@ def compare_downloads(root: Path, sizes: Sequence[int], repetitions: int) -> Non
         lines += _download_lines(size, candidates)
     print_table(
         "GET on one connection",
-        ["Object, served by", "MiB/s", "CPU, ms per GiB", "Rate, nginx = 1", "Lowest", "Highest", "Goal"],
+        ["Object, served by", "MiB/s", "CPU, ms per GiB", "Client's", "Rate, nginx = 1", "Lowest", "Highest", "Goal"],
         lines,
     )
 
@@ -109,9 +111,9 @@ def _download_lines(size: int, candidates: Sequence[Candidate]) -> list[list[str
     for found in candidates:
         ratios = [one / other for one, other in zip(base.wall, found.wall, strict=True)] if base else []
         shown = [f"{pick(ratios):.2f}" if ratios else "-" for pick in (statistics.median, min, max)]
-        cpu = statistics.median(found.cpu) * 1e3 * (1 << 30) / size
+        cpu = [f"{statistics.median(taken) * 1e3 * (1 << 30) / size:.0f}" for taken in (found.cpu, found.client_cpu)]
         goal = GOAL if found.name == "verified" else ""
-        lines.append([f"{_shown(size)}, {found.name}", _rate(size, found.wall), f"{cpu:.0f}", *shown, goal])
+        lines.append([f"{_shown(size)}, {found.name}", _rate(size, found.wall), *cpu, *shown, goal])
     return lines
 
 
@@ -307,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.partition("\n")[0])
     parser.add_argument("--dir", type=Path, help="keep the stores here for later runs")
     parser.add_argument("--sizes", default="64,1024", help="objects to download, MiB, separated by commas")
-    parser.add_argument("--upload", type=float, default=256, help="object to upload, MiB")
+    parser.add_argument("--upload", type=float, default=128, help="object to upload, MiB")
     parser.add_argument("--repetitions", type=int, default=9)
     options = parser.parse_args(arguments)
     with place(options.dir) as chosen:

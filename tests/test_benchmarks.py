@@ -139,7 +139,7 @@ def test_http_does_without_nginx(
     captured = capsys.readouterr()
     rows = tables(captured.out)["GET on one connection"]
     assert [row[0].partition(", ")[2] for row in rows] == ["verified", "unverified"]
-    assert {cell for row in rows for cell in row[3:6]} == {"-"}
+    assert {cell for row in rows for cell in row[4:7]} == {"-"}
     assert "nginx is not installed" in captured.err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -67,12 +68,13 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Place]:
     made = Place(tmp_path / "store")
     yield made
     made.server.stop()
     made.server.join(10)
     assert made.mounts.close(10), "a download still holds the store"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
 
 
 def taken(connection: socket.socket, size: int) -> bytes:
