@@ -53,7 +53,8 @@ class HttpSide:
             before, wanted = self._server, (str(store.directory), config.http.host, config.http.port)
             server = None
             if config.http.enabled:
-                server = before if self._keeps(wanted) else self._started(store, config, mounts)
+                port = config.http.port or self._remembered(store)
+                server = before if self._keeps(wanted, port) else self._started(config, port, mounts)
             try:
                 yield (config.http.public_url or server.url) if server is not None else ""
             except BaseException:
@@ -71,22 +72,23 @@ class HttpSide:
         if server is not None:
             server.stop()
 
-    def _keeps(self, wanted: tuple[str, str, int]) -> bool:
-        """Whether the present server listens where it is wanted; for port 0 that is so within one directory."""
+    def _keeps(self, wanted: tuple[str, str, int], port: int) -> bool:
+        """Whether the present server listens where it is wanted, which `port` says better than `wanted` when not 0."""
         if self._server is None or wanted[1] != self._listening[1]:
             return False
-        return wanted == self._listening or wanted[2] == self._server.port
+        return wanted == self._listening or port == self._server.port
 
-    def _started(self, store: Store, config: Config, mounts: Mounts) -> HttpServer:
+    def _started(self, config: Config, port: int, mounts: Mounts) -> HttpServer:
         from gestalt_cas import http_server
 
-        http = config.http
-        remembered = store.recall(PORT_NOTE)
-        # Only the holder of server.lock may use and keep the remembered port: the other servers come and go.
-        keeper = store.claim_server()
-        wanted = http.port or (remembered if keeper and isinstance(remembered, int) else 0)
-        listener = http_server.listen(http.host, wanted, fixed=bool(http.port))
+        listener = http_server.listen(config.http.host, port, fixed=bool(config.http.port))
         return http_server.HttpServer(mounts, listener, config.limits.concurrent_writes)
+
+    @staticmethod
+    def _remembered(store: Store) -> int:
+        """The port of the last start, 0 for any; only the holder of server.lock has one, other servers come and go."""
+        found = store.recall(PORT_NOTE) if store.claim_server() else None
+        return found if isinstance(found, int) else 0
 
     def _note(self, store: Store, config: Config) -> None:
         """Write down what the next start and `keys rotate` have to know; a full disk must not keep a server out."""
