@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from enum import Enum, auto
+from mmap import mmap
 from typing import TypeVar
 
 from aiohttp import web
@@ -49,7 +50,8 @@ class Download:
         self._executor = executor
         self._idle_seconds = idle_seconds
         self._length = reader.length
-        self._pieces = reader.pieces(bytearray(min(CHUNK_BYTES, reader.version.size)))
+        # Mapped, so that it goes back to the system with the download; the allocator would keep many a chunk.
+        self._pieces = reader.pieces(memoryview(mmap(-1, max(1, min(CHUNK_BYTES, reader.version.size)))))
         self._rest = memoryview(b"")
         self._left = False
 
@@ -59,13 +61,18 @@ class Download:
         Raises Damage before a byte of the damaged chunk leaves, TimeoutError when the caller has taken nothing for
         `idle_seconds`, and ConnectionError when it has gone.
         """
-        if self._length and await self._send_first(response) < self._length:
-            connection = await self._emptied()
-            try:
-                await self._send_rest(connection)
-            finally:
-                connection.close()
-        await response.write_eof()
+        try:
+            if self._length and await self._send_first(response) < self._length:
+                connection = await self._emptied()
+                try:
+                    await self._send_rest(connection)
+                finally:
+                    connection.close()
+            await response.write_eof()
+        finally:
+            # Lets go of the buffer now: what asyncio leaves of a request may stay until the next garbage collection.
+            self._rest = memoryview(b"")
+            self._pieces.close()
 
     async def _send_first(self, response: web.StreamResponse) -> int:
         """Send the beginning of the body, at most what one piece holds; returns how many bytes."""

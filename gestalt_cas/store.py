@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -113,11 +113,11 @@ class ObjectReader:
     def __iter__(self) -> Iterator[memoryview]:
         return self.pieces()
 
-    def pieces(self, buffer: bytearray | None = None) -> Iterator[memoryview]:
+    def pieces(self, buffer: memoryview | None = None) -> Generator[memoryview, None, None]:
         """The requested bytes, a checked piece at a time.
 
-        With a `buffer`, as long as a chunk or as the object, each piece is a view of it, valid until the next is asked
-        for; else each has memory of its own.
+        With a `buffer`, as long as a chunk or as the object at least, each piece is a part of it, valid until the next
+        is asked for; else each has memory of its own.
         """
         try:
             yield from self._blob.read(self.offset, self.length, buffer)

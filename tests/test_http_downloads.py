@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
+import resource
 import socket
 import threading
 import time
@@ -203,3 +205,25 @@ def test_a_hundred_slow_callers_leave_the_threads_to_a_fast_one(place: Place) ->
         for connection in slow:
             connection.close()
     eventually(lambda: place.readers() == 0)
+
+
+def test_a_slow_download_takes_a_chunk_of_memory_and_gives_it_back(place: Place) -> None:
+    count = 60
+    gc.disable()  # the collector would hide that a download kept its buffer
+    try:
+        before = resident_bytes()
+        slow = [place.asked(receive_bytes=8192) for _ in range(count)]
+        for connection in slow:
+            head(connection)
+        eventually(lambda: place.readers() == count)
+        assert resident_bytes() - before < 2 * count * MIB
+        for connection in slow:
+            connection.close()
+        eventually(lambda: place.readers() == 0)
+        eventually(lambda: resident_bytes() - before < count * MIB // 4)
+    finally:
+        gc.enable()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
