@@ -267,23 +267,28 @@ def test_a_new_configuration_changes_the_endpoint_as_a_whole_or_not_at_all(tmp_p
 
 def test_a_configuration_that_fails_elsewhere_leaves_the_endpoint_as_it_was(tmp_path: Path) -> None:
     side, mounts = HttpSide(), Mounts()
+
+    def fail(config: Config, before: str) -> None:
+        with side.attached(store, config, mounts) as url:
+            assert url != before
+            assert listens(urlsplit(url).port or 0)
+            raise StoreBusy(url)
+
     with Store.open(tmp_path / "d") as store:
-        with pytest.raises(StoreBusy), side.attached(store, Config(tmp_path), mounts) as url:
-            assert listens(int(url.rpartition(":")[2]))
-            raise StoreBusy("no")
+        with pytest.raises(StoreBusy) as caught:
+            fail(Config(tmp_path), "")
         assert side.url == ""
-        eventually(lambda: not listens(int(url.rpartition(":")[2])), "the port is let go")
+        eventually(lambda: not listens(urlsplit(str(caught.value)).port or 0), "the port is let go")
         with side.attached(store, Config(tmp_path), mounts) as first:
             pass
         other = Config(tmp_path, http=Http(port=free_port()))
-        with pytest.raises(StoreBusy), side.attached(store, other, mounts) as second:
-            assert second != first
-            raise StoreBusy("no")
+        with pytest.raises(StoreBusy):
+            fail(other, first)
         assert side.url == first
-        assert listens(int(first.rpartition(":")[2]))
+        assert listens(urlsplit(first).port or 0)
         eventually(lambda: not listens(other.http.port), "the port is let go")
         side.stop()
-        eventually(lambda: not listens(int(first.rpartition(":")[2])), "the port is let go")
+        eventually(lambda: not listens(urlsplit(first).port or 0), "the port is let go")
 
 
 # ---- slow peers ----

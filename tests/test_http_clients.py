@@ -47,6 +47,7 @@ ODD_KEYS = [
 ]
 LONGEST = "\U0001f600" * 512
 """2,048 bytes, which are 6,144 once they are encoded."""
+PASSED_ON = [*(key for key in ODD_KEYS if "\0" not in key), LONGEST]
 
 
 def program(name: str) -> str:
@@ -159,7 +160,7 @@ def test_curl_uploads_and_downloads_a_large_file(site: Site, tmp_path: Path) -> 
     content = hashlib.shake_128(b"large").digest(5 * MIB)
     (tmp_path / "file").write_bytes(content)
     answer = site.presign("large", "PUT", content_type="image/png")
-    headers = [f"--header={name}: {value}" for name, value in dict(answer.headers).items()]
+    headers = [option for name, text in dict(answer.headers).items() for option in ("--header", f"{name}: {text}")]
     curl(answer.url, "--fail", *headers, "--expect100-timeout", "30", "--upload-file", tmp_path / "file")
     curl(answer.url, "--fail", *headers, "--header", "Transfer-Encoding: chunked", "--upload-file", tmp_path / "file")
     url = site.presign("large").url
@@ -253,7 +254,7 @@ def proxied_fixture() -> Iterator[Proxied]:
 
 
 @pytest.mark.parametrize(
-    "key", [key for key in ODD_KEYS if ".." not in key and "\0" not in key] + [LONGEST], ids=lambda k: ascii(k[:12])
+    "key", [*(key for key in ODD_KEYS if "\0" not in key), LONGEST], ids=lambda key: ascii(key[:9])
 )
 def test_nginx_passes_keys_on(proxied: Proxied, key: str) -> None:
     site = proxied.site
