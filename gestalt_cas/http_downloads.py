@@ -9,6 +9,7 @@ the waiting, so a few threads serve any number of downloads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import select
 import socket
@@ -154,11 +155,13 @@ class Download:
         coming = asyncio.get_running_loop().run_in_executor(self._executor, call)
         try:
             return await asyncio.shield(coming)
-        except asyncio.CancelledError:
-            # The reader and the connection may only be closed when no thread uses them any more.
-            self._left = True
-            await asyncio.wait([coming])
-            raise
+        finally:
+            # The reader and the connection may only be closed when no thread uses them any more, however often the
+            # request is cancelled.
+            while not coming.done():
+                self._left = True
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([coming])
 
 
 def _queued(connection: socket.socket) -> int:
