@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 0.5
 _MAX_FIELD_BYTES = 32 * 1024
 _READ_BUFFER = 256 * 1024
+_TURNS = 5
+"""Of the event loop, in which a connection that was just accepted becomes one that can be closed."""
 
 
 class HttpServer:
@@ -85,8 +87,25 @@ class HttpServer:
         await web.SockSite(runner, self._listener).start()
         self._ready.set()
         await self._stopping.wait()
+        before = server.connections
         await runner.cleanup()
+        await _let_go(server, before)
         endpoint.close()
+
+
+async def _let_go(server: web.Server, before: list[web.RequestHandler]) -> None:
+    """End what the clean-up left: peers that take nothing, late arrivals, and waits for pieces of uploads."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    for connection in {*before, *server.connections}:
+        if connection.transport is not None:
+            connection.transport.abort()
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=_STOP_SECONDS)
+    await asyncio.sleep(0)
 
 
 class _Server(web.Server):

@@ -13,6 +13,7 @@ import hashlib
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Protocol
 
 import google_crc32c
@@ -105,12 +106,17 @@ class Upload:
         await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _wait(self, coming: object) -> bytes:
-        future = asyncio.run_coroutine_threadsafe(_limited(coming, self._idle_seconds), self._loop)
+        waiting = _limited(coming, self._idle_seconds)
+        try:
+            future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+        except RuntimeError:  # the loop is closed
+            waiting.close()
+            raise Cancelled("the upload was cut off: the endpoint has stopped") from None
         try:
             return future.result()
         except TimeoutError:
             raise PeerStalled(f"the upload made no progress for {self._idle_seconds:g} s") from None
-        except (web.RequestPayloadError, ConnectionError, asyncio.CancelledError, EOFError) as error:
+        except (web.RequestPayloadError, ConnectionError, CancelledError, EOFError) as error:
             raise Cancelled(f"the upload was cut off: {error}") from None
 
 

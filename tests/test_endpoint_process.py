@@ -220,8 +220,9 @@ def presign(client: Client, key: str) -> str:
 
 
 def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    """Whether anybody listens on the port; asks the kernel, since a connection would be one more thing to end."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(int(row[1].rpartition(":")[2], 16) == port and row[3] == "0A" for row in rows)
 
 
 def test_a_new_configuration_changes_the_endpoint_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
