@@ -7,7 +7,7 @@ DATA_DIR ?= .data
 ARGS ?=
 # Passed to pytest: make test TESTS="tests/test_ranges.py -q"
 TESTS ?=
-# Passed to both benchmarks: make bench BENCH="--dir .build/bench" keeps the stores for later runs.
+# Passed to each benchmark: make bench BENCH="--dir .build/bench" keeps the stores for later runs.
 BENCH ?=
 
 VENV := .venv
@@ -45,9 +45,10 @@ format: $(INSTALLED_DEV) ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED_DEV) ## measure listings and the format's choices (about 3 minutes; 500 MB of disk)
+bench: $(INSTALLED_DEV) ## measure listings, the format's choices and HTTP (about 5 minutes; 3 GB of disk)
 	@$(BIN)/python -m benchmarks.listing $(BENCH)
 	@$(BIN)/python -m benchmarks.format $(BENCH)
+	@$(BIN)/python -m benchmarks.http $(BENCH)
 
 # Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
 # 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds

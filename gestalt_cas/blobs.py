@@ -247,18 +247,19 @@ class BlobFile:
         self._size = size
         self._sums = sums
 
-    def read(self, offset: int, length: int) -> Iterator[memoryview]:
+    def read(self, offset: int, length: int, buffer: memoryview | None = None) -> Iterator[memoryview]:
         """Yield the bytes from `offset` on, a verified piece of at most 1 MiB at a time.
 
+        With a `buffer`, at least as long as the longest chunk, each piece is a part of it and overwritten by the next.
         Raises DigestMismatch instead of yielding a piece whose chunk does not have its sum.
         """
         end = offset + length
         index = offset // chunks.CHUNK_BYTES
         while offset < end:
             start = index * chunks.CHUNK_BYTES
-            chunk = self._chunk(index, start)
+            chunk = self._chunk(index, start, buffer)
             stop = min(end, start + len(chunk))
-            yield memoryview(chunk)[offset - start : stop - start]
+            yield chunk[offset - start : stop - start]
             offset = stop
             index += 1
 
@@ -273,10 +274,13 @@ class BlobFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _chunk(self, index: int, start: int) -> bytes:
+    def _chunk(self, index: int, start: int, buffer: memoryview | None) -> memoryview:
         wanted = min(chunks.CHUNK_BYTES, self._size - start)
         try:
-            chunk = os.pread(self._fd, wanted, start)
+            if buffer is None:
+                chunk = memoryview(os.pread(self._fd, wanted, start))
+            else:
+                chunk = buffer[: os.preadv(self._fd, [buffer[:wanted]], start)]
         except OSError as error:
             if error.errno == errno.EIO:
                 raise DigestMismatch(

@@ -40,7 +40,7 @@ class ChunkSummer:
         return bytes(self._sums)
 
 
-def matches(chunk: bytes, index: int, sums: bytes) -> bool:
+def matches(chunk: bytes | memoryview, index: int, sums: bytes) -> bool:
     """Whether `chunk` is the whole chunk number `index` (from 0) of the payload with these sums."""
     return xxh3_128_digest(chunk) == sums[index * SUM_BYTES : (index + 1) * SUM_BYTES]
 

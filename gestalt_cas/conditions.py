@@ -68,9 +68,13 @@ def check_read(conditions: Conditions, version: ObjectVersion) -> None:
     if_none_match = parse_tags(conditions.if_none_match)
     if if_none_match is not None:
         if if_none_match.match_weakly(version.digest):
-            raise NotModified(f"if-none-match: the ETag of {version.key} is {version.etag}")
+            raise _not_modified(f"if-none-match: the ETag of {version.key} is {version.etag}", version)
     elif conditions.if_modified_since is not None and modified <= conditions.if_modified_since:
-        raise NotModified(f"if-modified-since: {version.key} was not modified since")
+        raise _not_modified(f"if-modified-since: {version.key} was not modified since", version)
+
+
+def _not_modified(message: str, version: ObjectVersion) -> NotModified:
+    return NotModified(message, etag=version.etag, modified_ms=version.modified_ms)
 
 
 def validate_write(conditions: Conditions) -> None:

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from gestalt_cas import objects
 from gestalt_cas.errors import InvalidArgument, InvalidConfig
+from gestalt_cas.sigv4 import KeyPair
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -35,7 +36,14 @@ MAX_PREFIX_BYTES = objects.MAX_KEY_BYTES - 1
 _SCHEMA_FILE = "config.schema.json"
 _LONGEST_SHOWN = 80
 _LONGEST_DIRECTORY_NAME = 200
-_ARTICLES = {"string": "a string", "integer": "an integer", "number": "a number", "object": "an object"}
+_ARTICLES = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list of strings",
+    "object": "an object",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +59,25 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Http:
+    """The HTTP endpoint. `public_url` "" stands for the address that is really listened on."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 0
+    public_url: str = ""
+    cors_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A valid configuration. `settings` holds the given `STORE_KEYS` under their dotted names, and nothing else."""
 
     data_dir: Path
     key_prefix: str = ""
     limits: Limits = Limits()
+    http: Http = Http()
+    signing: KeyPair | None = None
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -117,6 +138,8 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         data_dir=_directory(str(values["dataDir"])) if "dataDir" in values else default_data_dir(name),
         key_prefix=str(values.get("keyPrefix", "")),
         limits=_limits(values),
+        http=_http(values),
+        signing=_signing(values),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
     )
 
@@ -270,6 +293,50 @@ def _limits(values: Mapping[str, object]) -> Limits:
     return Limits(**given)
 
 
+def _http(values: Mapping[str, Any]) -> Http:
+    host, port = _listen(values.get("http.listen", "127.0.0.1:0"))
+    return Http(
+        enabled=values.get("http.enabled", True),
+        host=host,
+        port=port,
+        public_url=_public_url(values.get("http.publicUrl", "")),
+        cors_origins=tuple(values.get("http.corsOrigins", ())),
+    )
+
+
+def _listen(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or int(port[:6]) > 65535:
+        raise InvalidConfig(f"http.listen: {_shown(text)} is not host:port with a port of 0 to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _public_url(text: str) -> str:
+    """The base of URLs, as clients write it into Host, which is signed: lower case, no port that goes without saying.
+
+    No path: it would be signed, and no proxy could strip it again.
+    """
+    if not text:
+        return ""
+    found = re.fullmatch(r"(https?)://([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?", text.lower(), re.ASCII)
+    if found is None or int(found[3] or 0) > 65535:
+        raise InvalidConfig(f"http.publicUrl: {_shown(text)} is not http:// or https:// with a host and perhaps a port")
+    scheme, host, port = found.groups()
+    usual = {"http": "80", "https": "443"}[scheme]
+    return f"{scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
+
+
+def _signing(values: Mapping[str, Any]) -> KeyPair | None:
+    key, secret = values.get("signing.accessKeyId", ""), values.get("signing.secretAccessKey", "")
+    if bool(key) != bool(secret):
+        raise InvalidConfig(
+            f"signing.{'secretAccessKey' if key else 'accessKeyId'}: missing; the two keys of signing go together"
+        )
+    if key and not re.fullmatch(r"[A-Za-z0-9_\-]+", key):
+        raise InvalidConfig("signing.accessKeyId: only letters, digits, _ and - can stand in a URL's credential")
+    return KeyPair(key, secret) if key else None
+
+
 def _check_names(values: Mapping[str, object]) -> None:
     """What JSON Schema cannot say: lengths in bytes, valid Unicode, the rules of bucket names."""
     try:
@@ -294,10 +361,12 @@ def _directory(text: str) -> Path:
 
 
 def _faults(error: ValidationError) -> Iterator[str]:
-    path = [str(name) for name in error.absolute_path]
+    # A position in a list is left out: what is wrong with an element is said of the list's key.
+    path = [name for name in error.absolute_path if isinstance(name, str)]
     instance: Any = error.instance
     if error.validator != "additionalProperties":
-        yield f"{_dotted('.'.join(path))}: {_shown(instance)} is not {_allowed(_part(path))}"
+        shown = "the value" if "signing" in path else _shown(instance)  # a secret must not reach a log
+        yield f"{_dotted('.'.join(path))}: {shown} is not {_allowed(_part(path))}"
         return
     for name in instance:
         if name not in _part(path)["properties"]:

@@ -44,7 +44,12 @@ class PreconditionFailed(StoreError):
 
 
 class NotModified(PreconditionFailed):
-    """A read condition says that the caller's copy is still good."""
+    """A read condition says that the caller's copy is still good: `etag` and `modified_ms` are the object's."""
+
+    def __init__(self, message: str, *, etag: str, modified_ms: int) -> None:
+        super().__init__(message)
+        self.etag = etag
+        self.modified_ms = modified_ms
 
 
 class InvalidRange(StoreError):
@@ -69,6 +74,34 @@ class NotConfigured(StoreError):
 
 class NotEnabled(StoreError):
     """The feature is switched off in this configuration; the message says how to switch it on."""
+
+
+class NotImplementedHere(StoreError):
+    """Something that S3 has and this store does not; nothing was done."""
+
+
+class MethodNotAllowed(StoreError):
+    """A request method that the HTTP endpoint does not have."""
+
+
+class BadDigest(StoreError):
+    """An upload's bytes do not have the checksum that came with them; nothing was stored."""
+
+
+class SignatureError(StoreError):
+    """A presigned request that is not let in; `code` is S3's error code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidSignatureRequest(SignatureError):
+    """The parameters of a presigned URL are missing, repeated or malformed."""
+
+
+class SignatureDoesNotMatch(SignatureError):
+    """The request is unsigned, was altered, is signed with another key, or its time has not come or has passed."""
 
 
 class NoStore(StoreError):

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from gestalt_cas import errors, wire_pb2
 from gestalt_cas.errors import InvalidArgument, StoreError
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ListPage, ListQuery, ObjectKey, ObjectVersion
+from gestalt_cas.presign import Presigned, PresignQuery
 
 Code = grpc.StatusCode
 
@@ -28,6 +29,10 @@ STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.StoreBusy: Code.UNAVAILABLE,
     errors.NotConfigured: Code.FAILED_PRECONDITION,
     errors.NotEnabled: Code.FAILED_PRECONDITION,
+    errors.NotImplementedHere: Code.UNIMPLEMENTED,
+    errors.MethodNotAllowed: Code.UNIMPLEMENTED,
+    errors.BadDigest: Code.INVALID_ARGUMENT,
+    errors.SignatureError: Code.PERMISSION_DENIED,
     errors.NoStore: Code.FAILED_PRECONDITION,
     errors.StoreUnusable: Code.FAILED_PRECONDITION,
     errors.SettingsConflict: Code.FAILED_PRECONDITION,
@@ -42,6 +47,13 @@ STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.StorageFault: Code.INTERNAL,
 }
 """One status per error; a class that is not listed has its nearest base's."""
+
+PRESIGN_METHODS = {
+    int(wire_pb2.PRESIGN_METHOD_GET): "GET",
+    int(wire_pb2.PRESIGN_METHOD_PUT): "PUT",
+    int(wire_pb2.PRESIGN_METHOD_DELETE): "DELETE",
+    int(wire_pb2.PRESIGN_METHOD_HEAD): "HEAD",
+}
 
 M = TypeVar("M", bound=Message)
 
@@ -149,6 +161,29 @@ def read_conditions(request: wire_pb2.ReadObjectRequest) -> Conditions:
 def copy_conditions(request: wire_pb2.CopyObjectRequest) -> Conditions:
     """The preconditions of a copy: the tags judge the source, the version id the destination."""
     return Conditions(request.if_match, request.if_none_match, current_version=request.destination.version_id)
+
+
+def presign_query(request: wire_pb2.PresignObjectRequest, bucket: str) -> PresignQuery:
+    """What is to be signed; `bucket` is the real name of the request's. Unknown methods are GET."""
+    return PresignQuery(
+        ObjectKey(bucket, request.ref.key),
+        PRESIGN_METHODS.get(request.method, "GET"),
+        request.ref.version_id,
+        request.expires_seconds,
+        request.content_type,
+        request.content_disposition,
+        request.headers,
+    )
+
+
+def presigned(signed: Presigned, request: wire_pb2.PresignObjectRequest) -> wire_pb2.PresignObjectResponse:
+    """The answer to a presign request; its method is always a concrete one."""
+    return wire_pb2.PresignObjectResponse(
+        url=signed.url,
+        method=request.method if request.method in PRESIGN_METHODS else wire_pb2.PRESIGN_METHOD_GET,
+        expires_at={"seconds": int(signed.expires_at.timestamp())},
+        headers=signed.headers,
+    )
 
 
 def byte_range(request: wire_pb2.ReadObjectRequest) -> ByteRange | None:

@@ -11,12 +11,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from gestalt_cas.config import Config
 from gestalt_cas.errors import NotConfigured, ShuttingDown, StoreError
+from gestalt_cas.keys import SigningKeys
 from gestalt_cas.messages import Namespace
 from gestalt_cas.store import Store
 
@@ -81,11 +82,16 @@ class OpenStore:
 
 
 class Mount:
-    """One configuration in force: the open store, and how callers' keys map to stored ones."""
+    """One configuration in force: the open store, how callers' keys map to stored ones, and how URLs are signed.
 
-    def __init__(self, config: Config, opened: OpenStore) -> None:
+    `public_url` is what presigned URLs begin with, "" when the HTTP endpoint is switched off.
+    """
+
+    def __init__(self, config: Config, opened: OpenStore, keys: SigningKeys, public_url: str) -> None:
         self.config = config
         self.opened = opened
+        self.keys = keys
+        self.public_url = public_url
         self.namespace = Namespace(config.key_prefix)
 
     @property
@@ -93,10 +99,18 @@ class Mount:
         return self.opened.store
 
 
-class Mounts:
-    """The mount in force, if any. Thread-safe."""
+Attach = Callable[[Store, Config], AbstractContextManager[str]]
 
-    def __init__(self) -> None:
+
+class Mounts:
+    """The mount in force, if any. Thread-safe.
+
+    `attach` makes the HTTP endpoint of a configuration listen for the block that puts it into force, and gives its
+    public URL ("" when it is switched off).
+    """
+
+    def __init__(self, attach: Attach = lambda _store, _config: nullcontext("")) -> None:
+        self._attach = attach
         self._lock = threading.Lock()
         self._mount: Mount | None = None
         self._closed = False
@@ -112,17 +126,20 @@ class Mounts:
                 raise ShuttingDown("the provider is stopping")
             before = self._mount
             if before is not None and before.store.directory == Path(os.path.abspath(config.data_dir)):
-                before.store.adopt(config.settings)
+                with self._attach(before.store, config) as public_url:
+                    before.store.adopt(config.settings)
+                    self._mount = _mounted(config, before.opened, public_url)
                 before.store.set_limits(config.limits)
-                self._mount = Mount(config, before.opened)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
+            opened = OpenStore(store)
             try:
                 _tidy(store)
+                with self._attach(store, config) as public_url:
+                    self._mount = _mounted(config, opened, public_url)
             except BaseException:
-                store.close()
+                opened.retire()
                 raise
-            self._mount = Mount(config, OpenStore(store))
         if before is not None:
             before.opened.retire()
 
@@ -152,6 +169,11 @@ class Mounts:
         deadline = time.monotonic() + timeout
         mount.opened.retire()
         return mount.opened.closed.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _mounted(config: Config, opened: OpenStore, public_url: str) -> Mount:
+    keys = SigningKeys(opened.store.directory / "keys.json", config.signing)
+    return Mount(config, opened, keys, public_url)
 
 
 def _tidy(store: Store) -> None:

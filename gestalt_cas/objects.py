@@ -182,6 +182,15 @@ class VersionPage:
     token: str
 
 
+def check_names(key: ObjectKey, what: str = "") -> None:
+    """Raise InvalidArgument, its message beginning with `what`, unless bucket and key are usable names."""
+    try:
+        check_bucket(key.bucket)
+        check_key(key.key)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{what}{error}") from None
+
+
 def check_attributes(headers: Headers, metadata: Mapping[str, str]) -> None:
     """Raise InvalidArgument unless headers and user metadata may be stored (contract section 6)."""
     total = 0

@@ -14,16 +14,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
 
-from gestalt_cas import messages, wire_pb2
+from gestalt_cas import messages, presign, wire_pb2
 from gestalt_cas.calls import Calls, OpenCall
 from gestalt_cas.errors import Cancelled, InvalidArgument, NotEnabled, StoreError, StoreFull, TooManyStreams
 from gestalt_cas.frames import FIRST_FRAME_BYTES, pack_data, unpack_data
 from gestalt_cas.mounts import Mount, Mounts
+from gestalt_cas.objects import check_names
 from gestalt_cas.pools import CountedPool, Pools, on_pool, verified
 
 log = logging.getLogger(__name__)
@@ -289,8 +291,17 @@ def _copy(mount: Mount, raw: bytes) -> Message:
 
 
 def _presign(mount: Mount, raw: bytes) -> Message:
-    mount.namespace.key(messages.decode(wire_pb2.PresignObjectRequest, raw).ref)
-    raise NotEnabled("presigned URLs are not available: this release of gestalt-cas has no HTTP endpoint yet")
+    request = messages.decode(wire_pb2.PresignObjectRequest, raw)
+    check_names(mount.namespace.key(request.ref))
+    if not mount.public_url:
+        raise NotEnabled("presigned URLs are switched off: set http.enabled to true in the provider's configuration")
+    bucket = request.ref.bucket or mount.store.settings().bucket
+    signed = presign.presign(messages.presign_query(request, bucket), mount.keys.get(), mount.public_url, now=_now())
+    return messages.presigned(signed, request)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 _EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the wire as google.protobuf.Empty

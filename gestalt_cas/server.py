@@ -24,6 +24,7 @@ from gestalt_cas import host, sqlite, targets
 from gestalt_cas.calls import Calls
 from gestalt_cas.config import Config, Limits
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
+from gestalt_cas.http_side import HttpSide
 from gestalt_cas.lifecycle import LifecycleService
 from gestalt_cas.mounts import Mounts
 from gestalt_cas.pools import Pools
@@ -45,7 +46,8 @@ class Provider:
 
     def __init__(self, *, fixed: bool = False) -> None:
         limits = Limits()
-        self.mounts = Mounts()
+        self.http = HttpSide()
+        self.mounts = Mounts(lambda store, config: self.http.attached(store, config, self.mounts))
         self.calls = Calls(limits.stream_idle_seconds)
         self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
         self._fixed = fixed
@@ -84,6 +86,7 @@ class Provider:
         return self._wound_down.wait(timeout)
 
     def _wind_down(self) -> None:
+        self.http.stop()
         self.calls.stop()
         if self.mounts.close(timeout=_STOP_SECONDS):
             self._wound_down.set()
@@ -109,7 +112,7 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
     mount = provider.mounts.present
     assert mount is not None
     directory = mount.store.directory
-    return _run(provider, target, stopping, lambda bound: _announce(bound, directory))
+    return _run(provider, target, stopping, lambda bound: _announce(bound, directory, provider.http.url))
 
 
 def serve_host(text: str) -> int:
@@ -196,8 +199,10 @@ def _bind(server: grpc.Server, target: Target) -> Target:
     return target if target.path else Target(host=target.host, port=port)
 
 
-def _announce(bound: Target, directory: Path) -> None:
+def _announce(bound: Target, directory: Path, http: str) -> None:
     ready = {"event": "ready", "grpc": bound.url, "data_dir": str(directory)}
+    if http:
+        ready["http"] = http
     print(json.dumps(ready, separators=(",", ":")), flush=True)
     log.info("serving %s at %s until SIGTERM or ctrl-C", directory, bound.url)
     log.info(

@@ -96,3 +96,9 @@ def refuse_conflict(present: Settings, wanted: Mapping[str, object]) -> None:
                 f"{name}: a running server uses {stored[name]!r} on this directory, this one is configured with "
                 f"{value!r}; stop the other one, or change the setting with: gestalt-cas config {name} VALUE"
             )
+
+
+def recall(connection: Connection, name: str) -> object:
+    """A note that is no setting (the HTTP port, say), in the transaction at hand; None when there is none."""
+    rows = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchall()
+    return json.loads(rows[0][0]) if rows else None

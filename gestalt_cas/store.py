@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -56,7 +56,7 @@ from gestalt_cas.objects import (
     VersionPage,
     check_attributes,
     check_bucket,
-    check_key,
+    check_names,
     utf8,
 )
 from gestalt_cas.reserve import Reserve
@@ -111,8 +111,16 @@ class ObjectReader:
         self._on_damage = on_damage
 
     def __iter__(self) -> Iterator[memoryview]:
+        return self.pieces()
+
+    def pieces(self, buffer: memoryview | None = None) -> Generator[memoryview, None, None]:
+        """The requested bytes, a checked piece at a time.
+
+        With a `buffer`, as long as a chunk or as the object at least, each piece is a part of it, valid until the next
+        is asked for; else each has memory of its own.
+        """
         try:
-            yield from self._blob.read(self.offset, self.length)
+            yield from self._blob.read(self.offset, self.length, buffer)
         except Damage as error:
             self._on_damage(error, self._blob.still_named)
             raise
@@ -289,7 +297,7 @@ class Store:
 
         Raises NoSuchKey, NoSuchVersion, PreconditionFailed or NotModified.
         """
-        _check_names(key)
+        check_names(key)
         with self._database.read() as tx:
             version = self._lookup(tx, key, version_id)
         if conditions:
@@ -301,21 +309,23 @@ class Store:
         key: ObjectKey,
         *,
         version_id: str = "",
-        byte_range: ByteRange | None = None,
+        byte_range: ByteRange | Callable[[ObjectVersion], ByteRange | None] | None = None,
         conditions: Conditions = NO_CONDITIONS,
     ) -> ObjectReader:
         """Open an object, or a range of it, for reading; the caller closes the reader.
 
+        `byte_range` may be a function that is asked with the version at hand, for ranges that depend on it.
         Raises what `head` raises, InvalidRange, or Damage when the payload is missing or has another size.
         """
-        _check_names(key)
+        check_names(key)
         tries = _OPEN_TRIES
         while True:
             tries -= 1
             with self._database.read() as tx:
                 version = self._lookup(tx, key, version_id)
                 rules.check_read(conditions, version)
-                offset, length = ranges.resolve(byte_range, version.size)
+                wanted = byte_range(version) if callable(byte_range) else byte_range
+                offset, length = ranges.resolve(wanted, version.size)
                 try:
                     blob = self._open_blob(tx, version)
                 except Damage as error:
@@ -342,8 +352,8 @@ class Store:
         section 6). No payload byte is read or written. Raises what `head` and `write` raise, and BlobMissing when the
         source's payload is gone.
         """
-        _check_names(source, "source ")
-        _check_names(destination, "destination ")
+        check_names(source, "source ")
+        check_names(destination, "destination ")
         rules.validate_write(conditions)
         with self._database.write() as tx:
             found = self._lookup(tx, source, source_version_id)
@@ -372,7 +382,7 @@ class Store:
         Deleting what is not there is no error: without an id a marker is appended all the same, with one that names
         nothing None is returned. Works on a full disk.
         """
-        _check_names(key)
+        check_names(key)
         return self._reserve.spend_on(lambda: self._delete(key, version_id))
 
     def list_page(self, query: ListQuery) -> ListPage:
@@ -514,12 +524,23 @@ class Store:
                 if ours and not self._serving:
                     self._server_lock.release()
 
+    def recall(self, name: str) -> object:
+        """What a process of this store noted down under `name`; None when there is no such note."""
+        with self._database.read() as tx:
+            return store_settings.recall(tx, name)
+
+    def note(self, name: str, value: object) -> None:
+        """Note something down for the processes to come; it is no setting and decides nothing in the store."""
+        if self.recall(name) != value:
+            with self._database.write() as tx:
+                store_settings.store(tx, {name: value})
+
     # Inside
 
     def _check_write(
         self, key: ObjectKey, headers: Headers, metadata: Mapping[str, str], conditions: Conditions
     ) -> None:
-        _check_names(key)
+        check_names(key)
         check_attributes(headers, metadata)
         rules.validate_write(conditions)
         if conditions:
@@ -624,14 +645,6 @@ class Store:
         with self._database.write(timeout) as tx:
             if still():
                 versions.mark_damaged(tx, digest, _now_ms())
-
-
-def _check_names(key: ObjectKey, what: str = "") -> None:
-    try:
-        check_bucket(key.bucket)
-        check_key(key.key)
-    except StoreError as error:
-        raise type(error)(f"{what}{error}") from None
 
 
 def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -> int:

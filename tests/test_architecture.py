@@ -12,11 +12,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
     {"errors", "objects"},
-    {"chunks", "conditions", "config", "frames", "listing", "ranges", "tokens"},
-    {"blobs", "database", "durability", "layout", "locks", "reserve", "schema", "settings", "sqlite", "upgrade"}
+    {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
+    | {"tokens", "urls"},
+    {"blobs", "database", "durability", "keys", "layout", "locks", "reserve", "schema", "settings", "sqlite", "upgrade"}
     | {"versions"},
     {"directories", "paths", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
+    | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -26,7 +28,9 @@ ONLY_IN = {
     "pysqlite3": {"sqlite"},
     "sqlalchemy": {"schema", "upgrade", "versions"},
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "durability", "locks"},
+    "fcntl": {"blobs", "durability", "http_downloads", "locks"},
+    "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
+    "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import building, format, listing  # noqa: A004 - the module is named after its subject
+from benchmarks import building, format, http, listing  # noqa: A004 - named after their subjects
 from gestalt_cas import Store
 from gestalt_cas.objects import ListQuery
 
@@ -112,3 +112,46 @@ def test_format_says_that_crc32c_is_missing(
     captured = capsys.readouterr()
     assert [row[0] for row in tables(captured.out)["The sum of a 1 MiB chunk"]] == ["XXH3-128", "BLAKE3"]
     assert "google-crc32c is not installed" in captured.err
+
+
+HTTP = [*TINY, "--sizes", "0.5,3", "--upload", "2"]
+
+
+def test_http_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    http.main([*HTTP, "--dir", str(tmp_path)])
+    found = tables(capsys.readouterr().out)
+    servers = ["nginx", "verified", "unverified"] if http.nginx_program() else ["verified", "unverified"]
+    downloads = found["GET on one connection"]
+    assert [row[0] for row in downloads] == [f"{size} MiB, {name}" for size in ("0.5", "3") for name in servers]
+    assert all(int(row[1]) > 0 for row in downloads)
+    uploads = found["PUT on one connection"]
+    assert [row[0] for row in uploads] == ["2 MiB, write and fsync of a file", "2 MiB, PUT"]
+    with Store.open(tmp_path / "http-uploads") as store:
+        versions = store.list_versions(ListQuery()).versions
+        assert len({version.etag for version in versions}) == 2, "every upload brought another payload"
+
+
+def test_http_does_without_nginx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http, "nginx_program", lambda: None)
+    http.compare_downloads(tmp_path, [1000], 1)
+    captured = capsys.readouterr()
+    rows = tables(captured.out)["GET on one connection"]
+    assert [row[0].partition(", ")[2] for row in rows] == ["verified", "unverified"]
+    assert {cell for row in rows for cell in row[4:7]} == {"-"}
+    assert "nginx is not installed" in captured.err
+
+
+def test_http_unverified_server_really_checks_nothing(tmp_path: Path) -> None:
+    digest = http.filled(tmp_path, 3 << 20)
+    blob = http.blob_of(tmp_path, digest)
+    blob.chmod(0o600)
+    with blob.open("r+b") as file:
+        file.seek(2 << 20)
+        file.write(b"damage")
+    with http.all_servers(tmp_path, digest) as candidates:
+        urls = {candidate.name: candidate.url for candidate in candidates}
+        http.download(urls["unverified"])
+        with pytest.raises(AssertionError, match=f"2097152 of {3 << 20} bytes came"):
+            http.download(urls["verified"])

@@ -93,9 +93,10 @@ def test_every_verb_of_the_table_loads_and_explains_itself(verb: str) -> None:
     assert command is not None
     assert command.name == verb
     assert command.help
-    options = {name for parameter in command.params for name in parameter.opts}
-    if VERBS[verb].module != "serving":
-        assert {"--json", "--data-dir"} <= options
+    verbs = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    for one in verbs if VERBS[verb].module != "serving" else ():
+        assert one.help
+        assert {"--json", "--data-dir"} <= {name for parameter in one.params for name in parameter.opts}
 
 
 def test_no_words_show_the_help_and_are_a_usage_error() -> None:
@@ -130,7 +131,13 @@ def test_the_table_has_every_error_and_no_other() -> None:
 def made(kind: type[errors.StoreError]) -> errors.StoreError:
     if issubclass(kind, errors.Damage):
         return kind("why it\nfailed", digest="00" * 32)
-    return kind("why it\nfailed", size=1) if issubclass(kind, errors.InvalidRange) else kind("why it\nfailed")
+    if issubclass(kind, errors.InvalidRange):
+        return kind("why it\nfailed", size=1)
+    if issubclass(kind, errors.NotModified):
+        return kind("why it\nfailed", etag='"00"', modified_ms=0)
+    if issubclass(kind, errors.SignatureError):
+        return kind("AccessDenied", "why it\nfailed")
+    return kind("why it\nfailed")
 
 
 @pytest.mark.parametrize("kind", sorted(exits.TABLE, key=lambda kind: kind.__name__))

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config
-from gestalt_cas.config import Config, Limits, assignments, default_data_dir, load_file, merge, parse
+from gestalt_cas.config import Config, Http, Limits, assignments, default_data_dir, load_file, merge, parse
 from gestalt_cas.errors import InvalidConfig
+from gestalt_cas.sigv4 import KeyPair
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA: dict[str, Any] = json.loads((ROOT / "config.schema.json").read_text("utf-8"))
@@ -38,6 +39,12 @@ KEYS = [
     "limits.concurrentReads",
     "limits.concurrentWrites",
     "blobs.inlineMaxBytes",
+    "http.enabled",
+    "http.listen",
+    "http.publicUrl",
+    "http.corsOrigins",
+    "signing.accessKeyId",
+    "signing.secretAccessKey",
 ]
 FULL: dict[str, Any] = {
     "dataDir": "/srv/cas",
@@ -53,6 +60,13 @@ FULL: dict[str, Any] = {
         "concurrentWrites": 6,
     },
     "blobs": {"inlineMaxBytes": 7},
+    "http": {
+        "enabled": False,
+        "listen": "[::1]:8080",
+        "publicUrl": "https://Files.example.com:443/",
+        "corsOrigins": ["https://app.example.com", "*"],
+    },
+    "signing": {"accessKeyId": "AKID", "secretAccessKey": "se/cret+"},
 }
 
 
@@ -87,6 +101,8 @@ def test_everything_given() -> None:
         data_dir=Path("/srv/cas"),
         key_prefix="team/",
         limits=Limits(1, 2, 3, 4.5, 5, 6),
+        http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
+        signing=KeyPair("AKID", "se/cret+"),
         settings={"bucket": "main", "versioning": "suspended", "blobs.inlineMaxBytes": 7},
     )
 
@@ -489,7 +505,7 @@ def test_schema_is_valid_and_only_says_what_every_compiler_knows() -> None:
     known = {"type", "description", "default", "enum", "minLength", "minimum", "maximum", "exclusiveMinimum"}
 
     def check(part: Mapping[str, Any], extra: set[str]) -> None:
-        assert set(part) <= known | extra
+        assert set(part) <= known | extra | ({"items"} if part["type"] == "array" else set())
         if part["type"] == "object":
             assert part["additionalProperties"] is False
             for name, below in part["properties"].items():
@@ -498,6 +514,7 @@ def test_schema_is_valid_and_only_says_what_every_compiler_knows() -> None:
                 check(below, {"properties", "additionalProperties"} if below["type"] == "object" else set())
 
     check(SCHEMA, {"properties", "additionalProperties", "$schema", "title"})
+    assert SCHEMA["properties"]["http"]["properties"]["corsOrigins"]["items"] == {"type": "string"}
 
 
 def test_the_keys_are_these() -> None:
@@ -518,12 +535,14 @@ def test_description_is_the_schemas(setting: config.Setting) -> None:
 
 def test_defaults_of_the_code_are_the_schemas() -> None:
     defaults = {key: part["default"] for key, part in leaves(SCHEMA) if "default" in part}
-    assert set(KEYS) - set(defaults) == {"dataDir"}
+    assert set(KEYS) - set(defaults) == {"dataDir", "signing.accessKeyId", "signing.secretAccessKey"}
     everything: dict[str, object] = {"dataDir": "d"}
     for key, value in defaults.items():
         everything = merge(everything, nested(key, value))
     with_defaults = parse(everything)
     assert with_defaults.limits == parse({"dataDir": "d"}).limits == Limits()
+    assert with_defaults.http == parse({"dataDir": "d"}).http == Http()
+    assert with_defaults.signing is parse({"dataDir": "d"}).signing is None
     assert with_defaults.key_prefix == parse({"dataDir": "d"}).key_prefix == Config(Path("d")).key_prefix
     assert with_defaults.settings == {key: defaults[key] for key in config.STORE_KEYS}
 
@@ -535,6 +554,83 @@ def test_every_limit_of_the_code_is_a_key() -> None:
         parsed = parse({"dataDir": "d", "limits": {key: 77}})
         assert parsed.limits == dataclasses.replace(Limits(), **{field.name: 77})
         assert f"limits.{key}" in KEYS
+
+
+# The HTTP endpoint and its keys
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:65535", "::1", 65535), ("localhost:80", "localhost", 80)],
+)
+def test_listen(text: str, host: str, port: int) -> None:
+    http = parse({"dataDir": "d", "http": {"listen": text}}).http
+    assert (http.host, http.port) == (host, port)
+
+
+@pytest.mark.parametrize("text", ["", "8080", ":8080", "host", "host:", "host:x", "host:65536", "host:\u0663"])
+def test_bad_listen(text: str) -> None:
+    assert message({"dataDir": "d", "http": {"listen": text}}).startswith("http.listen: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "signed_for"),
+    [
+        ("", ""),
+        ("http://files.test", "http://files.test"),
+        ("http://files.test/", "http://files.test"),
+        ("HTTPS://Files.Test:443", "https://files.test"),
+        ("http://files.test:80", "http://files.test"),
+        ("https://files.test:80", "https://files.test:80"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_public_url_is_what_clients_write_into_host(text: str, signed_for: str) -> None:
+    assert parse({"dataDir": "d", "http": {"publicUrl": text}}).http.public_url == signed_for
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.test",
+        "ftp://a",
+        "http://",
+        "http://:80",
+        "http://a:99999",
+        "http://a/path",
+        "http://a?q",
+        "http://a#f",
+        "http:a",
+    ],
+)
+def test_bad_public_url(text: str) -> None:
+    assert message({"dataDir": "d", "http": {"publicUrl": text}}).startswith("http.publicUrl: ")
+
+
+def test_the_two_keys_of_signing_go_together() -> None:
+    assert message({"dataDir": "d", "signing": {"accessKeyId": "A"}}).startswith("signing.secretAccessKey: ")
+    assert message({"dataDir": "d", "signing": {"secretAccessKey": "S"}}).startswith("signing.accessKeyId: ")
+    assert message({"dataDir": "d", "signing": {"accessKeyId": "A/B", "secretAccessKey": "S"}}).startswith(
+        "signing.acc"
+    )
+
+
+@pytest.mark.parametrize("secret", [123456789, ["hunter2"], {"hunter2": "hunter2"}, True])
+def test_a_secret_is_not_repeated_in_a_message(secret: object) -> None:
+    text = message({"dataDir": "d", "signing": {"accessKeyId": "A", "secretAccessKey": secret}})
+    assert text == "signing.secretAccessKey: the value is not a string"
+
+
+def test_an_element_of_a_list_is_judged_too() -> None:
+    text = message({"dataDir": "d", "http": {"corsOrigins": ["https://a.test", 7]}})
+    assert text == "http.corsOrigins: 7 is not a list of strings"
+
+
+def test_a_secret_has_no_repr() -> None:
+    parsed = parse(FULL)
+    assert parsed.signing is not None
+    assert parsed.signing.secret_access_key == "se/cret+"
+    assert "se/cret" not in repr(parsed)
 
 
 def table_rows(text: str) -> list[list[str]]:

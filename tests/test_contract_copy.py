@@ -1,8 +1,6 @@
 """Conformance cases 74 to 82 and 90 to 92 (contract section 5, Copy/Presign), once per wire generation.
 
-Cases 83 to 89 are about URLs and belong to the issue "Presigned URLs that work": 83, 84, 87, 88 and 89 need a URL to
-look at, 85 and 86 the checks of a request that is not served yet. Until then PresignObject refuses, which has a test
-here.
+Cases 83 to 89 are about URLs: tests/test_contract_presign.py.
 """
 
 from __future__ import annotations
@@ -132,15 +130,6 @@ def test_copies_of_one_object_at_the_same_time_all_stand(place: Place) -> None:
         for number in range(32)
     ]
     assert {call.result().meta.ref.key for call in calls} == {place.key(f"c{number}") for number in range(32)}
-
-
-def test_presign_is_refused_with_a_clear_message(place: Place) -> None:
-    """Stands for cases 83 to 89 until presigned URLs come; an existing object makes no difference."""
-    place.write("k", b"x")
-    for method in (0, 1, 2, 3, 4):
-        request = place.pb.PresignObjectRequest(ref=place.ref("k"), method=method, expires_seconds=60)
-        with refused(FAILED, "presign"):
-            place.client.call("PresignObject", request)
 
 
 def test_case_090_returned_keys_keep_the_prefix_of_a_host(place: Place) -> None:

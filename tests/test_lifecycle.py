@@ -200,7 +200,7 @@ def serve_command(directory: Path, *options: str) -> subprocess.CompletedProcess
 
 def test_serve_prints_one_json_line_and_stops_cleanly() -> None:
     with Server() as server:
-        assert set(server.ready) >= {"event", "grpc", "data_dir"}
+        assert set(server.ready) == {"event", "grpc", "data_dir", "http"}
         assert server.ready["event"] == "ready"
         assert server.ready["grpc"] == server.requested
         assert Path(server.ready["data_dir"]) == server.data_dir

@@ -26,6 +26,12 @@ EXPECTED = {
     "StoreBusy": Code.UNAVAILABLE,
     "NotConfigured": Code.FAILED_PRECONDITION,
     "NotEnabled": Code.FAILED_PRECONDITION,
+    "NotImplementedHere": Code.UNIMPLEMENTED,
+    "MethodNotAllowed": Code.UNIMPLEMENTED,
+    "BadDigest": Code.INVALID_ARGUMENT,
+    "SignatureError": Code.PERMISSION_DENIED,
+    "InvalidSignatureRequest": Code.PERMISSION_DENIED,
+    "SignatureDoesNotMatch": Code.PERMISSION_DENIED,
     "NoStore": Code.FAILED_PRECONDITION,
     "StoreUnusable": Code.FAILED_PRECONDITION,
     "SchemaTooNew": Code.FAILED_PRECONDITION,
@@ -45,6 +51,10 @@ EXPECTED = {
 """The contract's statuses (3.1, section 6) and those of the house's table of errors."""
 ARGUMENTS: dict[str, dict[str, object]] = {
     "InvalidRange": {"size": 3},
+    "NotModified": {"etag": '"ab"', "modified_ms": 0},
+    "SignatureError": {"message": "what"},
+    "InvalidSignatureRequest": {"message": "what"},
+    "SignatureDoesNotMatch": {"message": "what"},
     "Damage": {"digest": "ab"},
     "BlobMissing": {"digest": "ab"},
     "DigestMismatch": {"digest": "ab"},

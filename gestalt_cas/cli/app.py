@@ -48,6 +48,7 @@ VERBS = {
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
     "init": Verb("settings", "init", "Make an empty store."),
     "config": Verb("settings", "config", "Show or change the store's settings."),
+    "keys": Verb("keys", "keys", "Replace the keys that sign presigned URLs."),
     "serve": Verb("serving", "serve", "Serve the store over gRPC, without a host."),
     "provider": Verb("serving", "provider", "Serve as a provider under a Gestalt host."),
     "completion": Verb("completion", "completion", "Print a script that completes commands in a shell."),

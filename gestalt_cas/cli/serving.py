@@ -24,6 +24,12 @@ log_format_option = click.option(
     help="unix:///path or tcp://host:port (port 0: any free one). [default: grpc.sock in the data directory]",
 )
 @click.option(
+    "--http",
+    "http_listen",
+    metavar="HOST:PORT",
+    help="Where to serve presigned URLs. [default: a loopback port that stays the same]",
+)
+@click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="Configuration, JSON or YAML."
 )
 @click.option(
@@ -43,6 +49,7 @@ log_format_option = click.option(
 def serve(
     session: Session,
     grpc_target: str | None,
+    http_listen: str | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
     allow_unauthenticated: bool,
@@ -60,6 +67,8 @@ def serve(
     given = config.merge(given, config.assignments(assignments))
     if "dataDir" not in given or _named_on_the_command_line("data_dir"):
         given = config.merge(given, {"dataDir": str(session.directory)})
+    if http_listen is not None:
+        given = config.merge(given, {"http": {"enabled": True, "listen": http_listen}})
     parsed = config.parse(given)
     target = targets.parse(grpc_target) if grpc_target else targets.default(parsed.data_dir)
     try:

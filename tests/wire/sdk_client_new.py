@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+import urllib.request
 
 from gestalt.rpc_support import GestaltError, GestaltErrorCode
 from gestalt.s3 import (
@@ -196,10 +197,14 @@ def check_invalid_arguments(s3):
     refused(GestaltErrorCode.INVALID_ARGUMENT, lambda: s3.list_objects(continuation_token="nonsense"))
 
 
-def check_presign_is_refused(s3):
+def check_presign(s3):
+    write(s3, "presigned", b"by url")
+    answer = s3.presign_object(PresignObjectRequest(ref=ref("presigned"), expires_seconds=60))
+    with urllib.request.urlopen(answer.url) as response:
+        assert response.read() == b"by url"
     refused(
-        GestaltErrorCode.FAILED_PRECONDITION,
-        lambda: s3.presign_object(PresignObjectRequest(ref=ref("bytes"), expires_seconds=60)),
+        GestaltErrorCode.INVALID_ARGUMENT,
+        lambda: s3.presign_object(PresignObjectRequest(ref=ref("presigned"), expires_seconds=-1)),
     )
 
 

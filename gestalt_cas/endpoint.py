@@ -1,0 +1,334 @@
+"""The HTTP endpoint: what the bearer of a presigned URL may do, and nothing else.
+
+aiohttp serves on a thread with an event loop of its own; store calls run on pools of threads, so slow peers cost a
+little memory each and never a gRPC thread. Targets are read raw (`urls.py`), signatures are judged before anything is
+looked up, conditions before a body is asked for (Expect: 100-continue is answered when the store takes the first byte).
+Bytes leave verified, chunk by chunk; damage in the middle ends the connection before the declared length.
+
+Source: the S3 API reference for GetObject, HeadObject, PutObject and DeleteObject and its error responses; RFC 9110.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from gestalt_cas import http_errors, http_fields, ranges, sigv4, urls
+from gestalt_cas.errors import (
+    InvalidArgument,
+    InvalidSignatureRequest,
+    MethodNotAllowed,
+    NotImplementedHere,
+    NotModified,
+    PeerStalled,
+    SignatureDoesNotMatch,
+    StoreError,
+    TooManyStreams,
+)
+from gestalt_cas.http_downloads import Download
+from gestalt_cas.http_uploads import Upload
+from gestalt_cas.mounts import Mount, Mounts
+from gestalt_cas.objects import ByteRange, Conditions, ObjectKey, ObjectVersion
+from gestalt_cas.urls import RequestTarget
+
+log = logging.getLogger(__name__)
+
+MAX_LINE_BYTES = 33 * 1024
+"""A request line holds a 2,048-byte key in percent escapes, a bucket, and the query with a version id and headers."""
+READ_THREADS = 8
+SEND_THREADS = 8
+"""Of their own, so that a lookup never waits for the turns of downloads."""
+_READ_BUFFER = 256 * 1024
+_SUBRESOURCES = frozenset(
+    {
+        "acl",
+        "attributes",
+        "cors",
+        "legal-hold",
+        "partNumber",
+        "policy",
+        "renameObject",
+        "restore",
+        "retention",
+        "select",
+        "tagging",
+        "torrent",
+        "uploadId",
+        "uploads",
+        "versions",
+    }
+)
+"""Parameters that ask S3 for something else than the object; ignoring one would answer the wrong question."""
+_EXPOSED = (
+    "ETag, Content-Length, Content-Range, Last-Modified, x-amz-version-id, x-amz-delete-marker, x-amz-missing-meta"
+)
+_PREFLIGHT_SECONDS = "3600"
+
+Result = TypeVar("Result")
+
+
+class Endpoint:
+    """The handlers of the HTTP server. Lives on the event loop of `http_server.HttpServer`."""
+
+    def __init__(self, mounts: Mounts, concurrent_writes: int) -> None:
+        self._mounts = mounts
+        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
+        self._senders = ThreadPoolExecutor(SEND_THREADS, thread_name_prefix="gestalt-cas-http-send")
+        self._writers = ThreadPoolExecutor(concurrent_writes, thread_name_prefix="gestalt-cas-http-write")
+        self._uploads = 0
+        self._most_uploads = concurrent_writes
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; every failure becomes S3's XML."""
+        request_id = secrets.token_hex(8)
+        origin = request.headers.get("Origin", "")
+        try:
+            with self._mounts.use() as mount:
+                shared = _cors_fields(mount, origin) | {"x-amz-request-id": request_id, "Server": "gestalt-cas"}
+                try:
+                    return await self._serve(request, mount, shared)
+                except StoreError as error:
+                    return _failure(request, error, shared, request_id)
+                except Exception as error:
+                    if isinstance(error, ConnectionError):
+                        raise  # the caller has gone: http_server.Connection passes it over
+                    log.error("%s: unexpected %s", request.method, type(error).__name__, exc_info=error)
+                    return _failure(request, StoreError("internal error"), shared, request_id)
+        except StoreError as error:
+            return _failure(request, error, {"x-amz-request-id": request_id}, request_id)
+
+    async def _serve(self, request: web.BaseRequest, mount: Mount, shared: Mapping[str, str]) -> web.StreamResponse:
+        if request.method == "OPTIONS":
+            return _preflight(request, shared)
+        target = _authenticated(request, mount)
+        handlers: dict[str, Callable[..., Awaitable[web.StreamResponse]]] = {
+            "GET": self._get,
+            "HEAD": self._head,
+            "PUT": self._put,
+            "DELETE": self._delete,
+        }
+        serve = handlers.get(request.method)
+        if serve is None:
+            raise MethodNotAllowed(f"{request.method} is not offered here")
+        for name, _ in target.query:
+            if name in _SUBRESOURCES:
+                raise NotImplementedHere(f"the subresource {name} is not offered here")
+        key = ObjectKey(target.key.bucket, mount.config.key_prefix + target.key.key)
+        return await serve(request, mount, target, key, shared)
+
+    async def _head(
+        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
+    ) -> web.StreamResponse:
+        conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
+        overrides = _overrides(target)
+        version = await self._run(
+            lambda: mount.store.head(key, version_id=target.parameter("versionId"), conditions=conditions)
+        )
+        part = _part(request)(version)
+        offset, length = _resolved(part, version)
+        response = _opened(version, offset, length, part, {**shared, **http_fields.object_fields(version, overrides)})
+        await response.prepare(request)
+        return response
+
+    async def _get(
+        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
+    ) -> web.StreamResponse:
+        conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
+        select = _part(request)
+        overrides = _overrides(target)
+        reader = await self._run(
+            lambda: mount.store.read(
+                key, version_id=target.parameter("versionId"), byte_range=select, conditions=conditions
+            )
+        )
+        with reader:
+            version = reader.version
+            fields = {**shared, **http_fields.object_fields(version, overrides)}
+            response = _opened(version, reader.offset, reader.length, select(version), fields)
+            await response.prepare(request)
+            try:
+                download = Download(request, reader, self._senders, mount.config.limits.stream_idle_seconds)
+                await download.send(response)
+            except Exception as error:
+                # The status has left, so the only way to say that the body is not whole is to cut it off.
+                if request.transport is not None:
+                    request.transport.abort()
+                if not isinstance(error, StoreError | TimeoutError):
+                    raise
+                log.warning("GET %s ended early: %s", key, error if str(error) else "the caller made no progress")
+        return response
+
+    async def _put(
+        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
+    ) -> web.StreamResponse:
+        fields = http_fields.joined(request.headers.items())
+        conditions = Conditions(
+            fields.get("if-match", ""),
+            fields.get("if-none-match", ""),
+            current_version=target.parameter("versionId"),
+        )
+        if "if-unmodified-since" in fields:
+            raise NotImplementedHere("the condition If-Unmodified-Since is not offered on PUT")
+        upload = Upload(request, mount.config.limits, asyncio.get_running_loop())
+        if self._uploads >= self._most_uploads:
+            raise TooManyStreams("too many uploads at once; see limits.concurrentWrites")
+        self._uploads += 1
+        try:
+            version = await asyncio.get_running_loop().run_in_executor(
+                self._writers,
+                lambda: mount.store.write(
+                    key,
+                    upload.pieces(),
+                    headers=http_fields.stored_headers(request.headers),
+                    metadata=http_fields.user_metadata(fields),
+                    conditions=conditions,
+                    confirm=upload.confirm,
+                ),
+            )
+        finally:
+            self._uploads -= 1
+        answer = {**shared, "ETag": version.etag, "x-amz-version-id": version.version_id, **upload.verified_fields()}
+        return await _empty(request, 200, answer)
+
+    async def _delete(
+        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
+    ) -> web.StreamResponse:
+        version_id = target.parameter("versionId")
+        for name in request.headers:
+            # Passing over a condition would remove what the caller did not mean.
+            if name.lower().startswith(("if-", "x-amz-if-")):
+                raise NotImplementedHere(f"the condition {name} is not offered on DELETE")
+        gone = await self._run(lambda: mount.store.delete(key, version_id=version_id))
+        answer = dict(shared)
+        if gone is not None:
+            answer["x-amz-version-id"] = gone.version_id
+            if gone.delete_marker:
+                answer["x-amz-delete-marker"] = "true"
+        elif version_id:
+            answer["x-amz-version-id"] = version_id
+        return await _empty(request, 204, answer)
+
+    def close(self) -> None:
+        """Let the threads end; what they are at goes on."""
+        self._readers.shutdown(wait=False)
+        self._senders.shutdown(wait=False)
+        self._writers.shutdown(wait=False)
+
+    async def _run(self, call: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+
+
+def _authenticated(request: web.BaseRequest, mount: Mount) -> RequestTarget:
+    """What the request is for, once its signature is known to be good."""
+    if "Authorization" in request.headers:
+        raise SignatureDoesNotMatch("AccessDenied", "signed headers are not offered here; use a presigned URL")
+    try:
+        target = urls.parse(request.raw_path)
+    except InvalidArgument as error:
+        raise InvalidSignatureRequest("InvalidURI", str(error)) from None
+    if not any(name.lower().startswith("x-amz-") for name, _ in target.query):
+        raise SignatureDoesNotMatch("AccessDenied", "the request is not signed; use a presigned URL")
+    fields = http_fields.joined(request.headers.items())
+    signed = sigv4.Request(request.method, target.path, target.query, fields)
+    sigv4.verify(mount.keys.get(), signed, now=datetime.now(UTC))
+    return target
+
+
+def _part(request: web.BaseRequest) -> Callable[[ObjectVersion], ByteRange | None]:
+    """What the Range and If-Range fields choose of a version."""
+
+    def select(version: ObjectVersion) -> ByteRange | None:
+        if not http_fields.if_range_holds(request.headers.get("If-Range"), version):
+            return None
+        ranges = request.headers.getall("Range", [])
+        return http_fields.parse_range(ranges[0], version.size) if len(ranges) == 1 else None
+
+    return select
+
+
+def _resolved(part: ByteRange | None, version: ObjectVersion) -> tuple[int, int]:
+    return ranges.resolve(part, version.size)
+
+
+def _opened(
+    version: ObjectVersion, offset: int, length: int, part: ByteRange | None, fields: Mapping[str, str]
+) -> web.StreamResponse:
+    """A response about to carry `length` bytes from `offset`: 206 with Content-Range for a part, else 200."""
+    response = web.StreamResponse(status=200 if part is None else 206, headers=dict(fields))
+    if part is not None:
+        response.headers["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{version.size}"
+    response.content_length = length
+    return response
+
+
+def _overrides(target: RequestTarget) -> dict[str, str]:
+    found = {}
+    for parameter, field in http_fields.OVERRIDES.items():
+        value = target.parameter(parameter)
+        if value:
+            if not http_fields.is_field_value(value):
+                raise InvalidArgument(f"{parameter} cannot be sent as a header field")
+            found[field] = value
+    return found
+
+
+async def _empty(request: web.BaseRequest, status: int, fields: Mapping[str, str]) -> web.StreamResponse:
+    response = web.Response(status=status, headers=dict(fields))
+    await response.prepare(request)
+    return response
+
+
+def _cors_fields(mount: Mount, origin: str) -> dict[str, str]:
+    allowed = mount.config.http.cors_origins
+    if not allowed:
+        return {}
+    fields = {"Vary": "Origin"}
+    if origin and ("*" in allowed or origin in allowed) and http_fields.is_field_value(origin):
+        fields["Access-Control-Allow-Origin"] = origin
+        fields["Access-Control-Expose-Headers"] = _EXPOSED
+    return fields
+
+
+def _preflight(request: web.BaseRequest, shared: Mapping[str, str]) -> web.StreamResponse:
+    """Answer a CORS preflight, which browsers send unsigned (Fetch standard, "CORS-preflight request")."""
+    if "Access-Control-Allow-Origin" not in shared or "Access-Control-Request-Method" not in request.headers:
+        raise SignatureDoesNotMatch("AccessDenied", "this origin is not in http.corsOrigins")
+    answer = {
+        **shared,
+        "Access-Control-Allow-Methods": http_errors.METHODS,
+        "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+        "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+    }
+    wanted = request.headers.get("Access-Control-Request-Headers", "")
+    if wanted and http_fields.is_field_value(wanted):
+        answer["Access-Control-Allow-Headers"] = wanted
+    return web.Response(status=204, headers=answer)
+
+
+def _failure(
+    request: web.BaseRequest, error: StoreError, shared: Mapping[str, str], request_id: str
+) -> web.StreamResponse:
+    if isinstance(error, NotModified):
+        fields = {**shared, "ETag": error.etag, "Last-Modified": http_fields.http_date(error.modified_ms)}
+        return web.Response(status=304, headers=fields)
+    answer = http_errors.answer(error, resource=request.raw_path.partition("?")[0], request_id=request_id)
+    if answer.status >= 500:
+        log.error("%s: %s", request.method, error)
+    response = web.Response(
+        status=answer.status,
+        headers={**shared, **answer.fields},
+        body=b"" if request.method == "HEAD" else answer.body,
+        content_type="application/xml",
+    )
+    if isinstance(error, PeerStalled) or request.version < HttpVersion11 or "Expect" in request.headers:
+        # Who waits for 100-continue may send the body all the same or not: this connection cannot be used again.
+        response.force_close()
+    return response

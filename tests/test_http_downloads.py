@@ -1,0 +1,229 @@
+"""Long bodies over HTTP: slow callers, callers that leave, damage on the way, several requests on one connection."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from gestalt_cas import http_server
+from gestalt_cas.config import parse
+from gestalt_cas.keys import SigningKeys
+from gestalt_cas.mounts import Mounts
+from gestalt_cas.objects import ObjectKey
+from gestalt_cas.presign import PresignQuery, presign
+
+MIB = 1 << 20
+KEY = ObjectKey("default", "large")
+SIZE = 9 * MIB + 12_345
+IDLE_SECONDS = 1.0
+
+
+class Place:
+    """A served store with one large object; `body` is what it holds."""
+
+    def __init__(self, directory: Path) -> None:
+        config = parse({"dataDir": str(directory), "limits": {"streamIdleSeconds": IDLE_SECONDS}})
+        self.mounts = Mounts()
+        self.mounts.configure(config)
+        self.server = http_server.HttpServer(self.mounts, http_server.listen("127.0.0.1", 0, fixed=True), 4)
+        self.body = random.Random(1).randbytes(SIZE)
+        self.keys = SigningKeys(directory / "keys.json").get()
+        with self.mounts.use() as mount:
+            self.version = mount.store.write(KEY, [self.body])
+            self.blob = directory / "blobs" / self.version.digest[:2] / self.version.digest
+
+    def asked(self, *fields: str, receive_bytes: int = 0, times: int = 1) -> socket.socket:
+        """A connection on which the object was asked for, `times` over."""
+        url = presign(PresignQuery(KEY), self.keys, self.server.url, datetime.now(UTC)).url
+        parts = urlsplit(url)
+        connection = socket.socket()
+        if receive_bytes:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.settimeout(30)
+        connection.connect((parts.hostname, parts.port))
+        lines = "".join(f"{field}\r\n" for field in fields)
+        request = f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}\r\n"
+        connection.sendall(request.encode() * times)
+        return connection
+
+    def readers(self) -> int:
+        """How many descriptors of this process stand for the payload."""
+        found = 0
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found += os.path.samefile(f"/proc/self/fd/{name}", self.blob)
+            except OSError:
+                continue  # closed since it was listed
+        return found
+
+
+@pytest.fixture
+def place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Place]:
+    made = Place(tmp_path / "store")
+    yield made
+    made.server.stop()
+    made.server.join(10)
+    assert made.mounts.close(10), "a download still holds the store"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
+
+
+def taken(connection: socket.socket, size: int) -> bytes:
+    """The next `size` bytes of body or fewer if the connection ends."""
+    parts = []
+    while size and (part := connection.recv(min(size, 65536))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def until_the_end(connection: socket.socket) -> bytes:
+    """What comes before the connection ends, in whichever way."""
+    got = b""
+    try:
+        while part := connection.recv(65536):
+            got += part
+    except ConnectionResetError:
+        return got
+    return got
+
+
+def head(connection: socket.socket) -> tuple[int, dict[str, str]]:
+    """The head of the next response, and not a byte of its body."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        part = connection.recv(1)
+        assert part, f"the connection ended in the head: {data!r}"
+        data += part
+    first, *lines = data.decode().split("\r\n")
+    return int(first.split()[1]), {name.lower(): text.strip() for name, _, text in (x.partition(":") for x in lines)}
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("receive_bytes", [0, 8192])
+def test_several_requests_sent_at_once_are_answered_whole_in_turn(place: Place, receive_bytes: int) -> None:
+    with place.asked(receive_bytes=receive_bytes, times=3) as connection:
+        for _ in range(3):
+            status, fields = head(connection)
+            assert (status, fields["content-length"]) == (200, str(SIZE))
+            assert taken(connection, SIZE) == place.body
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(0, 65535), (0, 65536), (MIB - 1, MIB), (MIB - 1, 2 * MIB), (3 * MIB + 17, SIZE - 1), (SIZE - 1, SIZE - 1)],
+)
+def test_ranges_that_end_near_a_limit_of_the_sender(place: Place, first: int, last: int) -> None:
+    with place.asked(f"Range: bytes={first}-{last}") as connection:
+        status, fields = head(connection)
+        assert (status, fields["content-range"]) == (206, f"bytes {first}-{last}/{SIZE}")
+        assert taken(connection, int(fields["content-length"])) == place.body[first : last + 1]
+
+
+def test_caller_that_takes_a_little_at_a_time_gets_everything(place: Place) -> None:
+    with place.asked(receive_bytes=8192) as connection:
+        head(connection)
+        got = b""
+        deadline = time.monotonic() + 5 * IDLE_SECONDS
+        while time.monotonic() < deadline:
+            got += taken(connection, 8192)
+            time.sleep(IDLE_SECONDS / 10)
+        assert len(got) < SIZE // 2, "this was to be slow"
+        assert got + taken(connection, SIZE - len(got)) == place.body
+
+
+def test_caller_that_takes_nothing_is_dropped_and_the_payload_let_go(place: Place) -> None:
+    with place.asked(receive_bytes=8192) as connection:
+        head(connection)
+        eventually(lambda: place.readers() == 1)
+        eventually(lambda: place.readers() == 0)
+        assert len(until_the_end(connection)) < SIZE
+
+
+def test_caller_that_leaves_lets_go_of_the_payload_at_once(place: Place) -> None:
+    for _ in range(20):
+        with place.asked() as connection:
+            head(connection)
+            taken(connection, 100_000)
+    started = time.monotonic()
+    eventually(lambda: place.readers() == 0)
+    assert time.monotonic() - started < IDLE_SECONDS
+
+
+def test_damage_ends_the_connection_and_no_byte_of_the_chunk_has_left(place: Place) -> None:
+    place.blob.chmod(0o600)
+    with place.blob.open("r+b") as file:
+        file.seek(5 * MIB + 7)
+        file.write(b"\0damage\0")
+    with place.asked() as connection:
+        assert head(connection)[1]["content-length"] == str(SIZE)
+        got = until_the_end(connection)
+        assert place.body.startswith(got)
+        assert len(got) <= 5 * MIB
+    eventually(lambda: place.readers() == 0)
+
+
+def test_stopping_ends_downloads_that_stand_still(place: Place) -> None:
+    with place.asked(receive_bytes=8192) as connection:
+        head(connection)
+        eventually(lambda: place.readers() == 1)
+        place.server.stop()
+        place.server.join(5)
+        assert place.readers() == 0
+
+
+def test_a_hundred_slow_callers_leave_the_threads_to_a_fast_one(place: Place) -> None:
+    slow = [place.asked(receive_bytes=8192) for _ in range(100)]
+    try:
+        for connection in slow:
+            head(connection)
+        started = time.monotonic()
+        with place.asked() as fast:
+            head(fast)
+            assert taken(fast, SIZE) == place.body
+        assert time.monotonic() - started < 5
+        names = [thread.name for thread in threading.enumerate()]
+        assert sum(name.startswith("gestalt-cas-http-send") for name in names) <= 8
+    finally:
+        for connection in slow:
+            connection.close()
+    eventually(lambda: place.readers() == 0)
+
+
+def test_a_slow_download_takes_a_chunk_of_memory_and_gives_it_back(place: Place) -> None:
+    count = 60
+    gc.disable()  # the collector would hide that a download kept its buffer
+    try:
+        before = resident_bytes()
+        slow = [place.asked(receive_bytes=8192) for _ in range(count)]
+        for connection in slow:
+            head(connection)
+        eventually(lambda: place.readers() == count)
+        assert resident_bytes() - before < 2 * count * MIB
+        for connection in slow:
+            connection.close()
+        eventually(lambda: place.readers() == 0)
+        eventually(lambda: resident_bytes() - before < count * MIB // 4)
+    finally:
+        gc.enable()
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -1,0 +1,101 @@
+"""The generated key pair: made once, owner-only, replaced as a whole, and never the old one when in doubt."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from gestalt_cas import keys
+from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.keys import SigningKeys
+from gestalt_cas.sigv4 import KeyPair
+
+
+@pytest.fixture(name="path")
+def path_fixture(tmp_path: Path) -> Path:
+    return tmp_path / "keys.json"
+
+
+def test_a_pair_is_generated_when_it_is_first_needed(path: Path) -> None:
+    signing = SigningKeys(path)
+    assert not path.exists()
+    pair = signing.get()
+    assert signing.get() == SigningKeys(path).get() == keys.read(path) == pair
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+    assert len(pair.access_key_id) == 20
+    assert pair.access_key_id.isalnum()
+    assert len(pair.secret_access_key) == 40
+
+
+def test_pairs_differ() -> None:
+    pairs = [keys.generate() for _ in range(100)]
+    assert len({pair.access_key_id for pair in pairs}) == len({pair.secret_access_key for pair in pairs}) == 100
+
+
+def test_a_configured_pair_needs_no_file(path: Path) -> None:
+    configured = KeyPair("A", "B")
+    assert SigningKeys(path, configured).get() is configured
+    assert not path.exists()
+
+
+def test_threads_that_create_at_once_get_one_pair(path: Path) -> None:
+    start, found = threading.Barrier(8), []
+
+    def create() -> None:
+        start.wait()
+        found.append(keys.create(path))
+
+    threads = [threading.Thread(target=create) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len({pair.access_key_id for pair in found}) == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+
+
+def test_a_rotated_pair_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signing = SigningKeys(path)
+    before = signing.get()
+    after = keys.rotate(path)
+    assert after != before
+    assert path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(keys, "_LOOK_SECONDS", 0.0)
+    assert signing.get() == after
+
+
+def test_between_two_looks_the_file_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert keys._LOOK_SECONDS <= 1
+    monkeypatch.setattr(keys, "_LOOK_SECONDS", 3600.0)
+    signing = SigningKeys(path)
+    before = signing.get()
+    keys.rotate(path)
+    assert signing.get() == before
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", '{"accessKeyId": "A"}', "\0"])
+def test_a_file_that_holds_no_keys_stops_signing(path: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old pair, which the file held before, must not come back into use either."""
+    monkeypatch.setattr(keys, "_LOOK_SECONDS", 0.0)
+    signing = SigningKeys(path)
+    signing.get()
+    path.unlink()
+    path.write_text(content)
+    for _ in range(3):
+        with pytest.raises(StoreUnusable, match="keys rotate"):
+            signing.get()
+    after = keys.rotate(path)
+    assert signing.get() == after
+
+
+def test_the_file_is_plain_json(path: Path) -> None:
+    pair = keys.create(path)
+    assert json.loads(path.read_text()) == {
+        "accessKeyId": pair.access_key_id,
+        "secretAccessKey": pair.secret_access_key,
+    }
