@@ -16,8 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -26,18 +25,17 @@ from typing import Self
 from gestalt_cas import conditions as rules
 from gestalt_cas import listing, ranges, tokens, upgrade, versions
 from gestalt_cas import settings as store_settings
-from gestalt_cas.blobs import BlobFile, Blobs, Staged
+from gestalt_cas.blobs import Blobs
+from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
-from gestalt_cas.database import WRITE_TIMEOUT, Database
+from gestalt_cas.database import Database
 from gestalt_cas.durability import is_full
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
-    DatabaseDamaged,
     NoSuchKey,
     NoSuchVersion,
     StorageFault,
-    StoreError,
     StoreFull,
     StoreUnusable,
 )
@@ -59,6 +57,7 @@ from gestalt_cas.objects import (
     check_names,
     utf8,
 )
+from gestalt_cas.payloads import ObjectReader, Payloads
 from gestalt_cas.reserve import Reserve
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
@@ -89,56 +88,6 @@ class Usage:
     stored_bytes: int
 
 
-class ObjectReader:
-    """An object opened for reading: a context manager, and an iterator over the requested bytes.
-
-    `offset` and `length` (bytes) are the part of the object that is served; `version.size` is the whole. Each piece is
-    at most 1 MiB and has been checked; damage raises instead of yielding, and is recorded.
-    """
-
-    def __init__(
-        self,
-        version: ObjectVersion,
-        offset: int,
-        length: int,
-        blob: BlobFile,
-        on_damage: Callable[[Damage, Callable[[], bool]], None],
-    ) -> None:
-        self.version = version
-        self.offset = offset
-        self.length = length
-        self._blob = blob
-        self._on_damage = on_damage
-
-    def __iter__(self) -> Iterator[memoryview]:
-        return self.pieces()
-
-    def pieces(self, buffer: memoryview | None = None) -> Generator[memoryview, None, None]:
-        """The requested bytes, a checked piece at a time.
-
-        With a `buffer`, as long as a chunk or as the object at least, each piece is a part of it, valid until the next
-        is asked for; else each has memory of its own.
-        """
-        try:
-            yield from self._blob.read(self.offset, self.length, buffer)
-        except Damage as error:
-            self._on_damage(error, self._blob.still_named)
-            raise
-
-    def read(self) -> bytes:
-        """All requested bytes at once."""
-        return b"".join(self)
-
-    def close(self) -> None:
-        self._blob.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class Store:
     """An open store directory. Thread-safe; other processes may have the same directory open.
 
@@ -159,6 +108,7 @@ class Store:
         self._layout = layout
         self._database = database
         self._blobs = blobs
+        self._payloads = Payloads(database, blobs)
         self._schema_lock = schema_lock
         self._writer_lock = writer_lock
         self._server_lock = server_lock
@@ -271,11 +221,11 @@ class Store:
         try:
             if confirm is not None:
                 confirm()
-            published = self._publish(staged)
+            published = self._payloads.publish(staged)
             with self._database.write() as tx:
                 target = self._resolve(tx, key)
                 rules.check_write(conditions, key.key, versions.current(tx, target))
-                self._vouch(tx, staged, published)
+                self._payloads.vouch(tx, staged, published)
                 version = versions.append(
                     tx,
                     target,
@@ -284,7 +234,7 @@ class Store:
                     headers=headers,
                     metadata=metadata,
                     suspended=store_settings.load(tx).suspended,
-                    now_ms=_now_ms(),
+                    now_ms=now_ms(),
                 )
                 if confirm is not None:
                     confirm()
@@ -327,15 +277,15 @@ class Store:
                 wanted = byte_range(version) if callable(byte_range) else byte_range
                 offset, length = ranges.resolve(wanted, version.size)
                 try:
-                    blob = self._open_blob(tx, version)
+                    blob = self._payloads.open(tx, version)
                 except Damage as error:
                     damage = error
                 else:
-                    return ObjectReader(version, offset, length, blob, self._record_damage)
+                    return ObjectReader(version, offset, length, blob, self._payloads.record_damage)
             # Its last version may have gone between our view and our open: look again before calling it damage.
             if tries and isinstance(damage, BlobMissing):
                 continue
-            self._record_unfit(damage, version.size)
+            self._payloads.record_unfit(damage, version.size)
             raise damage
 
     def copy(
@@ -370,10 +320,10 @@ class Store:
                     headers=found.headers,
                     metadata=found.metadata,
                     suspended=store_settings.load(tx).suspended,
-                    now_ms=_now_ms(),
+                    now_ms=now_ms(),
                 )
         damage = BlobMissing(f"payload {found.digest} of {found.key} is missing or cut short", digest=found.digest)
-        self._record_unfit(damage, found.size)
+        self._payloads.record_unfit(damage, found.size)
         raise damage
 
     def delete(self, key: ObjectKey, *, version_id: str = "") -> ObjectVersion | None:
@@ -547,45 +497,13 @@ class Store:
             with self._database.read() as tx:
                 rules.check_write(conditions, key.key, versions.current(tx, self._resolve(tx, key)))
 
-    def _publish(self, staged: Staged) -> bool:
-        """Publish the staged payload unless the store already has it; returns whether it was published."""
-        with self._database.read() as tx:
-            row = versions.blob(tx, staged.digest)
-        if self._vouches(row, staged):
-            return False
-        if row is not None and not row.damaged:
-            # Its file has gone or has another size. The mark keeps other writers from trusting the name that we are
-            # about to give before its directory is synced; our commit lifts it.
-            self._mark_damaged(staged.digest, lambda: not self._blobs.has(staged.digest, staged.size))
-        self._blobs.publish(staged)
-        return True
-
-    def _vouch(self, tx: Connection, staged: Staged, published: bool) -> None:
-        """Make sure, under the writer lock, that the payload's row and file are both good; publish again if not.
-
-        Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
-        one whose directory entry is not synced yet.
-        """
-        if self._vouches(versions.blob(tx, staged.digest), staged):
-            return
-        if not (published and self._blobs.is_ours(staged)):
-            self._blobs.publish(staged)
-        versions.keep_blob(tx, staged.digest, staged.size, staged.sums)
-
-    def _vouches(self, row: versions.BlobRow | None, staged: Staged) -> bool:
-        """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
-
-        A file without a row is not enough: its writer may have crashed before the directory reached the disk.
-        """
-        return row is not None and not row.damaged and self._blobs.has(staged.digest, staged.size)
-
     def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
         with self._database.write() as tx:
             target = self._resolve(tx, key)
             if version_id:
                 found = versions.by_id(tx, target, version_id)
                 if found is not None:
-                    versions.remove(tx, found, _now_ms())
+                    versions.remove(tx, found, now_ms())
                 return found
             return versions.append(
                 tx,
@@ -595,7 +513,7 @@ class Store:
                 headers=NO_HEADERS,
                 metadata=_NO_METADATA,
                 suspended=store_settings.load(tx).suspended,
-                now_ms=_now_ms(),
+                now_ms=now_ms(),
             )
 
     def _resolve(self, tx: Connection, key: ObjectKey) -> ObjectKey:
@@ -615,37 +533,6 @@ class Store:
             raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
         return found
 
-    def _open_blob(self, tx: Connection, version: ObjectVersion) -> BlobFile:
-        digest = bytes.fromhex(version.digest)
-        row = versions.blob(tx, digest)
-        if row is None:
-            raise DatabaseDamaged(f"version {version.version_id} of {version.key} has no row for its payload")
-        return self._blobs.open(digest, version.size, row.sums)
-
-    def _record_damage(self, damage: Damage, still: Callable[[], bool]) -> None:
-        """Mark the payload as damaged if what was judged `still` stands under its name.
-
-        A failure to record is logged only: the read that found the damage reports the damage.
-        """
-        log.error("damage: %s", damage)
-        try:
-            self._mark_damaged(bytes.fromhex(damage.digest), still, timeout=5.0)
-        except StoreError as error:
-            log.error("the damage could not be recorded: %s", error)
-
-    def _record_unfit(self, damage: Damage, size: int) -> None:
-        """Record that no regular file of `size` bytes stands under the payload's name, if that still holds."""
-        self._record_damage(damage, lambda: not self._blobs.has(bytes.fromhex(damage.digest), size))
-
-    def _mark_damaged(self, digest: bytes, still: Callable[[], bool], timeout: float = WRITE_TIMEOUT) -> None:
-        """Keep later writes of the same bytes from trusting the file, so that they heal it.
-
-        `still` is asked under the writer lock.
-        """
-        with self._database.write(timeout) as tx:
-            if still():
-                versions.mark_damaged(tx, digest, _now_ms())
-
 
 def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -> int:
     """How many of the entries fit into PAGE_BYTES; at least one."""
@@ -660,10 +547,6 @@ def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -
         if total > PAGE_BYTES and count:
             return count
     return len(entries)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 __all__ = ["Limits", "ObjectReader", "Store", "Usage"]

@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"errors", "objects"},
+    {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
     | {"tokens", "urls"},
     {"blobs", "database", "durability", "keys", "layout", "locks", "reserve", "schema", "settings", "sqlite", "upgrade"}
     | {"versions"},
-    {"directories", "paths", "store", "trees"},
+    {"directories", "paths", "payloads", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},

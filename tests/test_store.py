@@ -46,6 +46,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock
+from gestalt_cas.payloads import Payloads
 from gestalt_cas.reserve import Reserve
 from storage import (
     BUCKET,
@@ -804,15 +805,15 @@ def test_commit_times_do_not_go_back_with_the_clock(store: Store, monkeypatch: p
     year = 365 * 86_400_000
     first = put(store, "k", b"one")
     now = first.modified_ms
-    monkeypatch.setattr(store_module, "_now_ms", lambda: now - year)
+    monkeypatch.setattr(store_module, "now_ms", lambda: now - year)
     second = put(store, "k", b"two")
     marker = store.delete(key("k"))
     assert marker is not None
     copy = store.copy(key("k"), key("l"), source_version_id=second.version_id)
     assert {v.modified_ms for v in (second, marker, copy)} == {now}
-    monkeypatch.setattr(store_module, "_now_ms", lambda: now + year)
+    monkeypatch.setattr(store_module, "now_ms", lambda: now + year)
     assert put(store, "k", b"three").modified_ms == now + year
-    monkeypatch.setattr(store_module, "_now_ms", lambda: now)
+    monkeypatch.setattr(store_module, "now_ms", lambda: now)
     assert put(store, "k", b"four").modified_ms == now + year
 
 
@@ -1112,13 +1113,13 @@ def test_a_name_that_was_healed_meanwhile_gets_no_mark(
 ) -> None:
     put(store, "k", DATA)
     spoil(payload_path(store, DATA), how, tmp_path)
-    record = Store._record_damage
+    record = Payloads.record_damage
 
-    def late(self: Store, *arguments: Any) -> None:
+    def late(self: Payloads, *arguments: Any) -> None:
         put(store, "l", DATA)
         record(self, *arguments)
 
-    monkeypatch.setattr(Store, "_record_damage", late)
+    monkeypatch.setattr(Payloads, "record_damage", late)
     with pytest.raises(DAMAGES[how]):
         body(store, "k")
     assert not damaged(store, DATA)
@@ -1135,7 +1136,7 @@ def test_damage_that_cannot_be_recorded_is_told_all_the_same(
         raise StoreBusy("write.lock is held by somebody")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_mark_damaged", busy)
+        patch.setattr(Payloads, "mark_damaged", busy)
         with pytest.raises(DigestMismatch):
             body(store, "k")
     assert "could not be recorded: write.lock is held by somebody" in caplog.text
@@ -1273,16 +1274,16 @@ def test_a_remover_between_decision_and_lock(store: Store, monkeypatch: pytest.M
     if moment == "trusted":
         version = put(store, "k", DATA)
         store.delete(key("k"), version_id=version.version_id)
-    real = Store._publish
+    real = Payloads.publish
 
-    def then_removed(self: Store, staged_: Any) -> bool:
+    def then_removed(self: Payloads, staged_: Any) -> bool:
         published = real(self, staged_)
         assert published is (moment == "published")
         remove_unreachable(store)
         payload_path(store, DATA).unlink(missing_ok=True)
         return published
 
-    monkeypatch.setattr(Store, "_publish", then_removed)
+    monkeypatch.setattr(Payloads, "publish", then_removed)
     put(store, "k", DATA)
     assert body(store, "k") == DATA
     assert rows(store, "SELECT count(*) FROM blobs") == [(1,)]
@@ -1292,17 +1293,17 @@ def test_a_writer_whose_file_was_replaced_publishes_its_own_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other writer's file may not be synced yet, and its row is not there."""
-    real = Store._publish
+    real = Payloads.publish
     others: list[Any] = []
 
-    def then_replaced(self: Store, staged_: Any) -> bool:
+    def then_replaced(self: Payloads, staged_: Any) -> bool:
         published = real(self, staged_)
         other = store._blobs.stage([DATA])
         store._blobs.publish(other)
         others.append(other)
         return published
 
-    monkeypatch.setattr(Store, "_publish", then_replaced)
+    monkeypatch.setattr(Payloads, "publish", then_replaced)
     put(store, "k", DATA)
     assert payload_path(store, DATA).stat().st_ino != others[0].inode
     others[0].discard()

@@ -1,0 +1,143 @@
+"""Payloads: where the rows that vouch for bytes and the files that hold them meet.
+
+Whether an existing file may be trusted is decided here, before the writer lock and once more under it; so is what is
+recorded when a file turns out to be missing or damaged. Order and reasons: docs/design.md, "Writing" and "Reading".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator
+from typing import Self
+
+from gestalt_cas import versions
+from gestalt_cas.blobs import BlobFile, Blobs, Staged
+from gestalt_cas.clock import now_ms
+from gestalt_cas.database import WRITE_TIMEOUT, Database
+from gestalt_cas.errors import Damage, DatabaseDamaged, StoreError
+from gestalt_cas.objects import ObjectVersion
+from gestalt_cas.sqlite import Connection
+
+log = logging.getLogger(__name__)
+
+
+class ObjectReader:
+    """An object opened for reading: a context manager, and an iterator over the requested bytes.
+
+    `offset` and `length` (bytes) are the part of the object that is served; `version.size` is the whole. Each piece is
+    at most 1 MiB and has been checked; damage raises instead of yielding, and is recorded.
+    """
+
+    def __init__(
+        self,
+        version: ObjectVersion,
+        offset: int,
+        length: int,
+        blob: BlobFile,
+        on_damage: Callable[[Damage, Callable[[], bool]], None],
+    ) -> None:
+        self.version = version
+        self.offset = offset
+        self.length = length
+        self._blob = blob
+        self._on_damage = on_damage
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self.pieces()
+
+    def pieces(self, buffer: memoryview | None = None) -> Generator[memoryview, None, None]:
+        """The requested bytes, a checked piece at a time.
+
+        With a `buffer`, as long as a chunk or as the object at least, each piece is a part of it, valid until the next
+        is asked for; else each has memory of its own.
+        """
+        try:
+            yield from self._blob.read(self.offset, self.length, buffer)
+        except Damage as error:
+            self._on_damage(error, self._blob.still_named)
+            raise
+
+    def read(self) -> bytes:
+        """All requested bytes at once."""
+        return b"".join(self)
+
+    def close(self) -> None:
+        self._blob.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Payloads:
+    """The payloads of one store. Thread-safe."""
+
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self._database = database
+        self._blobs = blobs
+
+    def publish(self, staged: Staged) -> bool:
+        """Publish the staged payload unless the store already has it; returns whether it was published."""
+        with self._database.read() as tx:
+            row = versions.blob(tx, staged.digest)
+        if self._vouches(row, staged):
+            return False
+        if row is not None and not row.damaged:
+            # Its file has gone or has another size. The mark keeps other writers from trusting the name that we are
+            # about to give before its directory is synced; our commit lifts it.
+            self.mark_damaged(staged.digest, lambda: not self._blobs.has(staged.digest, staged.size))
+        self._blobs.publish(staged)
+        return True
+
+    def vouch(self, tx: Connection, staged: Staged, published: bool) -> None:
+        """Make sure, under the writer lock, that the payload's row and file are both good; publish again if not.
+
+        Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
+        one whose directory entry is not synced yet.
+        """
+        if self._vouches(versions.blob(tx, staged.digest), staged):
+            return
+        if not (published and self._blobs.is_ours(staged)):
+            self._blobs.publish(staged)
+        versions.keep_blob(tx, staged.digest, staged.size, staged.sums)
+
+    def _vouches(self, row: versions.BlobRow | None, staged: Staged) -> bool:
+        """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
+
+        A file without a row is not enough: its writer may have crashed before the directory reached the disk.
+        """
+        return row is not None and not row.damaged and self._blobs.has(staged.digest, staged.size)
+
+    def open(self, tx: Connection, version: ObjectVersion) -> BlobFile:
+        """Open the payload of a version; raises Damage when it is missing or has another size."""
+        digest = bytes.fromhex(version.digest)
+        row = versions.blob(tx, digest)
+        if row is None:
+            raise DatabaseDamaged(f"version {version.version_id} of {version.key} has no row for its payload")
+        return self._blobs.open(digest, version.size, row.sums)
+
+    def record_damage(self, damage: Damage, still: Callable[[], bool]) -> None:
+        """Mark the payload as damaged if what was judged `still` stands under its name.
+
+        A failure to record is logged only: the read that found the damage reports the damage.
+        """
+        log.error("damage: %s", damage)
+        try:
+            self.mark_damaged(bytes.fromhex(damage.digest), still, timeout=5.0)
+        except StoreError as error:
+            log.error("the damage could not be recorded: %s", error)
+
+    def record_unfit(self, damage: Damage, size: int) -> None:
+        """Record that no regular file of `size` bytes stands under the payload's name, if that still holds."""
+        self.record_damage(damage, lambda: not self._blobs.has(bytes.fromhex(damage.digest), size))
+
+    def mark_damaged(self, digest: bytes, still: Callable[[], bool], timeout: float = WRITE_TIMEOUT) -> None:
+        """Keep later writes of the same bytes from trusting the file, so that they heal it.
+
+        `still` is asked under the writer lock.
+        """
+        with self._database.write(timeout) as tx:
+            if still():
+                versions.mark_damaged(tx, digest, now_ms())
