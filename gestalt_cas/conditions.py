@@ -74,7 +74,12 @@ def check_read(conditions: Conditions, version: ObjectVersion) -> None:
 
 
 def _not_modified(message: str, version: ObjectVersion) -> NotModified:
-    return NotModified(message, etag=version.etag, modified_ms=version.modified_ms)
+    return NotModified(
+        message,
+        etag=version.etag,
+        modified_ms=version.modified_ms,
+        cache_control=version.headers.cache_control,
+    )
 
 
 def validate_write(conditions: Conditions) -> None:

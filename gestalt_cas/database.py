@@ -6,8 +6,8 @@ too, because closing the last one checkpoints. A connection serves one transacti
 driver's connection: through SQLAlchemy's execution the same lookup costs several times as much.
 
 Three ends of a write (docs/design.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only
-after an I/O error in COMMIT. After an I/O error the files are reopened and checked before the next write. Once SQLite
-has found its file malformed, writes are refused for the life of the object.
+after an I/O error in COMMIT. After an I/O error, or when SQLite has met something malformed, the files are reopened
+and checked before the next write; what that finds makes the store refuse writes for good.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ RELIEF_BYTES = 32 << 20
 _JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
 _IDLE_READERS = 16
+_AFTER_IO_ERROR, _AFTER_DAMAGE = "quick_check", "integrity_check"
+"""SQLite's checks; only the second compares indexes with their tables."""
+_CHECK_IS_DUE = "the next write checks the database before it does anything"
 
 _abandoned: list[Connection] = []
 """Connections that could not be closed under write.lock; kept, since collecting one would close it."""
@@ -73,7 +76,7 @@ class Database:
         self._pool_lock = threading.Lock()
         self._readers: list[Connection] = []
         self._closed = False
-        self._suspect = False
+        self._suspect = ""  # the check that is due before the next write
         self._refusal = ""
         self._failing = ""
         self._writer: Connection | None = connect(layout.database)
@@ -167,20 +170,17 @@ class Database:
                 raise ShuttingDown("the store is closed")
             if self._readers:
                 return self._readers.pop()
-        connection = self._connect()
+        try:
+            connection = connect(self._layout.database)
+        except DatabaseDamaged as damage:
+            self._suspect_damage(damage)
+            raise
         try:
             connection.execute("PRAGMA query_only=ON")
         except DriverError as error:
             self._discard(connection)
             raise self._noted(error) from error
         return connection
-
-    def _connect(self) -> Connection:
-        try:
-            return connect(self._layout.database)
-        except DatabaseDamaged as damage:
-            self._refuse_writes(damage)
-            raise
 
     def _close_connections(self) -> None:
         for connection in self._take_connections():
@@ -224,7 +224,7 @@ class Database:
             _abandoned.append(connection)
 
     def _sound_writer(self) -> Connection:
-        """The writer's connection; after an I/O error, a new one on a database that passed a quick check."""
+        """The writer's connection; after a fault, a new one on a database that passed a check."""
         if self._closed:
             raise ShuttingDown("the store is closed")
         if self._refusal:
@@ -235,26 +235,29 @@ class Database:
         return self._writer
 
     def _reopen(self) -> None:
+        check = self._suspect or _AFTER_IO_ERROR
         self._close_connections()
-        connection = self._connect()
         try:
-            found = connection.execute("PRAGMA quick_check(1)").fetchall()
+            self._writer = self._checked(check)
+        except DatabaseDamaged as damage:
+            self._refusal = f"writes are refused: {damage}"
+            log.error("%s", self._refusal)
+            raise
+        self._suspect = self._failing = ""
+        log.warning("database reopened after a fault; it passed the %s", check)
+
+    def _checked(self, check: str) -> Connection:
+        """A new connection on a database that passes the check; raises DatabaseDamaged when it does not."""
+        connection = connect(self._layout.database)
+        try:
+            found = connection.execute(f"PRAGMA {check}(1)").fetchall()[0][0]
         except DriverError as error:
             connection.close()
             raise self._noted(error) from error
-        if found != [("ok",)]:
+        if found != "ok":
             connection.close()
-            damage = DatabaseDamaged(f"the database is damaged: {found[0][0]}")
-            self._refuse_writes(damage)
-            raise damage
-        self._writer = connection
-        self._suspect = False
-        self._failing = ""
-        log.warning("database reopened after an I/O error; quick check passed")
-
-    def _refuse_writes(self, damage: StoreError) -> None:
-        self._refusal = f"writes are refused: {damage}"
-        log.error("%s", self._refusal)
+            raise DatabaseDamaged(f"the database is damaged: {found}")
+        return connection
 
     def _check_format(self, connection: Connection) -> None:
         found = connection.execute("PRAGMA user_version").fetchall()[0][0]
@@ -285,11 +288,21 @@ class Database:
 
     def _note_fault(self, error: Exception) -> None:
         if sqlite.is_io_error(error):
-            self._suspect = True
-            self._failing = f"the disk failed: {error}; the next write checks the database before it does anything"
+            self._suspect = self._suspect or _AFTER_IO_ERROR
+            self._failing = f"the disk failed: {error}; {_CHECK_IS_DUE}"
             log.error("I/O error of the database: %s", error)
         elif sqlite.is_damage(error):
-            self._refuse_writes(sqlite.translate(error))
+            self._suspect_damage(sqlite.translate(error))
+
+    def _suspect_damage(self, damage: StoreError) -> None:
+        """Have the whole database checked before the next write.
+
+        Nothing is refused yet: SQLite also calls its file malformed when the disk fails to read a page of it, and that
+        may pass.
+        """
+        self._suspect = _AFTER_DAMAGE
+        self._failing = f"{damage}; {_CHECK_IS_DUE}"
+        log.error("%s", damage)
 
     def _relieve(self, connection: Connection) -> None:
         if self.wal_bytes < RELIEF_BYTES:

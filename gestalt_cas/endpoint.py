@@ -318,6 +318,8 @@ def _failure(
 ) -> web.StreamResponse:
     if isinstance(error, NotModified):
         fields = {**shared, "ETag": error.etag, "Last-Modified": http_fields.http_date(error.modified_ms)}
+        if error.cache_control and http_fields.is_field_value(error.cache_control):
+            fields["Cache-Control"] = error.cache_control  # RFC 9110 section 15.4.5 wants what a 200 would carry
         return web.Response(status=304, headers=fields)
     answer = http_errors.answer(error, resource=request.raw_path.partition("?")[0], request_id=request_id)
     if answer.status >= 500:

@@ -44,12 +44,13 @@ class PreconditionFailed(StoreError):
 
 
 class NotModified(PreconditionFailed):
-    """A read condition says that the caller's copy is still good: `etag` and `modified_ms` are the object's."""
+    """A read condition says that the caller's copy is still good; the attributes are the object's."""
 
-    def __init__(self, message: str, *, etag: str, modified_ms: int) -> None:
+    def __init__(self, message: str, *, etag: str, modified_ms: int, cache_control: str = "") -> None:
         super().__init__(message)
         self.etag = etag
         self.modified_ms = modified_ms
+        self.cache_control = cache_control
 
 
 class InvalidRange(StoreError):

@@ -211,7 +211,7 @@ def test_if_range(site: Site) -> None:
 
 
 def test_conditions_of_reads(site: Site) -> None:
-    meta = site.client.write("cond", BODY, bucket=BUCKET)
+    meta = site.client.write("cond", BODY, bucket=BUCKET, cache_control="max-age=60")
     date = formatdate(meta.last_modified.seconds, usegmt=True)
     before = formatdate(meta.last_modified.seconds - 1, usegmt=True)
     cases: list[tuple[dict[str, str], int]] = [
@@ -240,6 +240,7 @@ def test_conditions_of_reads(site: Site) -> None:
             assert got.code == "PreconditionFailed"
         if status == 304:
             assert (got.body, got.headers["ETag"], got.headers["Last-Modified"]) == (b"", meta.etag, date)
+            assert got.headers["Cache-Control"] == "max-age=60"
 
 
 def test_a_condition_on_two_lines_is_one_list(site: Site) -> None:
