@@ -27,13 +27,22 @@ from blake3 import blake3
 from gestalt_cas import chunks
 from gestalt_cas.config import Limits
 from gestalt_cas.durability import is_full, sync_directory, sync_file
-from gestalt_cas.errors import BlobMissing, DigestMismatch, ObjectTooLarge, StorageFault, StoreError, StoreFull
+from gestalt_cas.errors import (
+    BlobMissing,
+    DigestMismatch,
+    ObjectTooLarge,
+    StorageFault,
+    StoreError,
+    StoreFull,
+    TooManyStreams,
+)
 from gestalt_cas.layout import Layout
 
 log = logging.getLogger(__name__)
 
 _GATHER_BYTES = 256 * 1024
 _GATHER_PIECES = 64
+_NO_RESOURCES = {errno.EMFILE, errno.ENFILE}
 _NOT_REGULAR = {errno.ELOOP, errno.ENXIO}
 """What opening a symbolic link or a socket fails with."""
 
@@ -126,7 +135,7 @@ class Blobs:
         Holds only a few pieces at a time. Whatever `pieces` raises leaves no file behind; so do StoreFull,
         ObjectTooLarge and StorageFault. The caller discards the result in the end.
         """
-        with _translated("staging an upload"):
+        with _translated(f"staging an upload below {self._layout.root}"):
             staged = self._new_staging_file()
         try:
             self._fill(staged, pieces)
@@ -154,7 +163,8 @@ class Blobs:
     def is_ours(self, staged: Staged) -> bool:
         """Whether the final name stands for the very file that was staged."""
         found = self._status(staged.digest)
-        return found is not None and found.st_ino == staged.inode
+        with _translated("looking at an upload"):
+            return found is not None and found.st_ino == staged.inode
 
     def has(self, digest: bytes, size: int) -> bool:
         """Whether a regular file of exactly `size` bytes stands under the digest's name; its bytes are not read."""
@@ -175,8 +185,15 @@ class Blobs:
         except OSError as error:
             if error.errno in _NOT_REGULAR:
                 raise DigestMismatch(f"payload {path.name} is not a regular file", digest=path.name) from None
+            if error.errno == errno.EIO:
+                raise DigestMismatch(f"payload {path.name} cannot be read: {error}", digest=path.name) from error
             raise _fault(f"opening payload {path.name}", error) from error
-        found = os.fstat(fd)
+        try:
+            with _translated(f"looking at payload {path.name}"):
+                found = os.fstat(fd)
+        except StoreError:
+            os.close(fd)
+            raise
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
             os.close(fd)
             raise DigestMismatch(f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name)
@@ -218,7 +235,7 @@ class Blobs:
         hasher, summer = blake3(), chunks.ChunkSummer()
         for group in _gathered(pieces):
             count = sum(len(piece) for piece in group)
-            with _translated("staging an upload"):
+            with _translated(f"staging an upload below {self._layout.root}"):
                 self.budget.take(staged.size + count, count)
                 staged.size += count
                 staged.write(group)
@@ -371,4 +388,6 @@ def _translated(doing: str) -> Iterator[None]:
 def _fault(doing: str, error: OSError) -> StoreError:
     if is_full(error):
         return StoreFull(f"the disk is full while {doing}")
+    if error.errno in _NO_RESOURCES:
+        return TooManyStreams(f"{doing} failed: {error.strerror}; fewer calls at once, or a higher limit, would help")
     return StorageFault(f"{doing} failed: {error.strerror or error}")

@@ -19,7 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gestalt_cas import schema, sqlite
-from gestalt_cas.errors import DatabaseDamaged, OutcomeUnknown, SchemaTooNew, ShuttingDown, StoreBusy, StoreError
+from gestalt_cas.errors import (
+    DatabaseDamaged,
+    OutcomeUnknown,
+    SchemaTooNew,
+    ShuttingDown,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+)
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.sqlite import Connection, DriverError
@@ -128,18 +136,30 @@ class Database:
             connection = self._sound_writer()
             try:
                 connection.execute("PRAGMA busy_timeout=0")
-                mode = "RESTART" if restart else "PASSIVE"
-                busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
-                connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
+                try:
+                    mode = "RESTART" if restart else "PASSIVE"
+                    busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
             except DriverError as error:
                 raise self._noted(error) from error
         return not busy and pages == moved
 
+    def recover(self, timeout: float = 5.0) -> None:
+        """After an I/O error: reopen and check the database now, instead of before the next write.
+
+        Raises what a write would raise when the disk still fails.
+        """
+        if self._failing and not self._refusal:
+            with self._writer_lock.held(timeout):
+                self._sound_writer()
+
     @property
     def wal_bytes(self) -> int:
+        """The length of the WAL file; 0 when it is absent or cannot be looked at."""
         try:
             return self._layout.wal.stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     @property
@@ -147,15 +167,15 @@ class Database:
         """Why writes are refused, for good or until the disk works again; "" while they are not."""
         return self._refusal or self._failing
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close every connection under write.lock; a second call does nothing.
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
+        """Close every connection under write.lock; a second call does nothing. Returns whether all are closed.
 
         When the lock is not had in time the connections are left to the end of the process: commits are crash-safe,
         an unlocked checkpoint might not be.
         """
         with self._pool_lock:
             if self._closed:
-                return
+                return True
             self._closed = True
         try:
             with self._writer_lock.held(timeout):
@@ -163,6 +183,8 @@ class Database:
         except StoreBusy as error:
             log.warning("database left open at close: %s", error)
             _abandoned.extend(self._take_connections())
+            return False
+        return True
 
     def _borrow(self) -> Connection:
         with self._pool_lock:
@@ -284,7 +306,8 @@ class Database:
     def _noted(self, error: Exception) -> StoreError:
         """The store's word for a driver error, which is remembered for the writes to come."""
         self._note_fault(error)
-        return sqlite.translate(error)
+        failure = sqlite.translate(error)
+        return StoreFull(f"{failure}; it holds {self._layout.root}") if isinstance(failure, StoreFull) else failure
 
     def _note_fault(self, error: Exception) -> None:
         if sqlite.is_io_error(error):

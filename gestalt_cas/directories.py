@@ -69,9 +69,17 @@ def kind_of(status: os.stat_result) -> Kind:
     return Kind.FILE if stat.S_ISREG(mode) else Kind.SPECIAL
 
 
+def resolved(path: Path) -> Path:
+    """The path with its links followed; raises OSError for links that lead in a circle."""
+    try:
+        return path.resolve()
+    except RuntimeError:  # what Python before 3.13 raises for them
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+
+
 def is_within(path: Path, store: Path) -> bool:
     """Whether a path, links resolved, is the store's directory or below it."""
-    found, home = path.resolve(), inode(store.stat())
+    found, home = resolved(path), inode(store.stat())
     return any(above.exists() and inode(above.stat()) == home for above in (found, *found.parents))
 
 
@@ -113,7 +121,7 @@ class Directory:
         """What the file system takes below this directory."""
         name_max = os.fpathconf(self._root, "PC_NAME_MAX")
         path_max = os.fpathconf(self._root, "PC_PATH_MAX")
-        root = len(os.fsencode(self.path.resolve()))
+        root = len(os.fsencode(resolved(self.path)))
         return PathLimits(name_max if name_max > 0 else 255, (path_max if path_max > 0 else 4096) - root - 2)
 
     def shown(self, name: str) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gestalt_cas import sqlite
-from gestalt_cas.durability import sync_directory
-from gestalt_cas.errors import NoStore, StoreUnusable
+from gestalt_cas.durability import is_full, sync_directory
+from gestalt_cas.errors import NoStore, StoreFull, StoreUnusable
 from gestalt_cas.schema import APPLICATION_ID
 from gestalt_cas.sqlite import DriverError
 
@@ -25,7 +25,7 @@ _NEW_DATABASE = f"{_DATABASE}.new"
 _BESIDE = ("-wal", "-shm", "-journal")
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
-_HARMLESS = {"lost+found", "reserve", "keys.json", "grpc.sock"}
+_HARMLESS = {"lost+found", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -87,6 +87,8 @@ class Layout:
                 self.refuse_orphans()
             self._make_tree()
         except OSError as error:
+            if is_full(error):
+                raise StoreFull(f"the disk is full: no store can be made in {self.root}") from error
             raise StoreUnusable(f"cannot use {self.root} as a data directory: {error.strerror or error}") from error
 
     def _make_root(self) -> None:

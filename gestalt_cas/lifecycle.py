@@ -89,7 +89,7 @@ class LifecycleService(grpc.GenericRpcHandler):
         if mount is None:
             return wire_pb2.HealthCheckResponse(ready=False, message="the provider has not been configured yet")
         fault = mount.store.health()
-        return wire_pb2.HealthCheckResponse(ready=not fault, message=fault or "ok")
+        return wire_pb2.HealthCheckResponse(ready=not fault, message=fault or mount.store.shortage() or "ok")
 
     def _start(self) -> Message:
         return wire_pb2.ProtocolVersionResponse(protocol_version=self._protocol)
@@ -99,8 +99,8 @@ class LifecycleService(grpc.GenericRpcHandler):
         if sqlite.has_wal_reset_bug(sqlite.version()):
             found.append(f"{sqlite.describe()}; let no other program write the database")
         mount = self._mounts.present
-        if mount is not None and (fault := mount.store.health()):
-            found.append(fault)
+        if mount is not None:
+            found += [text for text in (mount.store.health(), mount.store.shortage()) if text]
         return found
 
 

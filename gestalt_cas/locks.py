@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gestalt_cas.errors import ShuttingDown, StoreBusy
+from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
 
@@ -30,13 +30,18 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take or convert the lock if that is possible at once; raises ShuttingDown when the file was closed."""
+        """Take or convert the lock if that is possible at once.
+
+        Raises ShuttingDown when the file was closed, StorageFault when its file system cannot lock.
+        """
         if self._fd < 0:
             raise ShuttingDown("the store is closed")
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise StorageFault(f"{self.path.name} cannot be locked: {error.strerror}") from error
         return True
 
     def acquire(self, deadline: float, *, shared: bool = False) -> None:
@@ -49,7 +54,9 @@ class FileLock:
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     def release(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        """Let go of the lock; one that was closed has let go already."""
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of the lock and the file; a second call does nothing."""

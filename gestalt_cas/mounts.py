@@ -24,6 +24,7 @@ from gestalt_cas.store import Store
 log = logging.getLogger(__name__)
 
 _CARE_SECONDS = 1.0
+_COMPLAIN_SECONDS = 60.0
 
 
 class OpenStore:
@@ -34,6 +35,7 @@ class OpenStore:
         self._lock = threading.Lock()
         self._users = 0
         self._closing = False
+        self._complaint, self._complained = "", 0.0
         self._retired = threading.Event()
         self.closed = threading.Event()
         threading.Thread(target=self._care, name="gestalt-cas-caretaker", daemon=True).start()
@@ -76,9 +78,16 @@ class OpenStore:
                 if self.store.claim_server():
                     self.store.maintain()
             except (StoreError, OSError) as error:
-                log.warning("background work: %s", error)
+                self._complain(str(error))
             finally:
                 self.leave()
+
+    def _complain(self, text: str) -> None:
+        """Log a failure of the background work; the same one again once a minute, not once a round."""
+        now = time.monotonic()
+        if text != self._complaint or now - self._complained > _COMPLAIN_SECONDS:
+            self._complaint, self._complained = text, now
+            log.warning("background work: %s", text)
 
 
 class Mount:
@@ -125,7 +134,7 @@ class Mounts:
             if self._closed:
                 raise ShuttingDown("the provider is stopping")
             before = self._mount
-            if before is not None and before.store.directory == Path(os.path.abspath(config.data_dir)):
+            if before is not None and _same(before.store.directory, config.data_dir):
                 with self._attach(before.store, config) as public_url:
                     before.store.adopt(config.settings)
                     self._mount = _mounted(config, before.opened, public_url)
@@ -182,3 +191,12 @@ def _tidy(store: Store) -> None:
         removed = store.clean_staging()
         if removed:
             log.info("removed %d uploads that were cut off", removed)
+
+
+def _same(directory: Path, other: Path) -> bool:
+    """Whether both paths name one directory, perhaps through links."""
+    named = os.path.abspath(other)  # as the store opens it: `..` is taken out before links are followed
+    try:
+        return str(directory) == named or os.path.samefile(directory, named)
+    except OSError:
+        return False

@@ -1,8 +1,8 @@
 """Room kept back for the hour when the disk is full.
 
 DIR/reserve holds min(16 MiB, 1/16 of the file system) of really allocated blocks. Deletes, removals and gc need a
-little room in the database before they can free any; when they find none, the reserve is given up and they are tried
-once more. It is remade when twice its size is free. Uploads never get it, and opening a store never needs it.
+little room in the database before they can free any, and so does opening a store; when they find none, the reserve is
+given up, they are tried once more, and what they left of it is kept again. It is remade when twice its size is free.
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -112,7 +114,12 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
     mount = provider.mounts.present
     assert mount is not None
     directory = mount.store.directory
-    return _run(provider, target, stopping, lambda bound: _announce(bound, directory, provider.http.url))
+    lock = targets.hold(target)
+    try:
+        return _run(provider, target, stopping, lambda bound: _announce(bound, directory, provider.http.url))
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 def serve_host(text: str) -> int:
@@ -156,6 +163,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
         ),
     )
     provider.register(server)
+    _allow_many_files()
     bound = _bind(server, target)
     server.start()
     ready(bound)
@@ -168,6 +176,14 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
         Path(bound.path).unlink(missing_ok=True)
     _leave_at_once()
     return 0
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit on open files to the hard one: each stream takes two or three."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # a system may refuse what it named as the hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _wait_for(stopping: SimpleQueue[None]) -> None:

@@ -36,6 +36,8 @@ class Settings:
         return {name: getattr(self, field) for name, field in FIELDS.items()}
 
 
+_MOST_BYTES = 1 << 53
+"""As config.schema.json has it: hosts send numbers as floats, which are exact up to here."""
 FIELDS = {"bucket": "bucket", "versioning": "versioning", "blobs.inlineMaxBytes": "inline_max_bytes"}
 """Dotted name to field."""
 assert set(FIELDS.values()) == {field.name for field in fields(Settings)}
@@ -53,8 +55,8 @@ def validate(changes: Mapping[str, object]) -> dict[str, object]:
 
 def _validate_one(name: str, value: object) -> object:
     if name == "blobs.inlineMaxBytes":
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidConfig(f"{name}: {value!r} is not a whole number of bytes of 0 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_BYTES:
+            raise InvalidConfig(f"{name}: {value!r} is not a whole number of bytes from 0 to {_MOST_BYTES}")
         return value
     if not isinstance(value, str):
         raise InvalidConfig(f"{name}: {value!r} is not text")

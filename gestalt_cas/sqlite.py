@@ -8,11 +8,12 @@ write.lock and automatic checkpoints are off. The version is still shown, since 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from types import ModuleType
 from typing import cast
 
-from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreBusy, StoreError, StoreFull
+from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreBusy, StoreError, StoreFull, TooManyStreams
 
 try:
     from pysqlite3 import dbapi2 as _bundled
@@ -30,7 +31,7 @@ DriverError: type[Exception] = driver.Error
 OLDEST = (3, 37, 0)
 """The oldest SQLite that the statements need (RETURNING: 3.35; the WITHOUT ROWID fixes around it: 3.37)."""
 
-_BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _NOTADB = 5, 6, 10, 11, 13, 26
+_BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 10, 11, 13, 14, 26
 
 
 def version() -> tuple[int, int, int]:
@@ -93,4 +94,15 @@ def translate(error: Exception) -> StoreError:
         return StoreBusy(f"another program holds the database: {error}; try again")
     if is_damage(error):
         return DatabaseDamaged(f"the database is damaged: {error}")
+    if code == _CANTOPEN and _out_of_descriptors():
+        return TooManyStreams(f"the process has too many files open: {error}")
     return StorageFault(f"the database failed: {error}")
+
+
+def _out_of_descriptors() -> bool:
+    """Whether opening fails for want of file descriptors; SQLite does not say why it cannot open."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    return False

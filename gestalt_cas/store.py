@@ -70,6 +70,7 @@ _ENTRY_BYTES = 192
 _PASSIVE_BYTES = 8 << 20
 _RESTART_BYTES = 64 << 20
 _OPEN_TRIES = 3
+_left_locked: list[tuple[FileLock, WriterLock]] = []
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -184,10 +185,14 @@ class Store:
 
     def close(self) -> None:
         """Close the database and let go of the locks; a second call does nothing."""
-        self._database.close()
+        closed = self._database.close()
         self._server_lock.close()
-        self._schema_lock.close()
-        self._writer_lock.close()
+        if closed:
+            self._schema_lock.close()
+            self._writer_lock.close()
+        else:
+            # A transaction is still open: whoever would be let in by these locks must stay out until the process ends.
+            _left_locked.append((self._schema_lock, self._writer_lock))
 
     def __enter__(self) -> Self:
         return self
@@ -428,6 +433,12 @@ class Store:
             return f"the data directory {self._layout.root} has lost its database"
         return ""
 
+    def shortage(self) -> str:
+        """What keeps uploads out although the store is sound, in a sentence; "" when nothing does."""
+        if self._layout.full():
+            return f"the disk that holds {self._layout.root} is full: uploads are refused, reads and deletes work"
+        return ""
+
     def claim_server(self) -> bool:
         """Take server.lock if no other process has it; its holder alone runs the background work."""
         with self._serving_lock:
@@ -435,7 +446,9 @@ class Store:
             return self._serving
 
     def maintain(self) -> None:
-        """One round of background work, for the holder of server.lock: shorten the WAL, remake the reserve."""
+        """One round of background work, for the holder of server.lock: mend, remake the reserve, shorten the WAL."""
+        self._reserve.keep()
+        self._database.recover()
         wal = self._database.wal_bytes
         if wal > _RESTART_BYTES:
             if not self._database.checkpoint(restart=True):
@@ -444,7 +457,6 @@ class Store:
                 )
         elif wal > _PASSIVE_BYTES:
             self._database.checkpoint()
-        self._reserve.make()
 
     def clean_staging(self) -> int:
         """Remove uploads that dead processes left behind; returns how many."""

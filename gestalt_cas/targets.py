@@ -16,6 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
+from gestalt_cas.locks import FileLock
 
 MAX_SOCKET_PATH = 107
 """Bytes that a unix socket's path may have (sun_path less its NUL)."""
@@ -69,7 +70,12 @@ def _parse_tcp(text: str) -> Target:
     host, _, port = text.removeprefix("tcp://").rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise InvalidArgument(f"{text!r} is no target; write tcp://host:port with a port of 0 to 65535")
-    return Target(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise InvalidArgument(f"{text!r} is no target; {host!r} is no name of a host") from None
+    return Target(host=host, port=int(port))
 
 
 def default(data_dir: Path) -> Target:
@@ -82,8 +88,11 @@ def default(data_dir: Path) -> Target:
     runtime = Path(platformdirs.user_runtime_dir("gestalt-cas", appauthor=False))
     try:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = runtime.lstat()
     except OSError as error:
         raise StoreUnusable(f"cannot make {runtime} for the socket: {error.strerror}; name one with --grpc") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise StoreUnusable(f"{runtime} can be changed by other users; name a socket with --grpc")
     return parse(str(runtime / f"{blake3(os.fsencode(path)).hexdigest(8)}.sock"))
 
 
@@ -108,6 +117,26 @@ def claim(target: Target) -> None:
     if _answers(_connect_unix, target.path):
         raise StoreUnusable(f"{target.url} is taken: another server answers there")
     path.unlink(missing_ok=True)
+
+
+def hold(target: Target) -> FileLock | None:
+    """Take `target` for the life of the returned lock, so that servers that start together do not both bind it.
+
+    `claim` alone cannot tell: neither answers yet. Raises StoreUnusable when another process holds it or answers.
+    None for TCP, where binding itself tells.
+    """
+    lock = FileLock(Path(f"{target.path}.lock")) if target.path else None
+    if lock is not None and not lock.try_acquire():
+        holders = lock.holders()
+        lock.close()
+        raise StoreUnusable(f"{target.url} is taken: {holders} serves there")
+    try:
+        claim(target)
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    return lock
 
 
 def _connect_unix(path: str, timeout: float) -> socket.socket:

@@ -28,6 +28,7 @@ from gestalt_cas.errors import (
     StorageFault,
     StoreError,
     StoreFull,
+    TooManyStreams,
 )
 from gestalt_cas.layout import Layout
 from storage import MIB, Child, Failing, body, broken, damaged, flip, full, key, overwrite, payload_path, put, staged
@@ -666,12 +667,19 @@ def test_what_is_no_payload_is_not_opened(blobs: Blobs, tmp_path: Path, kind: st
     found.discard()
 
 
-def test_a_payload_that_may_not_be_opened_is_a_fault(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_payload_that_may_not_be_opened_is_told_with_the_reason(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = publish(blobs, DATA)
-    for code in (errno.EACCES, errno.EIO, errno.EMFILE):
+    for code, kind in (
+        (errno.EACCES, StorageFault),
+        (errno.EIO, DigestMismatch),
+        (errno.EMFILE, TooManyStreams),
+        (errno.ENFILE, TooManyStreams),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", Failing(os.open, OSError(code, os.strerror(code))))
-            with pytest.raises(StorageFault, match=os.strerror(code)):
+            with pytest.raises(kind, match=os.strerror(code)):
                 blobs.open(found.digest, len(DATA), found.sums)
     found.discard()
 

@@ -335,15 +335,38 @@ def test_no_room_in_the_database_itself(store: Store) -> None:
 # ---- damage ----
 
 
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The checks of the database that are made from now on."""
+    connect, made = database.connect, []
+
+    class Listening(Faulty):
+        def execute(self, sql: str, *parameters: object) -> Any:
+            if "_check" in sql:
+                made.append(sql)
+            return super().execute(sql, *parameters)
+
+    monkeypatch.setattr(database, "connect", lambda path: Listening(connect(path), "none", ValueError()))
+    return made
+
+
 @pytest.mark.parametrize("code", [CORRUPT, NOTADB])
 @pytest.mark.parametrize("sql", ["BEGIN IMMEDIATE", "INSERT INTO versions", "COMMIT"])
-def test_damage_found_by_a_write_stops_writes(store: Store, sql: str, code: int) -> None:
+def test_damage_that_sqlite_meets_has_the_whole_database_checked(
+    store: Store, monkeypatch: pytest.MonkeyPatch, sql: str, code: int
+) -> None:
+    """It says so, too, when the disk fails to read a page: only a check can tell."""
     put(store, "k", b"one")
-    break_writer(store, sql, code)
+    faulty = break_writer(store, sql, code)
     with pytest.raises(DatabaseDamaged):
         put(store, "k", b"two")
-    refused(store)
+    assert "the next write checks" in store.health()
     assert body(store, "k") == b"one"
+    made = checks(monkeypatch)
+    put(store, "k", b"three")
+    assert made == ["PRAGMA integrity_check(1)"]
+    assert faulty.closed
+    assert store.health() == ""
+    assert len(history(store, "k")) == 2
 
 
 def refused(store: Store) -> None:
@@ -360,12 +383,19 @@ def refused(store: Store) -> None:
     assert not list((store.directory / "staging").iterdir())
 
 
-def test_damage_found_by_a_read_stops_writes(store: Store) -> None:
+def test_damage_that_a_read_meets_counts_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, "k", b"one")
     break_reader(store, "SELECT", CORRUPT)
     with pytest.raises(DatabaseDamaged):
         body(store, "k")
-    refused(store)
+    break_reader(store, "SELECT", IOERR)
+    with pytest.raises(StorageFault):
+        body(store, "k")
+    assert "the next write checks" in store.health()
+    made = checks(monkeypatch)
+    put(store, "k", b"two")
+    assert made == ["PRAGMA integrity_check(1)"]  # the more thorough of the two that are due
+    assert store.health() == ""
 
 
 def test_damage_found_by_the_check_after_a_fault_stops_writes(store: Store) -> None:
@@ -421,6 +451,9 @@ def test_a_database_that_became_something_else_stops_writes(store: Store) -> Non
     child(code, store.directory)
     with pytest.raises(DatabaseDamaged):
         put(store, "k", b"two")
+    assert "damaged" in store.health()
+    with pytest.raises(DatabaseDamaged):
+        store.delete(key("k"))
     assert "writes are refused" in store.health()
 
 
@@ -458,6 +491,11 @@ def test_a_damaged_file_gives_errors_of_the_store_only(tmp_path: Path, scribble:
                 put(store, "new", b"new")
             except StoreError as error:
                 met.append(error)
+            assert store.health()
+            for _ in range(2):
+                with pytest.raises(DatabaseDamaged, match="damaged"):
+                    put(store, "new", b"new")
+            assert "writes are refused" in store.health()
     except StoreError as error:
         met.append(error)
     assert any(isinstance(error, DatabaseDamaged) for error in met), met
@@ -640,7 +678,7 @@ def test_a_new_reader_that_fails_at_once_is_closed(store: Store, monkeypatch: py
     assert "disk failed" in store.health()
 
 
-def test_a_new_reader_that_finds_damage_stops_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_reader_that_finds_damage_has_it_checked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise DatabaseDamaged("the database is damaged: file is not a database")
 
@@ -648,7 +686,9 @@ def test_a_new_reader_that_finds_damage_stops_writes(store: Store, monkeypatch: 
         patch.setattr(database, "connect", refuse)
         with pytest.raises(DatabaseDamaged), store._database.read():
             pytest.fail("there is no second reader")
-    refused(store)
+    made = checks(monkeypatch)
+    put(store, "k", b"one")
+    assert made == ["PRAGMA integrity_check(1)"]
 
 
 def test_connections_are_closed_under_the_writer_lock(store: Store) -> None:

@@ -268,3 +268,10 @@ def test_no_descriptor_is_left_open(root: Path, store: Path) -> None:
         tree.remove((b"a", b"b"))
         tree.entries(())
     assert count() == before
+
+
+def test_links_in_a_circle_are_a_plain_failure(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match=r"[Ll]evels of symbolic links"):
+        is_within(tmp_path / "loop", tmp_path / "store")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import ByteRange, Conditions, Headers, Limits, ListQuery, ObjectKey, ObjectVersion, Store
+from gestalt_cas import ByteRange, Conditions, Headers, Limits, ListQuery, ObjectKey, ObjectVersion, Store, sqlite
 from gestalt_cas import blobs as blobs_module
 from gestalt_cas import settings as settings_module
 from gestalt_cas import store as store_module
@@ -1471,3 +1471,50 @@ def test_invalid_settings_make_no_store(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig):
         Store.open(tmp_path / "store", settings={"versioning": "maybe"})
     assert not (tmp_path / "store").exists()
+
+
+def test_a_full_disk_shows_although_the_store_is_sound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (store.health(), store.shortage()) == ("", "")
+    monkeypatch.setattr(Layout, "full", lambda self: True)
+    assert store.health() == ""
+    assert str(store.directory) in store.shortage()
+
+
+def test_a_passing_fault_is_mended_without_a_write(store: Store) -> None:
+    error = sqlite.driver.OperationalError("disk I/O error")
+    store._database._note_fault(error)
+    assert "disk I/O error" in store.health()
+    store.maintain()
+    assert store.health() == ""
+
+
+def test_closing_under_a_long_transaction_lets_nobody_in(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    close = Database.close
+    monkeypatch.setattr(Database, "close", lambda self: close(self, timeout=0.05))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def long_write() -> None:
+        with store._database.write():
+            begun.set()
+            go_on.wait(20)
+
+    writer = threading.Thread(target=long_write)
+    writer.start()
+    assert begun.wait(20)
+    store.close()
+    other = FileLock(store.directory / "write.lock")
+    try:
+        assert not other.try_acquire()
+        go_on.set()
+        writer.join(20)
+        assert other.try_acquire()
+    finally:
+        go_on.set()
+        other.close()
+
+
+def test_a_setting_is_refused_by_every_door_alike(store: Store) -> None:
+    with pytest.raises(InvalidConfig, match=r"blobs\.inlineMaxBytes"):
+        store.change_settings({"blobs.inlineMaxBytes": (1 << 53) + 1})

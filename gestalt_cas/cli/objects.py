@@ -25,7 +25,7 @@ from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import Attributes, download, upload
-from gestalt_cas.directories import Directory, is_within
+from gestalt_cas.directories import Directory, is_within, resolved
 from gestalt_cas.errors import InvalidArgument, NoSuchKey, NoSuchVersion
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.paths import Parts, local_parts
@@ -172,7 +172,7 @@ def _get(session: Session, store: Store, reader: ObjectReader, file: str | None)
             with path.open("wb", buffering=0) as stream:
                 download(reader, stream, progress.advance)
         else:
-            target = path.resolve()  # a link that the user named is followed
+            target = resolved(path)  # a link that the user named is followed
             with Directory(target.parent, store=store.directory) as directory:
                 _get_at(directory, (os.fsencode(target.name),), reader, progress)
     _say_got(session.output, reader, path)
