@@ -609,9 +609,10 @@ def test_ranges_come_as_verified_pieces(blobs: Blobs, big: bytes) -> None:
     found = publish(blobs, big)
     opened = blobs.open(found.digest, len(big), found.sums)
     for offset, length in [(0, len(big)), (0, 0), (5, 1), (MIB - 1, 2), (MIB, MIB), (len(big) - 1, 1), (7, 3 * MIB)]:
-        pieces = [bytes(piece) for piece in opened.read(offset, length)]
-        assert b"".join(pieces) == big[offset : offset + length]
-        assert all(0 < len(piece) <= MIB for piece in pieces)
+        for buffer in (None, memoryview(bytearray(MIB)), memoryview(bytearray(2 * MIB))):
+            pieces = [bytes(piece) for piece in opened.read(offset, length, buffer)]
+            assert b"".join(pieces) == big[offset : offset + length]
+            assert all(0 < len(piece) <= MIB for piece in pieces)
     opened.close()
     opened.close()
     found.discard()
@@ -684,6 +685,20 @@ def test_a_payload_that_may_not_be_opened_is_told_with_the_reason(
     found.discard()
 
 
+def test_a_payload_that_cannot_be_looked_at_is_closed(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = publish(blobs, DATA)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", Failing(os.fstat, broken()))
+        with pytest.raises(StorageFault):
+            blobs.open(found.digest, len(DATA), found.sums)
+        patch.setattr(os, "fstat", Failing(os.fstat, broken()))
+        with pytest.raises(StorageFault):
+            blobs.is_ours(found)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    found.discard()
+
+
 def test_only_damaged_chunks_are_refused(blobs: Blobs, big: bytes) -> None:
     found = publish(blobs, big)
     flip(blobs.path(found.digest), MIB + 77)
@@ -709,11 +724,14 @@ def test_undamaged_pieces_come_before_the_damage_is_met(blobs: Blobs, big: bytes
 def test_a_file_cut_off_while_it_is_read_is_damage(blobs: Blobs, big: bytes) -> None:
     found = publish(blobs, big)
     opened = blobs.open(found.digest, len(big), found.sums)
-    pieces = opened.read(0, len(big))
-    assert bytes(next(pieces)) == big[:MIB]
+    buffer = memoryview(bytearray(MIB))
+    readings = [opened.read(0, len(big)), opened.read(0, len(big), buffer)]
+    for pieces in readings:
+        assert bytes(next(pieces)) == big[:MIB]
     overwrite(blobs.path(found.digest), big[: MIB + 5])
-    with pytest.raises(DigestMismatch):
-        next(pieces)
+    for pieces in readings:
+        with pytest.raises(DigestMismatch):
+            next(pieces)
     opened.close()
     found.discard()
 
@@ -724,10 +742,14 @@ def test_a_read_that_fails(
 ) -> None:
     """A sector that cannot be read is damage of this payload; other failures say nothing about its bytes."""
     found = publish(blobs, DATA)
-    monkeypatch.setattr(os, "pread", Failing(os.pread, OSError(code, os.strerror(code))))
-    with pytest.raises(expected):
-        read(blobs, DATA, found.sums)
-    assert read(blobs, DATA, found.sums) == DATA
+    opened = blobs.open(found.digest, len(DATA), found.sums)
+    for call, buffer in (("pread", None), ("preadv", memoryview(bytearray(MIB)))):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, Failing(getattr(os, call), OSError(code, os.strerror(code))))
+            with pytest.raises(expected):
+                next(opened.read(0, len(DATA), buffer))
+        assert b"".join(opened.read(0, len(DATA), buffer)) == DATA
+    opened.close()
     found.discard()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,21 +11,23 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, database, sqlite
+from gestalt_cas import Store, database, schema, sqlite
 from gestalt_cas import store as store_module
 from gestalt_cas.errors import (
     DatabaseDamaged,
     NoSuchKey,
     OutcomeUnknown,
     PreconditionFailed,
+    SchemaTooNew,
     ShuttingDown,
     StorageFault,
     StoreBusy,
     StoreError,
     StoreFull,
+    TooManyStreams,
 )
 from gestalt_cas.locks import FileLock
-from storage import Child, bare, body, child, history, key, put, rows
+from storage import Child, Failing, bare, body, child, history, key, put, rows
 
 BUSY, IOERR, CORRUPT, FULL, NOTADB = 5, 10, 11, 13, 26
 IOERR_FSYNC = 1034  # an extended code: its primary one is IOERR
@@ -623,6 +627,20 @@ def test_a_checkpoint_that_fails_says_so(store: Store, code: int, error: type[St
         store._database.checkpoint()
 
 
+def test_a_commit_stands_when_the_wal_cannot_be_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.stat
+
+    def fail(path: Path, **options: bool) -> Any:
+        if path.name.endswith("-wal"):
+            raise OSError("Input/output error")
+        return real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", fail)
+        put(store, "k", b"one")
+    assert body(store, "k") == b"one"
+
+
 def test_an_absent_wal_is_of_no_length(store: Store) -> None:
     put(store, "k", b"x")
     store.close()
@@ -786,6 +804,14 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
+def test_too_many_open_files_are_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says that it cannot open the file, and not why."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", Failing(os.open, OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(TooManyStreams):
+            database.connect(tmp_path / "absent")
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -843,3 +869,10 @@ def test_what_is_told_of_the_sqlite_in_use(monkeypatch: pytest.MonkeyPatch) -> N
     assert "has the WAL-reset bug" in sqlite.describe()
     monkeypatch.setattr(sqlite, "version", lambda: (3, 53, 4))
     assert "without the WAL-reset bug" in sqlite.describe()
+
+
+def test_a_writer_of_an_older_release_stops_at_a_newer_format(store: Store) -> None:
+    with store._database.write() as tx:
+        tx.execute(f"PRAGMA user_version={schema.FORMAT + 1}")
+    with pytest.raises(SchemaTooNew, match=f"format {schema.FORMAT + 1}"), store._database.write():
+        pytest.fail("the transaction was given out")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 import time
@@ -9,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas.errors import ShuttingDown, StoreBusy
+from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
 from gestalt_cas.locks import FileLock, WriterLock
-from storage import Child
+from storage import Child, Failing
 
 HOLD = """
     from gestalt_cas.locks import FileLock, WriterLock
@@ -260,6 +262,24 @@ def test_lock_files_are_private_and_stay(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_ino for path in tmp_path.iterdir()} == inodes
     assert set(inodes) == {"turnstile.lock", "write.lock"}
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_file_system_that_cannot_lock_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = WriterLock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", Failing(fcntl.flock, OSError(errno.ENOLCK, "No locks available")))
+        with pytest.raises(StorageFault, match=r"turnstile\.lock cannot be locked: No locks available"), lock.held(1):
+            pytest.fail("it cannot be locked")
+    with lock.held(1):
+        assert not FileLock(tmp_path / "write.lock").try_acquire()
+    lock.close()
+
+
+def test_releasing_what_was_closed_does_nothing(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "a.lock")
+    assert lock.try_acquire()
+    lock.close()
+    lock.release()
 
 
 def test_a_closed_lock_says_so(tmp_path: Path) -> None:

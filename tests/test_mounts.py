@@ -93,7 +93,8 @@ def test_the_same_directory_keeps_its_store(mounts: Mounts, tmp_path: Path, monk
     mounts.configure(Config(tmp_path / "a"))
     with mounts.use() as before:
         monkeypatch.chdir(tmp_path)
-        changed = Config(Path("b/../a"), key_prefix="p/", limits=Limits(max_object_bytes=2), settings={"bucket": "x"})
+        (tmp_path / "b").symlink_to(tmp_path)
+        changed = Config(Path("b/a"), key_prefix="p/", limits=Limits(max_object_bytes=2), settings={"bucket": "x"})
         mounts.configure(changed)
         with mounts.use() as after:
             assert after.store is before.store
@@ -236,6 +237,22 @@ def test_background_work_that_fails_is_tried_again(
     mounts.configure(Config(tmp_path / "a"))
     eventually(lambda: len(rounds) > 4)
     assert "background work: the disk is ill" in caplog.text
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_the_same_failure_is_told_once_in_a_while(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds: list[int] = []
+
+    def maintain(store: Store) -> None:
+        rounds.append(1)
+        raise StorageFault("the disk is ill")
+
+    monkeypatch.setattr(Store, "maintain", maintain)
+    mounts.configure(Config(tmp_path / "a"))
+    eventually(lambda: len(rounds) > 6)
+    assert caplog.text.count("the disk is ill") == 1
 
 
 SERVER = """

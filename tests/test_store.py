@@ -128,6 +128,18 @@ def test_a_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("error", "expected"), [(full(), StoreFull), (broken(), StoreUnusable)])
+def test_a_tree_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, expected: type[StoreError]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", Failing(Path.mkdir, error, at=100))
+        with pytest.raises(expected):
+            Store.open(tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        put(store, "k", DATA)
+
+
 def test_a_tree_that_was_half_made_is_completed(tmp_path: Path) -> None:
     for name in ("blobs/00", "blobs/01", "staging"):
         (tmp_path / name).mkdir(parents=True)
@@ -680,6 +692,7 @@ def test_the_empty_bucket_is_the_default_one(store: Store) -> None:
         ({"blobs.inlineMaxBytes": -1}, "blobs.inlineMaxBytes"),
         ({"blobs.inlineMaxBytes": True}, "blobs.inlineMaxBytes"),
         ({"blobs.inlineMaxBytes": 1.5}, "blobs.inlineMaxBytes"),
+        ({"blobs.inlineMaxBytes": (1 << 53) + 1}, "blobs.inlineMaxBytes"),
         ({"retention": 1}, "retention"),
     ],
 )
@@ -1467,6 +1480,19 @@ def test_maintenance_keeps_the_reserve(store: Store) -> None:
     assert (store.directory / "reserve").stat().st_size == store._reserve.wanted_bytes()
 
 
+def test_notes_are_no_settings(store: Store) -> None:
+    before = store.settings()
+    assert store.recall("port") is None
+    store.note("port", 4711)
+    store.note("port", {"number": 4712})
+    with Store.open(store.directory) as other:
+        assert other.recall("port") == {"number": 4712}
+    seq = rows(store, "SELECT seq FROM counter")
+    store.note("port", {"number": 4712})
+    assert rows(store, "SELECT seq FROM counter") == seq
+    assert store.settings() == before
+
+
 def test_invalid_settings_make_no_store(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig):
         Store.open(tmp_path / "store", settings={"versioning": "maybe"})
@@ -1518,3 +1544,15 @@ def test_closing_under_a_long_transaction_lets_nobody_in(
 def test_a_setting_is_refused_by_every_door_alike(store: Store) -> None:
     with pytest.raises(InvalidConfig, match=r"blobs\.inlineMaxBytes"):
         store.change_settings({"blobs.inlineMaxBytes": (1 << 53) + 1})
+
+
+def test_notes_are_kept_for_the_next_process(store: Store) -> None:
+    assert store.recall("http.port") is None
+    store.note("http.port", 8080)
+    store.note("http.port", 8080)
+    assert store.recall("http.port") == 8080
+    assert store.settings() == settings_module.Settings()
+    directory = store.directory
+    store.close()
+    with Store.open(directory) as again:
+        assert again.recall("http.port") == 8080

@@ -57,7 +57,8 @@ def test_a_relative_path_starts_where_the_process_stands(place: Path, monkeypatc
     "text",
     [
         "", "unix://", "http://localhost:1", "tcp://", "tcp://localhost", "tcp://:80", "tcp://localhost:",
-        "tcp://localhost:65536", "tcp://localhost:-1", "tcp://localhost:x", "tcp://localhost:8.0", "unix://tcp://x",
+        "tcp://a..b:1", "tcp://localhost:65536", "tcp://localhost:-1", "tcp://localhost:x",
+        "tcp://localhost:8.0", "unix://tcp://x",
     ],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:
@@ -119,6 +120,49 @@ def test_a_runtime_directory_that_cannot_be_made_is_named(place: Path, monkeypat
     monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(place / "file"))
     with pytest.raises(StoreUnusable, match="--grpc"):
         targets.default(Path("/" + "long/" * 30))
+
+
+@pytest.mark.parametrize("kind", ["others may write", "a link"])
+def test_a_runtime_directory_of_others_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    runtime = place / "runtime"
+    if kind == "a link":
+        (place / "theirs").mkdir()
+        runtime.symlink_to(place / "theirs")
+    else:
+        runtime.mkdir()
+        runtime.chmod(0o777)
+    monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(runtime))
+    with pytest.raises(StoreUnusable, match="other users"):
+        targets.default(Path("/" + "long/" * 30))
+
+
+def test_of_two_that_start_together_one_has_the_target(place: Path) -> None:
+    target = Target(path=str(place / "a.sock"))
+    listening(place / "a.sock").close()
+    first = targets.hold(target)
+    assert first is not None
+    assert not (place / "a.sock").exists()
+    with pytest.raises(StoreUnusable, match=f"process {os.getpid()}"):
+        targets.hold(target)
+    first.close()
+    second = targets.hold(target)
+    assert second is not None
+    second.close()
+
+
+def test_a_target_that_is_taken_is_not_held(place: Path) -> None:
+    target = Target(path=str(place / "a.sock"))
+    with listening(place / "a.sock"):
+        descriptors = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(StoreUnusable, match="another server answers"):
+            targets.hold(target)
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_port_needs_no_holding() -> None:
+    assert targets.hold(Target(host="127.0.0.1")) is None
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(StoreUnusable):
+        targets.hold(Target(host="127.0.0.1", port=listener.getsockname()[1]))
 
 
 def test_claim_of_nothing_leaves_nothing(place: Path) -> None:
