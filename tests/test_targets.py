@@ -232,38 +232,6 @@ def test_claim_of_a_port() -> None:
     targets.claim(Target(host="127.0.0.1", port=0))
 
 
-def test_only_one_holds_a_socket(place: Path) -> None:
-    """Two servers that start together both find nobody answering; the lock tells them apart."""
-    target = Target(path=str(place / "s"))
-    first = targets.hold(target)
-    assert first is not None
-    with pytest.raises(StoreUnusable, match=f"is taken: process {os.getpid()} serves there"):
-        targets.hold(target)
-    first.close()
-    second = targets.hold(target)
-    assert second is not None
-    second.close()
-
-
-def test_holding_a_socket_that_someone_answers_on_is_refused(place: Path) -> None:
-    with listening(place / "s"), pytest.raises(StoreUnusable, match="another server answers"):
-        targets.hold(Target(path=str(place / "s")))
-    lock = targets.hold(Target(path=str(place / "s")))
-    assert lock is not None
-    lock.close()
-
-
 def test_a_host_name_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="is no name of a host"):
         targets.parse(f"tcp://{'a' * 80}:8080")
-
-
-def test_a_runtime_directory_that_others_can_change_is_refused(
-    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(place / "run"))
-    deep = tmp_path.joinpath(*["x" * 60] * 3)
-    assert targets.default(deep).path.startswith(str(place / "run"))
-    (place / "run").chmod(0o777)
-    with pytest.raises(StoreUnusable, match="can be changed by other users; name a socket with --grpc"):
-        targets.default(deep)
