@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
@@ -112,3 +112,55 @@ class WriterLock:
     def close(self) -> None:
         self._turnstile.close()
         self._write.close()
+
+
+class StoreLocks:
+    """The locks of one opened store: `writer`, `schema` (held shared while the store is open), and server.lock.
+
+    server.lock says which process serves the directory; whoever has it does the background work.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        with ExitStack() as undo:
+            self.writer = WriterLock(directory)
+            undo.callback(self.writer.close)
+            self.schema = FileLock(directory / "schema.lock")
+            undo.callback(self.schema.close)
+            self._server = FileLock(directory / "server.lock")
+            undo.pop_all()
+        self._serving = False
+        self._mutex = threading.Lock()
+
+    def claim_server(self) -> bool:
+        """Take server.lock for good if no other process has it; returns whether this store has it now."""
+        with self._mutex:
+            self._serving = self._serving or self._server.try_acquire()
+            return self._serving
+
+    @contextmanager
+    def server_for_now(self) -> Iterator[bool]:
+        """Tell for the block whether no other process serves, keeping one from beginning to meanwhile."""
+        with self._mutex:
+            ours = self._serving or self._server.try_acquire()
+            try:
+                yield ours
+            finally:
+                if ours and not self._serving:
+                    self._server.release()
+
+    def close(self, *, writing: bool = False) -> None:
+        """Let go of the locks; a second call does nothing.
+
+        With `writing` a transaction could not be waited for: whoever would be let in by the other two locks stays out
+        until the process ends.
+        """
+        self._server.close()
+        if writing:
+            _kept.append(self)
+        elif self not in _kept:
+            self.schema.close()
+            self.writer.close()
+
+
+_kept: list[StoreLocks] = []
+"""Locks that only the end of the process lets go of."""

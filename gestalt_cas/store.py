@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from gestalt_cas import conditions as rules
-from gestalt_cas import listing, ranges, tokens, upgrade, versions
+from gestalt_cas import listing, pages, ranges, upgrade, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
@@ -40,7 +39,7 @@ from gestalt_cas.errors import (
     StoreUnusable,
 )
 from gestalt_cas.layout import Layout
-from gestalt_cas.locks import FileLock, WriterLock
+from gestalt_cas.locks import StoreLocks
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -64,13 +63,9 @@ from gestalt_cas.sqlite import Connection
 
 log = logging.getLogger(__name__)
 
-PAGE_BYTES = 3 << 20
-"""A listing page ends early when its entries pass this size, since Gestalt peers receive at most 4 MiB at a time."""
-_ENTRY_BYTES = 192
 _PASSIVE_BYTES = 8 << 20
 _RESTART_BYTES = 64 << 20
 _OPEN_TRIES = 3
-_left_locked: list[tuple[FileLock, WriterLock]] = []
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -96,26 +91,13 @@ class Store:
     versions carry its real name.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        database: Database,
-        blobs: Blobs,
-        *,
-        schema_lock: FileLock,
-        writer_lock: WriterLock,
-        server_lock: FileLock,
-    ) -> None:
+    def __init__(self, layout: Layout, locks: StoreLocks, database: Database, blobs: Blobs) -> None:
         self._layout = layout
+        self._locks = locks
         self._database = database
         self._blobs = blobs
         self._payloads = Payloads(database, blobs)
-        self._schema_lock = schema_lock
-        self._writer_lock = writer_lock
-        self._server_lock = server_lock
         self._reserve = Reserve(layout)
-        self._serving = False
-        self._serving_lock = threading.Lock()
 
     @classmethod
     def open(
@@ -145,27 +127,15 @@ class Store:
 
     @classmethod
     def _open(cls, layout: Layout, wanted: Mapping[str, object], limits: Limits, *, create: bool) -> Self:
-        locks: list[FileLock | WriterLock] = []
+        locks: StoreLocks | None = None
         try:
-            writer_lock = WriterLock(layout.root)
-            locks.append(writer_lock)
-            schema_lock = FileLock(layout.root / "schema.lock")
-            locks.append(schema_lock)
-            server_lock = FileLock(layout.root / "server.lock")
-            locks.append(server_lock)
+            locks = StoreLocks(layout.root)
             initial = {**Settings().by_name(), **wanted}
-            upgrade.open_schema(layout, schema_lock, writer_lock, create=create, initial=initial)
-            store = cls(
-                layout,
-                Database(layout, writer_lock),
-                Blobs(layout, limits),
-                schema_lock=schema_lock,
-                writer_lock=writer_lock,
-                server_lock=server_lock,
-            )
+            upgrade.open_schema(layout, locks.schema, locks.writer, create=create, initial=initial)
+            store = cls(layout, locks, Database(layout, locks.writer), Blobs(layout, limits))
         except BaseException as error:
-            for lock in locks:
-                lock.close()
+            if locks is not None:
+                locks.close()
             if is_full(error) or (isinstance(error, StorageFault) and layout.full()):
                 raise StoreFull(f"the disk is full: {layout.root} cannot be opened") from error
             if isinstance(error, OSError):
@@ -185,14 +155,7 @@ class Store:
 
     def close(self) -> None:
         """Close the database and let go of the locks; a second call does nothing."""
-        closed = self._database.close()
-        self._server_lock.close()
-        if closed:
-            self._schema_lock.close()
-            self._writer_lock.close()
-        else:
-            # A transaction is still open: whoever would be let in by these locks must stay out until the process ends.
-            _left_locked.append((self._schema_lock, self._writer_lock))
+        self._locks.close(writing=not self._database.close())
 
     def __enter__(self) -> Self:
         return self
@@ -345,38 +308,8 @@ class Store:
 
         Raises InvalidToken for a token that was made for another bucket, prefix or delimiter, or not by this store.
         """
-        check_bucket(query.bucket)
-        prefix, delimiter = utf8(query.prefix, "prefix"), utf8(query.delimiter, "delimiter")
-        start_after = utf8(query.start_after, "start_after")
-        upper = listing.successor(prefix)
         with self._database.read() as tx:
-            bucket = query.bucket or store_settings.default_bucket(tx)
-            scope = tokens.Listing(bucket, prefix, delimiter)
-            after = (
-                tokens.decode(scope, query.token)
-                if query.token
-                else listing.start_position(start_after, prefix, delimiter)
-            )
-            entries, more = listing.walk(
-                lambda lower, limit: versions.seek(tx, bucket, lower, upper, limit),
-                prefix,
-                delimiter,
-                after,
-                query.limit,
-            )
-            found = {
-                version.seq: version
-                for first, last in listing.runs(entries)
-                for version in versions.current_run(tx, bucket, first, last)
-            }
-        fitting = _fitting(entries, found)
-        more = more or fitting < len(entries)
-        shown = entries[:fitting]
-        return ListPage(
-            tuple(found[entry.seq] for entry in shown if entry.seq is not None),
-            tuple(entry.name.decode() for entry in shown if entry.seq is None),
-            tokens.encode(scope, shown[-1].position) if more else "",
-        )
+            return pages.of_objects(tx, query)
 
     def list_versions(self, query: ListQuery, *, only_key: bool = False) -> VersionPage:
         """One page of versions and delete markers: keys in byte order, within a key the newest first.
@@ -384,20 +317,8 @@ class Store:
         With `only_key` the query's prefix is one whole key. The query's delimiter and start_after are not used.
         `ObjectVersion.current` tells whether a version (or marker) is the newest of its key.
         """
-        check_bucket(query.bucket)
-        prefix = utf8(query.prefix, "prefix")
         with self._database.read() as tx:
-            bucket = query.bucket or store_settings.default_bucket(tx)
-            scope = tokens.Listing(bucket, prefix, b"")
-            after = tokens.decode_version(scope, query.token) if query.token else None
-            rows = versions.history(tx, bucket, prefix, after, query.limit + 1)
-        if only_key:
-            rows = [row for row in rows if row.key.key == query.prefix]
-        rows = [row for row in rows if row.key.key.startswith(query.prefix)]
-        if len(rows) <= query.limit:
-            return VersionPage(tuple(rows), "")
-        shown = rows[: query.limit]
-        return VersionPage(tuple(shown), tokens.encode_version(scope, shown[-1].key.key.encode(), shown[-1].seq))
+            return pages.of_versions(tx, query, only_key=only_key)
 
     def buckets(self) -> list[str]:
         """The buckets that hold at least one version, in byte order; buckets need no creating."""
@@ -441,9 +362,7 @@ class Store:
 
     def claim_server(self) -> bool:
         """Take server.lock if no other process has it; its holder alone runs the background work."""
-        with self._serving_lock:
-            self._serving = self._serving or self._server_lock.try_acquire()
-            return self._serving
+        return self._locks.claim_server()
 
     def maintain(self) -> None:
         """One round of background work, for the holder of server.lock: mend, remake the reserve, shorten the WAL."""
@@ -476,15 +395,10 @@ class Store:
         if all(present[name] == value for name, value in checked.items()):
             return
         # server.lock is taken here within a transaction only, so whoever finds it taken in one has met a real server.
-        with self._database.write() as tx, self._serving_lock:
-            ours = self._serving or self._server_lock.try_acquire()
-            try:
-                if not ours:
-                    store_settings.refuse_conflict(store_settings.load(tx), checked)
-                store_settings.store(tx, checked)
-            finally:
-                if ours and not self._serving:
-                    self._server_lock.release()
+        with self._database.write() as tx, self._locks.server_for_now() as ours:
+            if not ours:
+                store_settings.refuse_conflict(store_settings.load(tx), checked)
+            store_settings.store(tx, checked)
 
     def recall(self, name: str) -> object:
         """What a process of this store noted down under `name`; None when there is no such note."""
@@ -544,21 +458,6 @@ class Store:
             marker = versions.newest(tx, target) is not None
             raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
         return found
-
-
-def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -> int:
-    """How many of the entries fit into PAGE_BYTES; at least one."""
-    total = 0
-    for count, entry in enumerate(entries):
-        total += _ENTRY_BYTES + len(entry.name)
-        if entry.seq is not None:
-            version = found[entry.seq]
-            total += len(version.headers.content_type) * 4 + len(version.key.bucket) * 4
-            if version.metadata:
-                total += sum(len(name.encode()) + len(value.encode()) + 12 for name, value in version.metadata.items())
-        if total > PAGE_BYTES and count:
-            return count
-    return len(entries)
 
 
 __all__ = ["Limits", "ObjectReader", "Store", "Usage"]

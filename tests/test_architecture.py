@@ -16,7 +16,7 @@ LAYERS = (
     | {"tokens", "urls"},
     {"blobs", "database", "durability", "keys", "layout", "locks", "reserve", "schema", "settings", "sqlite", "upgrade"}
     | {"versions"},
-    {"directories", "paths", "payloads", "store", "trees"},
+    {"directories", "pages", "paths", "payloads", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},

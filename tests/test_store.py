@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import ByteRange, Conditions, Headers, Limits, ListQuery, ObjectKey, ObjectVersion, Store, sqlite
+from gestalt_cas import (
+    ByteRange,
+    Conditions,
+    Headers,
+    Limits,
+    ListQuery,
+    ObjectKey,
+    ObjectVersion,
+    Store,
+    pages,
+    sqlite,
+)
 from gestalt_cas import blobs as blobs_module
 from gestalt_cas import settings as settings_module
 from gestalt_cas import store as store_module
@@ -1408,7 +1419,7 @@ def test_a_token_is_of_its_listing(store: Store) -> None:
 def test_a_page_stays_below_what_peers_receive(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         put(store, f"{number:02}", b"", metadata={"m": "x" * 1000}, headers=Headers("text/plain"))
-    monkeypatch.setattr(store_module, "PAGE_BYTES", 4000)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 4000)
     got: list[str] = []
     token = ""
     while True:
@@ -1419,7 +1430,7 @@ def test_a_page_stays_below_what_peers_receive(store: Store, monkeypatch: pytest
         if not token:
             break
     assert got == [f"{number:02}" for number in range(12)]
-    monkeypatch.setattr(store_module, "PAGE_BYTES", 1)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 1)
     assert len(store.list_page(ListQuery(BUCKET)).objects) == 1
 
 
@@ -1530,6 +1541,7 @@ def test_closing_under_a_long_transaction_lets_nobody_in(
     writer.start()
     assert begun.wait(20)
     store.close()
+    store.close()
     other = FileLock(store.directory / "write.lock")
     try:
         assert not other.try_acquire()
@@ -1544,15 +1556,3 @@ def test_closing_under_a_long_transaction_lets_nobody_in(
 def test_a_setting_is_refused_by_every_door_alike(store: Store) -> None:
     with pytest.raises(InvalidConfig, match=r"blobs\.inlineMaxBytes"):
         store.change_settings({"blobs.inlineMaxBytes": (1 << 53) + 1})
-
-
-def test_notes_are_kept_for_the_next_process(store: Store) -> None:
-    assert store.recall("http.port") is None
-    store.note("http.port", 8080)
-    store.note("http.port", 8080)
-    assert store.recall("http.port") == 8080
-    assert store.settings() == settings_module.Settings()
-    directory = store.directory
-    store.close()
-    with Store.open(directory) as again:
-        assert again.recall("http.port") == 8080
