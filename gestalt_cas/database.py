@@ -17,8 +17,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from gestalt_cas import schema, sqlite
+from gestalt_cas.commits import Committer
 from gestalt_cas.errors import (
     DatabaseDamaged,
     DiskFull,
@@ -33,6 +35,8 @@ from gestalt_cas.locks import WriterLock
 from gestalt_cas.sqlite import Connection, DriverError
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 WRITE_TIMEOUT = 20.0
 """Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
@@ -88,6 +92,7 @@ class Database:
         self._refusal = ""
         self._failing = ""
         self._writer: Connection | None = connect(layout.database)
+        self._committer = Committer(lambda timeout: self.write(timeout))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -130,6 +135,16 @@ class Database:
             if committed is not None:
                 committed()
             self._relieve(connection)
+
+    def commit(
+        self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float = WRITE_TIMEOUT
+    ) -> Result:
+        """Do the work in a write transaction that it may share with other callers; returns its result after COMMIT.
+
+        For the calls that come many at a time; see `commits.py`. The work runs on the thread of some caller, and more
+        than once when a transaction is lost. Raises what it raises, and what `write` raises.
+        """
+        return self._committer.commit(work, weight=weight, timeout=timeout)
 
     def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
         """Move committed pages from the WAL into the database; returns whether all of them could be moved.

@@ -170,7 +170,8 @@ class Store:
             if confirm is not None:
                 confirm()
             published = self._payloads.publish(staged)
-            with self._database.write() as tx:
+
+            def add(tx: Connection) -> ObjectVersion:
                 target = self._resolve(tx, key)
                 rules.check_write(conditions, key.key, versions.current(tx, target))
                 self._payloads.vouch(tx, staged, published)
@@ -186,9 +187,11 @@ class Store:
                 )
                 if confirm is not None:
                     confirm()
+                return version
+
+            return self._database.commit(add)
         finally:
             staged.discard()
-        return version
 
     def head(self, key: ObjectKey, *, version_id: str = "", conditions: Conditions = NO_CONDITIONS) -> ObjectVersion:
         """The current object of `key`, or the version `version_id`.
@@ -253,26 +256,35 @@ class Store:
         check_names(source, "source ")
         check_names(destination, "destination ")
         rules.validate_write(conditions)
-        with self._database.write() as tx:
+        size = 0
+
+        def add(tx: Connection) -> ObjectVersion:
+            nonlocal size
             found = self._lookup(tx, source, source_version_id)
+            size = found.size
             rules.check_copy(conditions, found)
             target = self._resolve(tx, destination)
             rules.check_current_version(conditions, destination.key, versions.current(tx, target))
             digest = bytes.fromhex(found.digest)
-            if self._blobs.has(digest, found.size):
-                return versions.append(
-                    tx,
-                    target,
-                    digest,
-                    found.size,
-                    headers=found.headers,
-                    metadata=found.metadata,
-                    suspended=store_settings.load(tx).suspended,
-                    now_ms=now_ms(),
-                )
-        damage = BlobMissing(f"payload {found.digest} of {found.key} is missing or cut short", digest=found.digest)
-        self._payloads.record_unfit(damage, found.size)
-        raise damage
+            if not self._blobs.has(digest, found.size):
+                text = f"payload {found.digest} of {found.key} is missing or cut short"
+                raise BlobMissing(text, digest=found.digest)
+            return versions.append(
+                tx,
+                target,
+                digest,
+                found.size,
+                headers=found.headers,
+                metadata=found.metadata,
+                suspended=store_settings.load(tx).suspended,
+                now_ms=now_ms(),
+            )
+
+        try:
+            return self._database.commit(add)
+        except BlobMissing as damage:
+            self._payloads.record_unfit(damage, size)
+            raise
 
     def delete(self, key: ObjectKey, *, version_id: str = "") -> ObjectVersion | None:
         """Append a delete marker, or remove the version `version_id` for good; returns the marker or that version.
@@ -431,7 +443,7 @@ class Store:
             raise DiskFull(f"{error}; {self._collector.advice()}") from error
 
     def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
-        with self._database.write() as tx:
+        def remove(tx: Connection) -> ObjectVersion | None:
             target = self._resolve(tx, key)
             if version_id:
                 found = versions.by_id(tx, target, version_id)
@@ -448,6 +460,8 @@ class Store:
                 suspended=store_settings.load(tx).suspended,
                 now_ms=now_ms(),
             )
+
+        return self._database.commit(remove)
 
     def _resolve(self, tx: Connection, key: ObjectKey) -> ObjectKey:
         return key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
