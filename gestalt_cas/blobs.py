@@ -20,6 +20,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from blake3 import blake3
@@ -91,6 +92,34 @@ class Staged:
     def sync(self) -> None:
         sync_file(self._fd)
 
+    def read(self) -> bytes:
+        """The whole payload."""
+        with _translated("reading an upload"):
+            return os.pread(self._fd, self.size, 0)
+
+
+class Held:
+    """An upload that is complete and small enough to be held in memory, for a row of its own."""
+
+    def __init__(self, data: bytes, budget: StagingBudget) -> None:
+        summer = chunks.ChunkSummer()
+        summer.update(memoryview(data))
+        self.data = data
+        self.size = len(data)
+        self.digest = blake3(data).digest()
+        self.sums = summer.digest()
+        self._budget: StagingBudget | None = budget
+
+    def read(self) -> bytes:
+        """The whole payload."""
+        return self.data
+
+    def discard(self) -> None:
+        """Give its bytes back to the budget; a second call does nothing."""
+        if self._budget is not None:
+            self._budget.give_back(self.size)
+            self._budget = None
+
 
 class StagingBudget:
     """Counts the bytes of all uploads on their way in this process against the limits. Thread-safe."""
@@ -147,6 +176,19 @@ class Blobs:
             staged.discard()
             raise
         return staged
+
+    def hold(self, pieces: Iterable[bytes | bytearray | memoryview], most: int) -> Held | Staged:
+        """Hold a payload of up to `most` bytes in memory, and stage a longer one. Raises what `stage` does."""
+        coming = iter(pieces)
+        held: list[bytes] = []
+        size = 0
+        for piece in coming:
+            held.append(bytes(piece))
+            size += len(piece)
+            if size > most:
+                return self.stage(chain(held, coming))
+        self.budget.take(size, size)
+        return Held(b"".join(held), self.budget)
 
     def publish(self, staged: Staged) -> None:
         """Give the staged bytes their final name and sync that, replacing an untrusted file that stands there.

@@ -92,7 +92,7 @@ class Database:
         self._refusal = ""
         self._failing = ""
         self._writer: Connection | None = connect(layout.database)
-        self._committer = Committer(lambda timeout: self.write(timeout))
+        self._committer = Committer(self.write)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
-from gestalt_cas import versions
-from gestalt_cas.blobs import BlobFile, Blobs, Staged
+from gestalt_cas import inlined, schema, versions
+from gestalt_cas.blobs import BlobFile, Blobs, Held, Staged
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import WRITE_TIMEOUT, Database
 from gestalt_cas.errors import Damage, DatabaseDamaged, StoreError
+from gestalt_cas.inlined import InlinedBlob
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.sqlite import Connection
 
@@ -33,7 +34,7 @@ class ObjectReader:
         version: ObjectVersion,
         offset: int,
         length: int,
-        blob: BlobFile,
+        blob: BlobFile | InlinedBlob,
         on_damage: Callable[[Damage, Callable[[], bool]], None],
     ) -> None:
         self.version = version
@@ -71,6 +72,10 @@ class ObjectReader:
         self.close()
 
 
+class NeedsFile(Exception):
+    """The payload is held in memory and must be a file: the threshold was lowered, or a file is where it belongs."""
+
+
 class Payloads:
     """The payloads of one store. Thread-safe."""
 
@@ -78,11 +83,18 @@ class Payloads:
         self._database = database
         self._blobs = blobs
 
-    def publish(self, staged: Staged) -> bool:
-        """Publish the staged payload unless the store already has it; returns whether it was published."""
+    def publish(self, staged: Staged | Held) -> bool:
+        """Publish the staged file unless the store already has the payload; returns whether it was published.
+
+        What is held in memory gets its row in the transaction of its version, see `vouch`.
+        """
+        if isinstance(staged, Held):
+            return False
         with self._database.read() as tx:
             row = versions.blob(tx, staged.digest)
-        if self._vouches(row, staged):
+            if self._vouches(tx, row, staged):
+                return False
+        if row is not None and row.place:
             return False
         if row is not None and not row.damaged:
             # Its file has gone or has another size. The mark keeps other writers from trusting the name that we are
@@ -91,32 +103,58 @@ class Payloads:
         self._blobs.publish(staged)
         return True
 
-    def vouch(self, tx: Connection, staged: Staged, published: bool) -> None:
-        """Make sure, under the writer lock, that the payload's row and file are both good; publish again if not.
+    def vouch(self, tx: Connection, staged: Staged | Held, published: bool, inline_max: int) -> None:
+        """Make sure, under the writer lock, that the payload's row and bytes are both good; put them there if not.
 
         Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
-        one whose directory entry is not synced yet.
+        one whose directory entry is not synced yet. A payload keeps the place that its row names; one without a row is
+        inlined up to `inline_max` bytes. Raises NeedsFile when what is held has to become a file.
         """
-        if self._vouches(versions.blob(tx, staged.digest), staged):
+        row = versions.blob(tx, staged.digest)
+        if self._vouches(tx, row, staged):
             return
-        if not (published and self._blobs.is_ours(staged)):
+        place = row.place if row is not None else schema.PLACE_FILE
+        if place:
+            inlined.replace(tx, place, staged.read())
+        elif isinstance(staged, Held):
+            if row is not None or staged.size > inline_max:
+                raise NeedsFile
+            place = inlined.put(tx, staged.data)
+        elif not (published and self._blobs.is_ours(staged)):
             self._blobs.publish(staged)
-        versions.keep_blob(tx, staged.digest, staged.size, staged.sums)
+        versions.keep_blob(tx, staged.digest, staged.size, staged.sums, place)
 
-    def _vouches(self, row: versions.BlobRow | None, staged: Staged) -> bool:
+    def present(self, tx: Connection, digest: bytes, size: int) -> bool:
+        """Whether the payload is at its place with this size; its bytes are not judged."""
+        row = versions.blob(tx, digest)
+        return row is not None and self._at_its_place(tx, row, digest, size)
+
+    def _vouches(self, tx: Connection, row: versions.BlobRow | None, staged: Staged | Held) -> bool:
         """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
 
         A file without a row is not enough: its writer may have crashed before the directory reached the disk.
         """
-        return row is not None and not row.damaged and self._blobs.has(staged.digest, staged.size)
+        return row is not None and not row.damaged and self._at_its_place(tx, row, staged.digest, staged.size)
 
-    def open(self, tx: Connection, version: ObjectVersion) -> BlobFile:
+    def _at_its_place(self, tx: Connection, row: versions.BlobRow, digest: bytes, size: int) -> bool:
+        return inlined.holds(tx, row.place, size) if row.place else self._blobs.has(digest, size)
+
+    def open(self, tx: Connection, version: ObjectVersion) -> BlobFile | InlinedBlob:
         """Open the payload of a version; raises Damage when it is missing or has another size."""
         digest = bytes.fromhex(version.digest)
         row = versions.blob(tx, digest)
         if row is None:
             raise DatabaseDamaged(f"version {version.version_id} of {version.key} has no row for its payload")
+        if row.place:
+            return inlined.opened(
+                tx, row.place, version.digest, version.size, row.sums, lambda: self._inlined_now(digest)
+            )
         return self._blobs.open(digest, version.size, row.sums)
+
+    def _inlined_now(self, digest: bytes) -> bytes | None:
+        with self._database.read() as tx:
+            row = versions.blob(tx, digest)
+            return inlined.get(tx, row.place) if row is not None and row.place else None
 
     def record_damage(self, damage: Damage, still: Callable[[], bool]) -> None:
         """Mark the payload as damaged if what was judged `still` stands under its name.
@@ -131,7 +169,13 @@ class Payloads:
 
     def record_unfit(self, damage: Damage, size: int) -> None:
         """Record that no regular file of `size` bytes stands under the payload's name, if that still holds."""
-        self.record_damage(damage, lambda: not self._blobs.has(bytes.fromhex(damage.digest), size))
+        digest = bytes.fromhex(damage.digest)
+
+        def still() -> bool:
+            with self._database.read() as tx:
+                return not self.present(tx, digest, size)
+
+        self.record_damage(damage, still)
 
     def mark_damaged(self, digest: bytes, still: Callable[[], bool], timeout: float = WRITE_TIMEOUT) -> None:
         """Keep later writes of the same bytes from trusting the file, so that they heal it.

@@ -26,7 +26,7 @@ def _within(digest: ColumnElement[bytes]) -> ColumnElement[bool]:
     return and_(digest >= parameter("lower"), digest < parameter("upper"))
 
 
-_KNOWN = Prepared(select(_b.digest).where(_within(_b.digest)))
+_KNOWN = Prepared(select(_b.digest).where(_within(_b.digest), _b.place == literal_column(str(schema.PLACE_FILE))))
 _UNREACHED = Prepared(select(_b.digest, _b.size).where(_within(_b.digest), ~_reached(_b.digest)).order_by(_b.digest))
 _MARKED = Prepared(select(_u.digest, _u.size, _u.since_ms).where(_within(_u.digest)).order_by(_u.digest))
 _MARK = Prepared(
@@ -51,6 +51,11 @@ _STANDING = Prepared(
     )
 )
 _IS_REACHED = Prepared(select(_v.seq).where(_v.digest == parameter("digest")).limit(literal_column("1")))
+_TAKE_OUT = Prepared(
+    delete(schema.inlined).where(
+        schema.inlined.c.id == select(_b.place).where(_b.digest == parameter("digest")).scalar_subquery()
+    )
+)
 _FORGET = Prepared(delete(schema.blobs).where(_b.digest == parameter("digest")))
 _SIZE = Prepared(
     select(
@@ -76,7 +81,7 @@ def bounds(first: int) -> tuple[bytes, bytes]:
 
 
 def known(connection: Connection, first: int) -> set[bytes]:
-    """The digests with a row, of those whose first byte is `first`."""
+    """The digests that are files by their rows, of those whose first byte is `first`."""
     lower, upper = bounds(first)
     return {digest for (digest,) in _KNOWN(connection, lower=lower, upper=upper)}
 
@@ -125,7 +130,8 @@ def standing(connection: Connection, until_ms: int) -> tuple[tuple[int, int], tu
 
 
 def forget(connection: Connection, digest: bytes) -> None:
-    """Remove the payload's rows: from now on nothing vouches for its file."""
+    """Remove the payload's rows: an inlined payload is gone with them, and nothing vouches for a file any more."""
+    _TAKE_OUT(connection, digest=digest)
     _FORGET(connection, digest=digest)
     _UNMARK(connection, digest=digest)
 

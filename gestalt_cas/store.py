@@ -25,6 +25,7 @@ from typing import Self
 from gestalt_cas import conditions as rules
 from gestalt_cas import listing, pages, purging, ranges, versions
 from gestalt_cas import settings as store_settings
+from gestalt_cas.blobs import Held, Staged
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
@@ -52,7 +53,7 @@ from gestalt_cas.objects import (
     utf8,
 )
 from gestalt_cas.parts import Parts, open_parts
-from gestalt_cas.payloads import ObjectReader
+from gestalt_cas.payloads import NeedsFile, ObjectReader
 from gestalt_cas.purging import Purged
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
@@ -165,33 +166,53 @@ class Store:
         conditions: Conditions,
         confirm: Callable[[], None] | None,
     ) -> ObjectVersion:
-        staged = self._blobs.stage(chunks)
+        with self._database.read() as tx:
+            most = store_settings.load(tx).inline_max_bytes
+        staged = self._blobs.hold(chunks, most) if most else self._blobs.stage(chunks)
         try:
             if confirm is not None:
                 confirm()
-            published = self._payloads.publish(staged)
-
-            def add(tx: Connection) -> ObjectVersion:
-                target = self._resolve(tx, key)
-                rules.check_write(conditions, key.key, versions.current(tx, target))
-                self._payloads.vouch(tx, staged, published)
-                version = versions.append(
-                    tx,
-                    target,
-                    staged.digest,
-                    staged.size,
-                    headers=headers,
-                    metadata=metadata,
-                    suspended=store_settings.load(tx).suspended,
-                    now_ms=now_ms(),
-                )
-                if confirm is not None:
-                    confirm()
-                return version
-
-            return self._database.commit(add)
+            try:
+                return self._add(key, staged, headers, metadata, conditions, confirm)
+            except NeedsFile:
+                held, staged = staged, self._blobs.stage([staged.read()])
+                held.discard()
+                return self._add(key, staged, headers, metadata, conditions, confirm)
         finally:
             staged.discard()
+
+    def _add(
+        self,
+        key: ObjectKey,
+        staged: Staged | Held,
+        headers: Headers,
+        metadata: Mapping[str, str],
+        conditions: Conditions,
+        confirm: Callable[[], None] | None,
+    ) -> ObjectVersion:
+        """Publish what is staged and add the version, in a transaction that others may share."""
+        published = self._payloads.publish(staged)
+
+        def add(tx: Connection) -> ObjectVersion:
+            target = self._resolve(tx, key)
+            rules.check_write(conditions, key.key, versions.current(tx, target))
+            present = store_settings.load(tx)
+            self._payloads.vouch(tx, staged, published, present.inline_max_bytes)
+            version = versions.append(
+                tx,
+                target,
+                staged.digest,
+                staged.size,
+                headers=headers,
+                metadata=metadata,
+                suspended=present.suspended,
+                now_ms=now_ms(),
+            )
+            if confirm is not None:
+                confirm()
+            return version
+
+        return self._database.commit(add, weight=staged.size if isinstance(staged, Held) else 0)
 
     def head(self, key: ObjectKey, *, version_id: str = "", conditions: Conditions = NO_CONDITIONS) -> ObjectVersion:
         """The current object of `key`, or the version `version_id`.
@@ -266,7 +287,7 @@ class Store:
             target = self._resolve(tx, destination)
             rules.check_current_version(conditions, destination.key, versions.current(tx, target))
             digest = bytes.fromhex(found.digest)
-            if not self._blobs.has(digest, found.size):
+            if not self._payloads.present(tx, digest, found.size):
                 text = f"payload {found.digest} of {found.key} is missing or cut short"
                 raise BlobMissing(text, digest=found.digest)
             return versions.append(

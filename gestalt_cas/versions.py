@@ -315,9 +315,12 @@ def blob(connection: Connection, digest: bytes) -> BlobRow | None:
     return BlobRow(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
 
 
-def keep_blob(connection: Connection, digest: bytes, size: int, sums: bytes) -> None:
-    """Record that the payload's file is published and sound; an earlier mark of damage is lifted."""
-    _KEEP_BLOB(connection, digest=digest, size=size, place=schema.PLACE_FILE, sums=sums)
+def keep_blob(connection: Connection, digest: bytes, size: int, sums: bytes, place: int = schema.PLACE_FILE) -> None:
+    """Record that the payload is at its place and sound; an earlier mark of damage is lifted.
+
+    A payload keeps the place that it has: `place` is for one without a row.
+    """
+    _KEEP_BLOB(connection, digest=digest, size=size, place=place, sums=sums)
 
 
 def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
