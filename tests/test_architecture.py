@@ -16,8 +16,10 @@ LAYERS = (
     | {"tokens", "urls"},
     {
         "blobs",
+        "commits",
         "database",
         "durability",
+        "inlined",
         "keys",
         "layout",
         "locks",
