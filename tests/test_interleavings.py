@@ -1,4 +1,4 @@
-"""gc in another process never removes what an upload, a copy or a read is about to use: a sample of all orders of steps.
+"""What an upload, a copy or a read is about to use is never removed by gc in another process: a sample of all orders.
 
 `make interleavings` plays every pair of stops.
 """
