@@ -21,7 +21,7 @@ PROTO_VENV := .build/proto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev run test coverage check format bench proto clean
+.PHONY: help install install-dev run test coverage interleavings check format bench proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,10 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path, about 3 minute
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
 	  tests/test_store.py tests/test_versions.py tests/test_reserve.py
 	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH) --fail-under=100
+
+# A sample of these is among the tests; see tests/interleavings/__init__.py.
+interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
+	@PYTHONPATH=tests $(BIN)/python -m interleavings all
 
 check: $(INSTALLED_DEV) ## lint, format check and strict types
 	@$(BIN)/ruff check .

@@ -87,6 +87,7 @@ class Database:
         self._suspect = ""  # the check that is due before the next write
         self._refusal = ""
         self._failing = ""
+        self._found_no_room = False
         self._writer: Connection | None = connect(layout.database)
 
     @contextmanager
@@ -116,6 +117,9 @@ class Database:
         """
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
+            if self._found_no_room:
+                self._begin_wal_anew(connection)
+                connection = self._sound_writer()  # another one, if the disk failed
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 self._check_format(connection)
@@ -140,15 +144,9 @@ class Database:
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
             try:
-                connection.execute("PRAGMA busy_timeout=0")
-                try:
-                    mode = "RESTART" if restart else "PASSIVE"
-                    busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
-                finally:
-                    connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
+                return self._checkpoint(connection, "RESTART" if restart else "PASSIVE")
             except DriverError as error:
                 raise self._noted(error) from error
-        return not busy and pages == moved
 
     def recover(self, timeout: float = 5.0) -> None:
         """After an I/O error: reopen and check the database now, instead of before the next write.
@@ -308,11 +306,34 @@ class Database:
             except DriverError as error:
                 self._note_fault(error)
 
+    def _checkpoint(self, connection: Connection, mode: str) -> bool:
+        """Checkpoint without waiting for any reader; returns whether all pages were moved."""
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
+        return not busy and pages == moved
+
+    def _begin_wal_anew(self, connection: Connection) -> None:
+        """After a write found no room: let the next ones use the room that the WAL has, instead of lengthening it.
+
+        Tried here and not at once, since by now the reserve may have been given up; the database may have to grow.
+        """
+        self._found_no_room = False
+        try:
+            self._checkpoint(connection, "RESTART")
+        except DriverError as error:  # a disk that failed has the database checked; one without room says so again
+            self._noted(error)
+
     def _noted(self, error: Exception) -> StoreError:
         """The store's word for a driver error, which is remembered for the writes to come."""
         self._note_fault(error)
         failure = sqlite.translate(error)
-        return DiskFull(f"{failure}; it holds {self._layout.root}") if isinstance(failure, DiskFull) else failure
+        if not isinstance(failure, DiskFull):
+            return failure
+        self._found_no_room = True
+        return DiskFull(f"{failure}; it holds {self._layout.root}")
 
     def _note_fault(self, error: Exception) -> None:
         if sqlite.is_io_error(error):

@@ -337,6 +337,35 @@ def test_no_room_in_the_database_itself(store: Store) -> None:
     assert rows(store, "PRAGMA integrity_check") == [("ok",)]
 
 
+def test_after_a_write_without_room_the_next_one_begins_the_wal_anew(store: Store) -> None:
+    """What the WAL has taken of a full disk is then room for the next writes; the reserve may be given up by then."""
+    spy = break_writer(store, "COMMIT", FULL)
+    with pytest.raises(DiskFull):
+        put(store, "k", b"one")
+    assert not [sql for sql in spy.statements if "wal_checkpoint" in sql]
+    put(store, "k", b"two")
+    put(store, "k", b"three")
+    assert [sql for sql in spy.statements if "wal_checkpoint" in sql or sql == "COMMIT"] == [
+        "COMMIT",
+        "PRAGMA wal_checkpoint(RESTART)",
+        "COMMIT",
+        "COMMIT",
+    ]
+
+
+@pytest.mark.parametrize("code", [FULL, IOERR])
+def test_a_wal_that_cannot_begin_anew_is_lengthened(store: Store, code: int) -> None:
+    break_writer(store, "COMMIT", FULL)
+    with pytest.raises(DiskFull):
+        put(store, "k", b"one")
+    faulty = break_writer(store, "PRAGMA wal_checkpoint", code)
+    put(store, "k", b"two")
+    assert body(store, "k") == b"two"
+    assert (writer(store) is faulty) == (code == FULL)  # after an I/O error the database is opened anew and checked
+    put(store, "k", b"three")
+    assert len(history(store, "k")) == 2
+
+
 # ---- damage ----
 
 
