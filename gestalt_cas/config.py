@@ -382,7 +382,7 @@ def _check_names(values: Mapping[str, object]) -> None:
 
 def quota_range(name: object) -> tuple[str, str]:
     """Bucket and prefix of a quota's name, BUCKET or BUCKET/PREFIX; raises InvalidConfig for any other."""
-    bucket, _, prefix = str(name).partition("/")
+    bucket, _, prefix = name.partition("/") if isinstance(name, str) else ("", "", "")
     try:
         if not bucket:
             raise InvalidArgument(f"{_shown(name)} names no bucket; write BUCKET or BUCKET/PREFIX")
