@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, listing, pages, purging, quotas, ranges, versions
+from gestalt_cas import allowances, listing, pages, purging, quotas, ranges, statistics, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
@@ -57,6 +57,7 @@ from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.statistics import Stats
 
 log = logging.getLogger(__name__)
 
@@ -331,6 +332,10 @@ class Store:
     def reclaimable_bytes(self) -> Reclaimable:
         """What `collect_garbage` would free, as far as a quarter of a second can tell."""
         return self._collector.reclaimable()
+
+    def stats(self, *, progress: Progress | None = None) -> Stats:
+        """Figures of the whole store; reads every row, in short views, so they are of several moments."""
+        return statistics.gather(self._parts, progress)
 
     def purge(self, key: ObjectKey) -> Purged:
         """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""

@@ -16,7 +16,8 @@ LAYERS = (
     | {"tokens", "urls"},
     {"blobs", "database", "durability", "keys", "layout", "locks", "pins", "quotas", "reachability", "reserve"}
     | {"schema", "settings", "sqlite", "statements", "upgrade", "versions"},
-    {"allowances", "directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
+    {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
+    | {"findings", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -26,9 +27,9 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "quotas", "reachability", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "quotas", "reachability", "schema", "statements", "statistics", "upgrade", "versions"},
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "durability", "http_downloads", "locks"},
+    "fcntl": {"blobs", "doctor_disk", "doctor_files", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},

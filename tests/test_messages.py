@@ -41,6 +41,7 @@ EXPECTED = {
     "DigestMismatch": Code.DATA_LOSS,
     "DatabaseDamaged": Code.DATA_LOSS,
     "StoreFull": Code.RESOURCE_EXHAUSTED,
+    "DiskFull": Code.RESOURCE_EXHAUSTED,
     "QuotaExceeded": Code.RESOURCE_EXHAUSTED,
     "TooManyStreams": Code.RESOURCE_EXHAUSTED,
     "ObjectTooLarge": Code.UNIMPLEMENTED,
