@@ -51,7 +51,7 @@ VERBS = {
     "init": Verb("settings", "init", "Make an empty store."),
     "config": Verb("settings", "config", "Show or change the store's settings."),
     "stats": Verb("reports", "stats", "Count what the store holds, and show how it fares."),
-    "doctor": Verb("reports", "doctor", "Examine the store's surroundings, and say what to do about each finding."),
+    "doctor": Verb("reports", "doctor", "Examine what is around the store, with remedies."),
     "quota": Verb("quotas", "quota", "Limit the bytes that a bucket or prefix may take."),
     "keys": Verb("keys", "keys", "Replace the keys that sign presigned URLs."),
     "serve": Verb("serving", "serve", "Serve the store over gRPC, without a host."),

@@ -13,6 +13,7 @@ from gestalt_cas.cli.options import human_option
 from gestalt_cas.cli.output import instant, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.errors import NoStore
 
 if TYPE_CHECKING:
     from gestalt_cas.findings import Finding
@@ -120,7 +121,10 @@ def doctor(session: Session) -> int:
     from gestalt_cas.doctor import examine
     from gestalt_cas.findings import Severity
 
-    found = examine(session.directory)
+    try:
+        found = examine(session.directory)
+    except NoStore as error:
+        raise session.hinted(error) from None
     for finding in found:
         session.output.result(_finding(finding), _told(finding))
     worst = max(finding.severity for finding in found)
