@@ -8,7 +8,6 @@ under the locks, since another process may have been faster. Design: docs/design
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import schema, settings, sqlite
 from gestalt_cas.database import connect
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import NoStore, SchemaTooNew, StoreUnusable
@@ -128,7 +127,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
             connection.execute("BEGIN IMMEDIATE")
             _run_migrations(handed)
             if found is None:
-                _insert_settings(connection, initial)
+                settings.store(connection, initial)
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
             if broken:
                 raise StoreUnusable(f"upgrade of {layout.root} refused: rows of {broken[0][0]} refer to nothing")
@@ -218,10 +217,3 @@ def _run_migrations(handed: sqlalchemy.Connection) -> None:
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
     config.attributes["connection"] = handed
     command.upgrade(config, schema.REVISION)
-
-
-def _insert_settings(connection: Connection, initial: Mapping[str, object]) -> None:
-    connection.executemany(
-        "INSERT INTO settings (name, value) VALUES (?, ?)",
-        [(name, json.dumps(value)) for name, value in initial.items()],
-    )

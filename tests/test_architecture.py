@@ -14,21 +14,10 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
     | {"tokens", "urls"},
-    {
-        "blobs",
-        "database",
-        "durability",
-        "keys",
-        "layout",
-        "locks",
-        "pins",
-        "reachability",
-        "reserve",
-        "schema",
-        "settings",
-    }
-    | {"sqlite", "statements", "upgrade", "versions"},
-    {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
+    {"blobs", "database", "durability", "keys", "layout", "locks", "pins", "quotas", "reachability", "reserve"}
+    | {"schema", "settings", "sqlite", "statements", "upgrade", "versions"},
+    {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
+    | {"findings", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -38,9 +27,9 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "quotas", "reachability", "schema", "statements", "statistics", "upgrade", "versions"},
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "durability", "http_downloads", "locks"},
+    "fcntl": {"blobs", "doctor_disk", "doctor_files", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},

@@ -24,6 +24,7 @@ from gestalt_cas.errors import (
     NoSuchVersion,
     NotModified,
     PreconditionFailed,
+    QuotaExceeded,
 )
 from oracle import NULL, Name, Oracle, Version
 from storage import flip, payload_path, payloads, rows, staged
@@ -110,7 +111,12 @@ class StoreMachine(RuleBasedStateMachine):
         except PreconditionFailed:
             assert not holds
             return
+        except QuotaExceeded as error:
+            assert holds
+            self.beyond(error, name, data)
+            return
         assert holds
+        assert not self.oracle.exceeded(name, len(data))
         self.damaged.discard(data)
         self.oracle.add(name, Version(made.version_id, data, content_type, metadata))
         self.made(made, name)
@@ -125,8 +131,13 @@ class StoreMachine(RuleBasedStateMachine):
         except NoSuchKey:
             assert found is None or found.data is None
             return
+        except QuotaExceeded as error:
+            assert found is not None
+            self.beyond(error, target, found.data or b"")
+            return
         assert found is not None
         assert found.data is not None
+        assert not self.oracle.exceeded(target, len(found.data))
         self.oracle.add(target, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
         self.made(made, target)
 
@@ -148,6 +159,16 @@ class StoreMachine(RuleBasedStateMachine):
         assert (removed is None) == (expected is None)
         if removed is not None and expected is not None:
             assert removed.delete_marker == (expected.data is None)
+
+    @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES), most=st.none() | st.sampled_from([0, 20, 100_000, 3 << 20]))
+    def limit(self, bucket: str, prefix: str, most: int | None) -> None:
+        place = bucket or self.oracle.default_bucket, prefix
+        if most is None:
+            assert self.store.remove_quota(bucket, prefix) == (place in self.oracle.quotas)
+            self.oracle.quotas.pop(place, None)
+            return
+        self.oracle.quotas[place] = most
+        assert self.store.set_quota(bucket, prefix, most).used_bytes == self.oracle.used(*place)
 
     @rule(suspended=st.booleans())
     def switch(self, suspended: bool) -> None:
@@ -289,6 +310,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert staged(self.store) == []
         assert len(set(payloads(self.store))) == len(payloads(self.store)) >= len(self.oracle.payloads())
         assert self.store.buckets() == self.oracle.buckets()
+        counted = {(quota.bucket, quota.prefix): (quota.max_bytes, quota.used_bytes) for quota in self.store.quotas()}
+        assert counted == {place: (most, self.oracle.used(*place)) for place, most in self.oracle.quotas.items()}
         ((seq, least, most),) = rows(
             self.store,
             "SELECT (SELECT seq FROM counter), (SELECT min(commit_ms) FROM versions), "
@@ -320,6 +343,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert version.size == len(expected.data or b"")
         assert version.headers.content_type == expected.content_type
         assert dict(version.metadata) == expected.metadata
+
+    def beyond(self, error: QuotaExceeded, name: Name, data: bytes) -> None:
+        assert error.quota in self.oracle.exceeded(name, len(data))
 
     def absent(self, error: NoSuchKey, found: Version | None, version_id: str) -> None:
         assert found is None or found.data is None

@@ -175,7 +175,7 @@ def test_what_is_fixed_at_creation(tmp_path: Path) -> None:
 def test_initial_settings_are_the_given_ones_and_defaults(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", settings={"versioning": "suspended"}) as store:
         assert store.settings().by_name() == {
-            "bucket": "default", "versioning": "suspended", "blobs.inlineMaxBytes": 0,
+            "bucket": "default", "versioning": "suspended", "blobs.inlineMaxBytes": 0, "quotas": {},
         }  # fmt: skip
 
 
