@@ -28,7 +28,8 @@ LAYERS = (
         "settings",
     }
     | {"sqlite", "statements", "upgrade", "versions"},
-    {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
+    {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"}
+    | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -38,7 +39,7 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "reachability", "row_copies", "schema", "statements", "upgrade", "versions"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
