@@ -29,8 +29,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-import gestalt_cas
-from gestalt_cas import destinations, manifests, row_copies, schema
+from gestalt_cas import __version__, destinations, manifests, row_copies, schema
 from gestalt_cas import settings as store_settings
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
@@ -239,7 +238,7 @@ class _Backup:
         return Manifest(
             id=self._identity.backup,
             store=self._identity.store,
-            made_by=f"gestalt-cas {gestalt_cas.__version__}",
+            made_by=f"gestalt-cas {__version__}",
             revision=schema.REVISION,
             at_ms=at_ms,
             sequence=contents.sequence,
