@@ -199,6 +199,7 @@ class _Backup:
                 on_damage=self._parts.payloads.record_damage,
             )
             copier.copy(rows.payloads())
+            copier.tally.lost += rows.damage_inside()
         finally:
             vouchers.close()
         return copier.tally

@@ -179,6 +179,7 @@ class _Restore:
             tell=lambda done: self._progress("copying payloads", done, total),
         )
         copier.copy(rows.payloads())
+        copier.tally.lost += rows.damage_inside()
         return copier.tally
 
     def _judge(self, lost: tuple[Lost, ...]) -> None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -40,7 +40,7 @@ from gestalt_cas import schema, sqlite
 from gestalt_cas import settings as store_settings
 from gestalt_cas.database import WRITE_TIMEOUT, connect
 from gestalt_cas.durability import sync_file
-from gestalt_cas.errors import DatabaseDamaged, DiskFull, StoreError
+from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMismatch, DiskFull, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.manifests import STORE_NOTE, open_rows
@@ -57,6 +57,7 @@ Tell = Callable[[int, int], None]
 
 _SETTINGS = ("blobs.inlineMaxBytes", "bucket", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
+_i = schema.inlined.c
 _s, _n = schema.settings.c, schema.counter.c
 
 
@@ -80,7 +81,15 @@ _ROWS = {
     "blob": select(_hex(_b.digest), _b.size, _b.place, _hex(_b.sums)).order_by(_b.digest),
 }
 _LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
-_PAYLOADS = Prepared(select(_b.digest, _b.size, _b.sums).order_by(_b.digest))
+_PAYLOADS = Prepared(
+    select(_b.digest, _b.size, _b.sums).where(_b.place == literal_column(str(schema.PLACE_FILE))).order_by(_b.digest)
+)
+_INLINED = Prepared(
+    select(_b.digest, _i.data)
+    .select_from(schema.blobs.outerjoin(schema.inlined, _i.id == _b.place))
+    .where(_b.place != literal_column(str(schema.PLACE_FILE)))
+    .order_by(_b.digest)
+)
 _COUNTER = Prepared(select(_n.seq, _n.commit_ms))
 _TOTALS = Prepared(select(func.count(), func.coalesce(func.sum(_b.size), 0)).select_from(schema.blobs))
 _VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None)))
@@ -186,10 +195,22 @@ class RowCopy:
         return count, total
 
     def payloads(self) -> Iterator[list[Payload]]:
-        """All payloads by digest, a few hundred at a time."""
+        """All payloads that are files, by digest, a few hundred at a time."""
         with _translated(self.path):
             for rows in _batches(self._connection, _PAYLOADS):
                 yield [Payload(*row) for row in rows]
+
+    def damage_inside(self) -> list[Damage]:
+        """What is wrong with payloads that are rows themselves."""
+        found: list[Damage] = []
+        with _translated(self.path), closing(self._connection.execute(_INLINED.sql)) as cursor:
+            for digest, data in cursor:
+                name = digest.hex()
+                if data is None:
+                    found.append(BlobMissing(f"payload {name} is missing", digest=name))
+                elif blake3(data).digest() != digest:
+                    found.append(DigestMismatch(f"payload {name} is damaged", digest=name))
+        return found
 
     def reached_by(self, digest: bytes, limit: int) -> list[ObjectKey]:
         """Some of the objects that have versions with this payload."""
