@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,7 +198,8 @@ class _Backup:
                 vouch=vouchers.vouch,
                 on_damage=self._parts.payloads.record_damage,
             )
-            copier.copy(rows.payloads())
+            with closing(rows.payloads()) as payloads:
+                copier.copy(payloads)
             copier.tally.lost += rows.damage_inside()
         finally:
             vouchers.close()

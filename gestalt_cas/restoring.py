@@ -178,7 +178,8 @@ class _Restore:
             target,
             tell=lambda done: self._progress("copying payloads", done, total),
         )
-        copier.copy(rows.payloads())
+        with closing(rows.payloads()) as payloads:
+            copier.copy(payloads)
         copier.tally.lost += rows.damage_inside()
         return copier.tally
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,8 +194,8 @@ class RowCopy:
             count, total = _TOTALS(self._connection)[0]
         return count, total
 
-    def payloads(self) -> Iterator[list[Payload]]:
-        """All payloads that are files, by digest, a few hundred at a time."""
+    def payloads(self) -> Generator[list[Payload], None, None]:
+        """All payloads that are files, by digest, a few hundred at a time; to be closed before the copy is."""
         with _translated(self.path):
             for rows in _batches(self._connection, _PAYLOADS):
                 yield [Payload(*row) for row in rows]
@@ -308,7 +308,7 @@ def _length(path: Path) -> int:
         return 0
 
 
-def _batches(connection: Connection, statement: Prepared) -> Iterator[list[tuple[Any, ...]]]:
+def _batches(connection: Connection, statement: Prepared) -> Generator[list[tuple[Any, ...]], None, None]:
     """All rows of a statement, never more than a few hundred in memory; the database is ours alone."""
     cursor = connection.execute(statement.sql)
     try:

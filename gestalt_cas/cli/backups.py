@@ -10,7 +10,7 @@ import click
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.progress import Progress
-from gestalt_cas.cli.session import Session, common_options, json_option
+from gestalt_cas.cli.session import Session, common_options
 
 if TYPE_CHECKING:
     from gestalt_cas.backup import BackedUp, Lost
@@ -49,13 +49,13 @@ def backup(session: Session, dest: str, with_keys: bool) -> int:
     is_flag=True,
     help="Take what is whole of a backup that was cut off, changed or damaged, and name what is lost.",
 )
-@json_option
-@click.make_pass_decorator(Session, ensure=True)
+@common_options
 def restore(session: Session, source: str, directory: str, allow_incomplete: bool) -> int:
     """Make a store in DIR, a new or empty directory, from the backup in SRC.
 
     Everything is verified on the way: the manifest, the rows and their root digest, every byte of every payload. DIR
     is a store only when all of it is there and synced; a restore that was cut off is run again. SRC is only read.
+    Neither has to do with --data-dir.
     """
     from gestalt_cas.restoring import restore as make
 
