@@ -47,6 +47,7 @@ from gestalt_cas.locks import StoreLocks
 from gestalt_cas.manifests import Manifest, State
 from gestalt_cas.parts import Parts
 from gestalt_cas.payload_copies import PayloadCopier, Progress, Tally
+from gestalt_cas.reserve import Reserve
 from gestalt_cas.row_copies import Contents, RowCopy, Vouchers
 from gestalt_cas.sqlite import DriverError
 
@@ -158,6 +159,7 @@ class _Backup:
         # tree, before there is any payload.
         row_copies.begin(self._target.backup_database)
         self._target.make_tree()
+        Reserve(self._target).keep()  # with it DEST's own gc works when this fills the disk
         blobs = Blobs(self._target, Limits())
         blobs.clean_staging()
         return blobs

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gestalt_cas import manifests, upgrade
+from gestalt_cas import manifests, schema
 from gestalt_cas.directories import is_within
 from gestalt_cas.durability import is_full
 from gestalt_cas.errors import DiskFull, SchemaTooNew, StorageFault, StoreBusy, StoreError, StoreUnusable
@@ -45,10 +45,11 @@ def judge(target: Layout, store: str, sequence: int) -> State:
     latest = found.manifest.sequence if found.manifest is not None else 0
     if target.database.exists():
         with _suppressed_damage():
-            upgrade.read_revision(target)
             marks = manifests.marks_of(target.database)
             if not marks.backup:
                 raise StoreUnusable(f"{target.root} holds a store that is no backup; name another directory")
+            if marks.format > schema.FORMAT:
+                raise SchemaTooNew(f"{target.root} holds a backup of format {marks.format}, made by a newer release")
             known, latest = marks.store, max(latest, marks.sequence)
     if known != store:
         raise StoreUnusable(f"{target.root} does not hold a backup of this store; name another directory")
@@ -76,7 +77,7 @@ def _suppressed_damage() -> Iterator[None]:
     """Rows that cannot be read are replaced like others; the manifest tells whose they are."""
     try:
         yield
-    except (StoreUnusable, SchemaTooNew):
+    except StoreUnusable:
         raise
     except StoreError as error:
         log.warning("the rows of the backup before cannot be read: %s", error)
@@ -107,6 +108,11 @@ def told_about(root: Path) -> Iterator[None]:
         yield
     except DiskFull as error:
         raise DiskFull(f"{error}; {_AGAIN}") from error
+    except StorageFault as error:
+        # SQLite calls it an I/O error when it finds no room for some of its files.
+        if root.is_dir() and Layout(root).full():
+            raise DiskFull(f"the disk that holds {root} is full: {error}; {_AGAIN}") from error
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         if is_full(error):

@@ -96,11 +96,15 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What the rows of a database say of themselves: which store and which backup they are of ("": none)."""
+    """What the rows of a database say of themselves: which store and which backup they are of ("": none).
+
+    `format` is SQLite's user_version.
+    """
 
     store: str
     backup: str
     sequence: int
+    format: int
 
 
 def write(layout: Layout, manifest: Manifest) -> None:
@@ -197,15 +201,19 @@ def marks_of(rows: Path) -> Marks:
             store = store_settings.recall(connection, STORE_NOTE)
             backup = store_settings.recall(connection, BACKUP_NOTE)
             sequence = connection.execute("SELECT seq FROM counter").fetchall()[0][0]
+            form = connection.execute("PRAGMA user_version").fetchall()[0][0]
     except DriverError as error:
         raise sqlite.translate(error) from error
-    return Marks(str(store or ""), str(backup or ""), int(sequence))
+    return Marks(str(store or ""), str(backup or ""), int(sequence), int(form))
 
 
 def open_rows(rows: Path) -> Connection:
-    """Open a database for reading only, also where nothing may be written; raises StoreError."""
-    # SQLite needs files beside a database in WAL mode, or the promise that nobody changes it.
-    return connect(rows, mode="ro" if os.access(rows.parent, os.W_OK) else "ro&immutable=1")
+    """Open a database for reading only, also where nothing may be written or there is no room; raises StoreError."""
+    # For a database in WAL mode SQLite makes files beside it, unless it is told that nobody changes it. That is so when
+    # its WAL is empty, since every change goes there first.
+    wal = Layout.beside(rows)[0]
+    quiet = not wal.exists() or wal.stat().st_size == 0
+    return connect(rows, mode="ro&immutable=1" if quiet else "ro")
 
 
 def _digest(content: dict[str, object]) -> str:

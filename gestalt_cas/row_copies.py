@@ -38,7 +38,7 @@ from sqlalchemy import Integer, delete, exists, func, literal_column, not_, null
 
 from gestalt_cas import schema, sqlite
 from gestalt_cas import settings as store_settings
-from gestalt_cas.database import WRITE_TIMEOUT, connect
+from gestalt_cas.database import WRITE_TIMEOUT
 from gestalt_cas.durability import sync_file
 from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMismatch, DiskFull, StoreError
 from gestalt_cas.layout import Layout
@@ -132,9 +132,17 @@ class RowCopy:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _translated(path):
-            self._connection = connect(path)
-            self._connection.execute("PRAGMA synchronous=OFF")
+        self._connection: Connection = sqlite.driver.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            with _translated(path):
+                # Ours alone, so SQLite needs no file for sharing it.
+                self._connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+                self._connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+                self._connection.execute("PRAGMA synchronous=OFF")
+                self._connection.execute("PRAGMA cache_size=-16384")
+        except BaseException:
+            self._connection.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

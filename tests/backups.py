@@ -14,6 +14,8 @@ from blake3 import blake3
 
 from gestalt_cas import sqlite
 
+STORE_FILES = {"blobs", "metadata.sqlite3", "staging", "turnstile.lock", "write.lock", "schema.lock", "server.lock"}
+BACKUP_FILES = {*STORE_FILES, "manifest.json", "reserve"}
 VERSION_COLUMNS = (
     "bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms, gone_seq, gone_ms"
 )

@@ -12,15 +12,17 @@ import pytest
 from blake3 import blake3
 
 import backups
-from backups import alter, files, manifest, names, query, verify
-from gestalt_cas import BackedUp, ObjectKey, Store, manifests, pins, restore, row_copies
+from backups import BACKUP_FILES, alter, files, manifest, names, query, verify
+from gestalt_cas import BackedUp, ObjectKey, Store, destinations, manifests, pins, restore, row_copies
 from gestalt_cas.errors import DatabaseDamaged, StoreBusy, StoreUnusable
 from gestalt_cas.manifests import Kind
 from gestalt_cas.objects import Headers
 from storage import Child, change, flip, history, key, payload_path, put, rows
 
-STORE_FILES = {"blobs", "metadata.sqlite3", "staging", "turnstile.lock", "write.lock", "schema.lock", "server.lock"}
-BACKUP_FILES = {*STORE_FILES, "manifest.json"}
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destinations, "CLAIM_SECONDS", 0.05)
 
 
 @pytest.fixture

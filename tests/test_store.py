@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,8 +70,8 @@ from storage import (
     flip,
     full,
     history,
-    inside,
     key,
+    on_a_small_disk,
     overwrite,
     payload_path,
     payloads,
@@ -911,17 +909,6 @@ def test_a_delete_that_finds_no_room_spends_the_reserve(
     assert given in ([], [True])
     assert bool(given) or with_id
     assert rows(store, "PRAGMA integrity_check") == [("ok",)]
-
-
-def on_a_small_disk(code: str, mebibytes: int) -> None:
-    """Run code in a process whose first argument is an empty directory on a file system of its own of this size."""
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare(1) for a file system of its own")
-    mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs "$1" && shift && exec "$@"'
-    wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", "/mnt"]
-    if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
-        pytest.skip("may not mount a file system of its own")
-    inside(wrapper, code, "/mnt/store")
 
 
 def test_on_a_full_disk_reads_and_removals_work(tmp_path: Path) -> None:
