@@ -87,11 +87,13 @@ def restore(
             raise StoreUnusable(f"{source.root} holds no backup: there is no such directory")
         destinations.refuse_nesting(source, target)
         _refuse_used(target)
-        with _undisturbed(source), destinations.claimed(target):
-            _refuse_used(target)
+        with _undisturbed(source):
             found = manifests.state(source.root)
+            rows_file = _rows_of(source, found, allow_incomplete)
             run = _Restore(source, target, found, allow_incomplete, progress or _silent, on_lost or _unheard)
-            return run.run(_rows_of(source, found, allow_incomplete))
+            with destinations.claimed(target):
+                _refuse_used(target)
+                return run.run(rows_file)
 
 
 class _Restore:

@@ -12,7 +12,7 @@ import pytest
 from blake3 import blake3
 
 import backups
-from backups import BACKUP_FILES, alter, files, manifest, names, query, verify
+from backups import BACKUP_FILES, alter, empty_store_fixture, files, manifest, names, query, store_fixture, verify  # noqa: F401
 from gestalt_cas import BackedUp, ObjectKey, Store, destinations, manifests, pins, restore, row_copies
 from gestalt_cas.errors import DatabaseDamaged, StoreBusy, StoreUnusable
 from gestalt_cas.manifests import Kind

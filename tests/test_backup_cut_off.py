@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import backups
-from backups import manifest, query, verify
+from backups import empty_store_fixture, manifest, query, store_fixture, verify  # noqa: F401
 from gestalt_cas import Store, manifests, restore
 from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
 from gestalt_cas.manifests import Kind
