@@ -153,6 +153,11 @@ class Blobs:
 
         Replacing is a rename of a second link, so the name never lacks a file. The staging name stays.
         """
+        self.give_name(staged)
+        self.sync_names(staged.digest[0])
+
+    def give_name(self, staged: Staged) -> None:
+        """`publish` without its sync: until `sync_names` nobody may rely on the name."""
         final = self.path(staged.digest)
         with _translated(f"publishing {final.name}"):
             try:
@@ -160,7 +165,12 @@ class Blobs:
             except FileExistsError:
                 if not self.is_ours(staged):
                     self._replace(staged, final)
-            sync_directory(final.parent)
+
+    def sync_names(self, first: int) -> None:
+        """Wait until the names of the payloads whose digest begins with the byte `first` are on the disk."""
+        directory = self._layout.blobs / f"{first:02x}"
+        with _translated(f"publishing payloads {directory.name}"):
+            sync_directory(directory)
 
     def is_ours(self, staged: Staged) -> bool:
         """Whether the final name stands for the very file that was staged."""

@@ -22,9 +22,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, listing, pages, purging, quotas, ranges, statistics, versions
+from gestalt_cas import allowances, backup, listing, pages, purging, quotas, ranges, statistics, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
+from gestalt_cas.backup import BackedUp
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
@@ -343,6 +344,15 @@ class Store:
         with self._database.read() as tx:
             target = self._resolve(tx, key)
         return purging.purge(self._parts, self._collector, target)
+
+    def back_up(
+        self, dest: str | os.PathLike[str], *, with_keys: bool = False, progress: Progress | None = None
+    ) -> BackedUp:
+        """Back the store up into a directory, while everything else goes on; see `gestalt_cas.backup`.
+
+        Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
+        """
+        return backup.back_up(self._parts, dest, with_keys=with_keys, progress=progress)
 
     # Settings and state
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from blake3 import blake3
 
 from gestalt_cas import ObjectKey, ObjectVersion, Store
@@ -151,8 +152,8 @@ def inside(wrapper: Iterable[str], code: str, *arguments: object) -> str:
     return _run([*wrapper, *_command(code, arguments)], 0)
 
 
-def on_a_small_disk(code: str, mebibytes: int) -> None:
-    """Run code in a process whose first argument is an empty directory on a file system of its own of this size."""
+def on_a_small_disk(code: str, mebibytes: int, *arguments: object) -> None:
+    """Run code in a process whose first argument is a path on an empty file system of its own of this size."""
     import pytest  # here, since many a child imports this module
 
     if shutil.which("unshare") is None:
@@ -161,7 +162,7 @@ def on_a_small_disk(code: str, mebibytes: int) -> None:
     wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", "/mnt"]
     if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
         pytest.skip("may not mount a file system of its own")
-    inside(wrapper, code, "/mnt/store")
+    inside(wrapper, code, "/mnt/store", *arguments)
 
 
 def _run(command: list[str], expect: int) -> str:

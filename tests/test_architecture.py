@@ -17,7 +17,8 @@ LAYERS = (
     {"blobs", "database", "durability", "keys", "layout", "locks", "pins", "quotas", "reachability", "reserve"}
     | {"schema", "settings", "sqlite", "statements", "upgrade", "versions"},
     {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
-    | {"findings", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"},
+    | {"findings", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"}
+    | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -27,7 +28,8 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "quotas", "reachability", "schema", "statements", "statistics", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "quotas", "reachability", "row_copies", "schema", "statements", "statistics", "upgrade"}
+    | {"versions"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "doctor_disk", "doctor_files", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},

@@ -48,6 +48,8 @@ VERBS = {
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
     "gc": Verb("upkeep", "gc", "Remove payloads that no version reaches."),
     "purge": Verb("upkeep", "purge", "Remove an object with all its versions and bytes."),
+    "backup": Verb("backups", "backup", "Copy the store to a directory, while it is in use."),
+    "restore": Verb("backups", "restore", "Make a store from a backup, verifying everything."),
     "init": Verb("settings", "init", "Make an empty store."),
     "config": Verb("settings", "config", "Show or change the store's settings."),
     "stats": Verb("reports", "stats", "Count what the store holds, and show how it fares."),
