@@ -25,7 +25,7 @@ _NEW_DATABASE = f"{_DATABASE}.new"
 _BESIDE = ("-wal", "-shm", "-journal")
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
-_HARMLESS = {"lost+found", "quarantine", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
+_HARMLESS = {"lost+found", "quarantine", "check.lock", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -61,6 +61,11 @@ class Layout:
     def quarantine(self) -> Path:
         """Where `check --repair` sets damaged files aside; absent until it does."""
         return self.root / "quarantine"
+
+    @property
+    def check_lock(self) -> Path:
+        """Held by the check that notes where it stands; absent until the first."""
+        return self.root / "check.lock"
 
     @property
     def reserve(self) -> Path:

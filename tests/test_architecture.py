@@ -12,7 +12,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
     {"clock", "errors", "objects"},
-    {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
+    {
+        "chunks",
+        "conditions",
+        "config",
+        "findings",
+        "frames",
+        "http_errors",
+        "http_fields",
+        "listing",
+        "presign",
+        "ranges",
+        "sigv4",
+    }
     | {"tokens", "urls"},
     {
         "blobs",
@@ -21,14 +33,19 @@ LAYERS = (
         "keys",
         "layout",
         "locks",
+        "payload_files",
+        "payload_rows",
         "pins",
+        "quarantine",
         "reachability",
         "reserve",
         "schema",
         "settings",
     }
     | {"sqlite", "statements", "upgrade", "versions"},
-    {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
+    {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "repairs", "row_checks"}
+    | {"schema_checks", "unopened", "wal_checks"}
+    | {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -38,7 +55,7 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "reachability", "schema", "schema_checks", "statements", "upgrade", "versions"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
