@@ -33,7 +33,7 @@ from gestalt_cas.inspection import CheckOptions, CheckReport, Inspection, OnFind
 from gestalt_cas.layout_checks import check_layout
 from gestalt_cas.locks import FileLock
 from gestalt_cas.parts import Parts
-from gestalt_cas.payload_checks import check_payloads
+from gestalt_cas.payload_checks import PayloadPass
 from gestalt_cas.quota_checks import check_quotas
 from gestalt_cas.repairs import check_backup
 from gestalt_cas.schema_checks import check_integrity, check_references, check_schema, unreadable
@@ -51,9 +51,15 @@ _UNJUDGED = (TypeError, ValueError, LookupError, OverflowError)
 
 
 def check(
-    parts: Parts, options: CheckOptions, progress: Progress | None = None, on_finding: OnFinding | None = None
+    parts: Parts,
+    options: CheckOptions,
+    progress: Progress | None = None,
+    on_finding: OnFinding | None = None,
+    on_resume: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Check a store; see CheckOptions and CheckReport. `on_finding` hears each finding as soon as it is one.
+
+    `on_resume` is told when the run that is gone on with began (Unix milliseconds), and how many findings it had.
 
     Raises InvalidArgument for a backup that cannot be one, StoreBusy and the like when something keeps the check from
     its work; damage is what it reports, not what it raises. Whatever ends it early, it can be gone on with.
@@ -61,7 +67,7 @@ def check(
     run = Inspection(parts, options, progress or _silent, on_finding or _unheard)
     check_backup(run)
     with _alone(parts) as alone:
-        course = _Course(run, resumable=alone)
+        course = _Course(run, on_resume, resumable=alone)
         try:
             course.follow()
         except BaseException:
@@ -91,8 +97,9 @@ def _alone(parts: Parts) -> Iterator[bool]:
 class _Course:
     """The stages of one run, and where it stands among them."""
 
-    def __init__(self, run: Inspection, *, resumable: bool) -> None:
+    def __init__(self, run: Inspection, on_resume: Callable[[int, int], None] | None, *, resumable: bool) -> None:
         self._run = run
+        self._on_resume = on_resume
         self._resumable = resumable
         self._began_ms = now_ms()
         self._resumed_ms = 0
@@ -203,7 +210,9 @@ class _Course:
         if same and fresh and not self._run.options.restart:
             self._stage, self._place = str(found["stage"]), found["place"]
             self._indexes, self._resumed_ms = bool(found["indexes"]), int(found["began_ms"])
-            self._run.tally = Tally(**found["tally"])
+            self._run.tally = tally = Tally(**found["tally"])
+            if self._on_resume is not None:
+                self._on_resume(self._resumed_ms, tally.damage + tally.faults)
 
     def _note(self, name: str, value: object) -> None:
         try:
@@ -233,5 +242,5 @@ class _Course:
             yield [bucket, key.hex(), seq]
 
     def _payloads(self, place: Any) -> Iterator[Any]:
-        for digest in check_payloads(self._run, bytes.fromhex(place) if place else b""):
+        for digest in PayloadPass(self._run).batches(bytes.fromhex(place) if place else b""):
             yield digest.hex()

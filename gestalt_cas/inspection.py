@@ -140,6 +140,10 @@ class Inspection:
     on_finding: OnFinding
     tally: Tally = field(default_factory=Tally)
     findings: list[Finding] = field(default_factory=list)
+    digest_index: bool = True
+    """Whether the index of versions by digest can be read, as far as is known."""
+    lost: set[str] = field(default_factory=set)
+    """Tables of which rows cannot be read."""
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.options.throttle)

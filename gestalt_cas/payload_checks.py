@@ -45,69 +45,99 @@ class Verdict:
     unrecorded: str = ""
 
 
-def check_payloads(run: Inspection, after: bytes) -> Iterator[bytes]:
-    """Check all payloads with digests after `after`; yields digests that a later run can go on from."""
-    for first in range(after[0] if after else 0, len(FAN_OUT)):
-        lower, upper = reachability.bounds(first)
-        names = _listed(run, first)
-        # A digest is 32 bytes long, so none is left out by "after the first byte alone".
-        place = max(after, lower)
-        names = {digest: found for digest, found in names.items() if digest > place}
-        for reached in _check_directory(run, names, place, upper):
-            yield reached
-            _tell(run, reached)
-            run.pace.batch_done()
-        yield upper[:1] if first < len(FAN_OUT) - 1 else upper
+class PayloadPass:
+    """The pass over all payloads, one fan-out directory after the other."""
 
+    def __init__(self, run: Inspection) -> None:
+        self._run = run
+        self._gap: tuple[bytes, bytes, StoreError] | None = None
 
-def _check_directory(run: Inspection, names: Names, place: bytes, upper: bytes) -> Iterator[bytes]:
-    while True:
-        try:
-            with run.view() as tx:
-                rows = payload_rows.page(tx, place, upper, BATCH)
-        except StoreError as error:
-            if not broken(error):
-                raise
-            place = _skip(run, place, upper, error)
-            if place >= upper:
-                return
-            continue
-        last = rows[-1].digest if len(rows) == BATCH else upper
-        here = {digest: found for digest, found in names.items() if place < digest <= last}
-        _count_orphans(run, here, {row.digest for row in rows})
-        for row in rows:
-            check_row(run, row, here.get(row.digest))
-        if last == upper:
+    def batches(self, after: bytes) -> Iterator[bytes]:
+        """Check all payloads with digests after `after`; yields digests that a later run can go on from."""
+        for first in range(after[0] if after else 0, len(FAN_OUT)):
+            lower, upper = reachability.bounds(first)
+            # A digest is longer than the byte it begins with, so it comes after that byte alone.
+            start = max(after, lower)
+            names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
+            for reached in self._directory(names, start, upper):
+                yield reached
+                _tell(self._run, reached)
+                self._run.pace.batch_done()
+            yield upper
+        self._close_gap()
+
+    def _directory(self, names: Names, place: bytes, upper: bytes) -> Iterator[bytes]:
+        limit = BATCH
+        while place < upper:
+            try:
+                rows = self._page(place, upper, limit)
+            except StoreError as error:
+                if not broken(error):
+                    raise
+                if limit > 1:
+                    limit //= 2  # read on up to the last row before what cannot be read
+                    continue
+                place, limit = self._skip(place, upper, error), BATCH
+                continue
+            last = rows[-1].digest if len(rows) == limit else upper
+            if rows or last == upper:
+                self._close_gap(rows[0].digest if rows else None)
+            here = {digest: found for digest, found in names.items() if place < digest <= last}
+            _count_orphans(self._run, here, {row.digest for row in rows})
+            for row in rows:
+                check_row(self._run, row, here.get(row.digest))
+            place = last
+            yield place
+
+    def _page(self, place: bytes, upper: bytes, limit: int) -> list[PayloadRow]:
+        """The next rows; when the index by digest is what cannot be read, without it from then on."""
+        if self._run.digest_index:
+            try:
+                with self._run.view() as tx:
+                    return payload_rows.page(tx, place, upper, limit)
+            except StoreError as error:
+                if not broken(error):
+                    raise
+        with self._run.view() as tx:
+            rows = payload_rows.page(tx, place, upper, limit, indexed=False)
+        self._run.digest_index = False
+        return rows
+
+    def _skip(self, place: bytes, upper: bytes, error: StoreError) -> bytes:
+        """Find the next digest from which on rows can be read, in steps that grow; `upper` when there is none."""
+        prefix, end = (int.from_bytes(digest[:2].ljust(2, b"\0")) for digest in (place, upper))
+        end = end if len(upper) == 1 else _STEP
+        step, found = 1, upper
+        while prefix + step < end:
+            candidate = (prefix + step).to_bytes(2)
+            try:
+                with self._run.view() as tx:
+                    payload_rows.page(tx, candidate, upper, 1, indexed=False)
+            except StoreError as again:
+                if not broken(again):
+                    raise
+                step += max(1, step // 4)
+            else:
+                found = candidate
+                break
+        self._gap = (self._gap[0] if self._gap else place, found, error)
+        return found
+
+    def _close_gap(self, until: bytes | None = None) -> None:
+        """Report the rows that could not be read, once it is known up to where."""
+        if self._gap is None:
             return
-        place = last
-        yield place
-
-
-def _skip(run: Inspection, place: bytes, upper: bytes, error: StoreError) -> bytes:
-    """Report rows that cannot be read, and find the next digest from which on they can be."""
-    prefix = int.from_bytes(place[:2].ljust(2, b"\0"))
-    step, found = 1, upper
-    while prefix + step < int.from_bytes(upper[:2].ljust(2, b"\0")):
-        candidate = (prefix + step).to_bytes(2)
-        try:
-            with run.view() as tx:
-                payload_rows.page(tx, candidate, upper, 1)
-        except StoreError as again:
-            if not broken(again):
-                raise
-            step += max(1, step // 4)
-        else:
-            found = candidate
-            break
-    run.report(
-        Finding(
-            "database",
-            f"rows of blobs after digest {place.hex() or '00'} and before {found[:4].hex()} cannot be read: {error}",
-            where="blobs",
-            remedy=run.restore_command(),
+        first, last, error = self._gap
+        self._gap = None
+        before = (until or last)[:4].hex()
+        self._run.report(
+            Finding(
+                "database",
+                f"the rows of blobs after digest {first.hex()} and before {before} cannot be read: {error}",
+                where="blobs",
+                remedy=self._run.restore_command(),
+            )
         )
-    )
-    return found
 
 
 def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) -> None:
@@ -146,7 +176,13 @@ def judge_row(run: Inspection, digest: bytes, *, read: bool = False) -> None:
 
     Also for a digest that versions have and `blobs` has not, and for versions that say another size than `blobs`.
     """
-    verdict = _verdict(run, digest, read)
+    try:
+        verdict = _verdict(run, digest, read)
+    except StoreError as error:
+        if not broken(error) or not run.digest_index:
+            raise
+        run.digest_index = False
+        verdict = _verdict(run, digest, read)
     if verdict is None or not verdict.reached.total:
         return
     finding = _finding(run, digest, verdict)
@@ -189,7 +225,7 @@ def _verdict(run: Inspection, digest: bytes, read: bool) -> Verdict | None:
     for _ in range(_TRIES):
         with run.view() as tx:
             row = payload_rows.one(tx, digest)
-            reached = payload_rows.reached_by(tx, digest)
+            reached = payload_rows.reached_by(tx, digest, indexed=run.digest_index)
         if row is None and not reached.total:
             return None
         look = _look(run, digest, row, reached, read)
@@ -249,7 +285,7 @@ def _still(run: Inspection, tx: Connection, digest: bytes, row: PayloadRow | Non
         return None  # healed meanwhile
     if not same_row or identity_of(run.parts.blobs.path(digest)) != look.identity:
         return None
-    return payload_rows.reached_by(tx, digest)
+    return payload_rows.reached_by(tx, digest, indexed=run.digest_index)
 
 
 def _finding(run: Inspection, digest: bytes, verdict: Verdict) -> Finding | None:

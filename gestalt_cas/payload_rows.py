@@ -12,16 +12,11 @@ from gestalt_cas import schema
 from gestalt_cas.findings import SHOWN_VERSIONS, Affected
 from gestalt_cas.sqlite import Connection
 
-_PAGE = """
-    SELECT b.digest, b.size, b.place, b.sums, b.damaged_ms,
-           EXISTS (SELECT 1 FROM versions AS v WHERE v.digest = b.digest)
-    FROM blobs AS b WHERE b.digest > ? AND b.digest < ? ORDER BY b.digest LIMIT ?
-"""
-_ONE = """
-    SELECT b.digest, b.size, b.place, b.sums, b.damaged_ms,
-           EXISTS (SELECT 1 FROM versions AS v WHERE v.digest = b.digest)
-    FROM blobs AS b WHERE b.digest = ?
-"""
+_COLUMNS = "b.digest, b.size, b.place, b.sums, b.damaged_ms"
+_REACHED = "EXISTS (SELECT 1 FROM versions AS v WHERE v.digest = b.digest)"
+_PAGE = "SELECT {}, {} FROM blobs AS b WHERE b.digest > ? AND b.digest < ? ORDER BY b.digest LIMIT ?"
+_PAGE_INDEXED, _PAGE_ALONE = _PAGE.format(_COLUMNS, _REACHED), _PAGE.format(_COLUMNS, 1)
+_ONE = f"SELECT {_COLUMNS}, 1 FROM blobs AS b WHERE b.digest = ?"
 _VERSIONS = "SELECT bucket, key, version_id FROM versions WHERE digest = ? LIMIT ?"
 _COUNT = "SELECT count(*), min(size), max(size) FROM versions WHERE digest = ?"
 _SET_ROW = """
@@ -58,23 +53,33 @@ class Reached:
     greatest: int
 
 
-def page(connection: Connection, after: bytes, upper: bytes, limit: int) -> list[PayloadRow]:
-    """At most `limit` rows with digests after `after` and below `upper`, in order."""
-    return [_row(values) for values in connection.execute(_PAGE, (after, upper, limit)).fetchall()]
+def page(connection: Connection, after: bytes, upper: bytes, limit: int, *, indexed: bool = True) -> list[PayloadRow]:
+    """At most `limit` rows with digests after `after` and below `upper`, in order.
+
+    Without `indexed`, for an index by digest that cannot be read, all count as reached.
+    """
+    sql = _PAGE_INDEXED if indexed else _PAGE_ALONE
+    return [_row(values) for values in connection.execute(sql, (after, upper, limit)).fetchall()]
 
 
 def one(connection: Connection, digest: bytes) -> PayloadRow | None:
-    """The row of one payload."""
+    """The row of one payload, as if it were reached."""
     rows = connection.execute(_ONE, (digest,)).fetchall()
     return _row(rows[0]) if rows else None
 
 
-def reached_by(connection: Connection, digest: bytes) -> Reached:
-    """The versions that have this payload."""
-    total, least, greatest = connection.execute(_COUNT, (digest,)).fetchall()[0]
-    rows = connection.execute(_VERSIONS, (digest, SHOWN_VERSIONS)).fetchall()
+def reached_by(connection: Connection, digest: bytes, *, indexed: bool = True) -> Reached:
+    """The versions that have this payload; without `indexed` all versions are read for it."""
+    count, some = (_COUNT, _VERSIONS) if indexed else (_alone(_COUNT), _alone(_VERSIONS))
+    total, least, greatest = connection.execute(count, (digest,)).fetchall()[0]
+    rows = connection.execute(some, (digest, SHOWN_VERSIONS)).fetchall()
     shown = tuple(Affected(bucket, key.decode(errors="backslashreplace"), name) for bucket, key, name in rows)
     return Reached(shown, total, least or 0, greatest or 0)
+
+
+def _alone(sql: str) -> str:
+    # NOT INDEXED does not do: of a table WITHOUT ROWID SQLite may use any index all the same.
+    return sql.replace("WHERE digest", "WHERE +digest")
 
 
 def set_row(connection: Connection, digest: bytes, size: int, sums: bytes) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -35,16 +35,21 @@ _LAST = (1 << 63) - 1
 _MOST_GROUPS = 1 << 20
 _MOST_SKIPS = 100_000
 _UNTOUCHED = -1
+_NULL = NULL_VERSION.encode()
 Place = tuple[str, bytes, int]
 """Bucket, key and seq of a version; rows lie in this order."""
 START: Place = ("", b"", _UNTOUCHED)
 
-_ROWS = """
-    SELECT v.bucket, v.key, v.seq, v.version_id, v.digest, v.size, v.content_type, v.headers, v.metadata, v.commit_ms,
-           v.gone_seq, b.size, b.digest IS NOT NULL
-    FROM versions AS v LEFT JOIN blobs AS b ON b.digest = v.digest
-    WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?
+_COLUMNS = """
+    v.bucket, v.key, v.seq, CAST(v.version_id AS BLOB), v.digest, v.size, CAST(v.content_type AS BLOB),
+    CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq
 """
+_AFTER = "WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?"
+_ROWS = f"""
+    SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL
+    FROM versions AS v LEFT JOIN blobs AS b ON b.digest = v.digest {_AFTER}
+"""
+_ROWS_ALONE = f"SELECT {_COLUMNS}, v.size, 1 FROM versions AS v {_AFTER}"
 _POINTERS = """
     SELECT bucket, key, seq FROM current WHERE (bucket, key) > (?, ?) AND (bucket, key) <= (?, ?)
     ORDER BY bucket, key LIMIT ?
@@ -62,7 +67,7 @@ _INDEX_ROWS = """
     SELECT digest, bucket, key, seq FROM versions INDEXED BY versions_by_digest
     WHERE digest IS NOT NULL AND (digest, bucket, key, seq) > (?, ?, ?, ?) ORDER BY digest, bucket, key, seq LIMIT ?
 """
-_ROW_DIGEST = "SELECT digest FROM versions NOT INDEXED WHERE bucket = ? AND key = ? AND seq = ?"
+_ROW_DIGEST = "SELECT digest FROM versions WHERE bucket = ? AND key = ? AND seq = ?"
 _NULL_INDEXED = """
     SELECT 1 FROM versions INDEXED BY versions_null
     WHERE bucket = ? AND key = ? AND version_id = 'null' AND gone_seq IS NULL
@@ -88,7 +93,7 @@ class Batch:
     """Whether the last row is the last of its key."""
     at_end: bool
     counter: tuple[int, int]
-    pointers: list[tuple[str, bytes, int]] = field(default_factory=list)
+    pointers: list[tuple[str, bytes, int]] | None = None
 
 
 class RowPass:
@@ -126,15 +131,66 @@ class RowPass:
     # ---- reading ----
 
     def _take(self, place: Place, limit: int = BATCH) -> Batch:
+        """The next rows; without what belongs to them in other tables, where it is those that cannot be read."""
+        while True:
+            try:
+                return self._look(place, limit)
+            except StoreError as error:
+                if not broken(error) or not self._lost_part(place, limit, error):
+                    raise
+
+    def _look(self, place: Place, limit: int) -> Batch:
         with self._run.view() as tx:
-            rows = tx.execute(_ROWS, (*place, limit + 1)).fetchall()
+            rows = self._rows(tx, place, limit + 1)
             at_end = len(rows) <= limit
             complete = at_end or rows[limit][:2] != rows[limit - 1][:2]
-            batch = Batch(rows[:limit], complete, at_end, tuple(tx.execute(_COUNTER).fetchall()[0]))
-            batch.pointers = self._pointers(tx, batch)
+            batch = Batch(rows[:limit], complete, at_end, self._counter(tx))
+            if "current" not in self._run.lost:
+                batch.pointers = self._pointers(tx, batch)
             if self._indexes:
                 self._compare_indexes(tx, batch.rows)
         return batch
+
+    def _rows(self, tx: Connection, place: Place, limit: int) -> list[tuple[Any, ...]]:
+        sql = _ROWS_ALONE if "blobs" in self._run.lost else _ROWS
+        return tx.execute(sql, (*place, limit)).fetchall()
+
+    def _counter(self, tx: Connection) -> tuple[int, int]:
+        """The last sequence and commit time given out; beyond all others when they cannot be read."""
+        if "counter" in self._run.lost:
+            return _LAST, _LAST
+        seq, commit_ms = tx.execute(_COUNTER).fetchall()[0]
+        return int(seq), int(commit_ms)
+
+    def _lost_part(self, place: Place, limit: int, error: StoreError) -> bool:
+        """Find the table beside versions that cannot be read, to go on without it; False when there is none."""
+        lost = self._run.lost
+        if "counter" not in lost and not self._readable(self._counter):
+            return self._lose("counter", "the counter", error)
+        if self._readable(lambda tx: self._rows(tx, place, limit + 1)):
+            if "current" not in lost:
+                return self._lose("current", f"the rows of current after {_shown(*self._settled)}", error)
+        elif "blobs" not in lost and self._readable(lambda tx: tx.execute(_ROWS_ALONE, (*place, limit + 1)).fetchall()):
+            return self._lose("blobs", "rows of blobs that versions need", error)
+        return False
+
+    def _readable(self, question: Callable[[Connection], object]) -> bool:
+        try:
+            with self._run.view() as tx:
+                question(tx)
+        except StoreError as error:
+            if not broken(error):
+                raise
+            return False
+        except LookupError:
+            return False
+        return True
+
+    def _lose(self, table: str, what: str, error: StoreError) -> bool:
+        self._run.lost.add(table)
+        text = f"{what} cannot be read: {error}"
+        self._run.report(Finding("database", text, where=table, remedy=self._run.restore_command()))
+        return True
 
     def _pointers(self, tx: Connection, batch: Batch) -> list[tuple[str, bytes, int]]:
         """The rows of current after the last key that was settled, up to the last one that this batch completes."""
@@ -149,6 +205,7 @@ class RowPass:
     def _skip(self, place: Place, error: StoreError) -> Place | None:
         """Report the rows that cannot be read; returns where rows can be read again, None when nowhere."""
         place = self._closest(place)
+        self._run.lost.add("versions")
         name = self._readable_after(place)
         after = f" after {_shown(*place[:2])}" if place[1] else ""
         until = f" and before {_shown(*name)}" if name else ""
@@ -194,7 +251,7 @@ class RowPass:
                     if not found:
                         return None
                     name: tuple[str, bytes] = found[0]
-                    tx.execute(_ROWS, (*name, _UNTOUCHED, 1)).fetchall()
+                    self._rows(tx, (*name, _UNTOUCHED), 2)
             except StoreError as error:
                 if not broken(error):
                     raise
@@ -218,6 +275,8 @@ class RowPass:
         elif self._state is not None:
             before = [row[:2] for row in batch.rows if row[:2] != self._state.name]
             self._settled = before[-1] if before else self._settled
+        if batch.pointers is None:
+            return
         found = {(bucket, key): seq for bucket, key, seq in batch.pointers}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
@@ -236,7 +295,7 @@ class RowPass:
             self._state = KeyState(name)
         if row[10] is None:
             self._state.newest, self._state.is_object = row[2], row[4] is not None
-            self._state.nulls += row[3] == NULL_VERSION
+            self._state.nulls += row[3] == _NULL
 
     def _settle(self, expected: dict[tuple[str, bytes], int]) -> None:
         state, self._state = self._state, None
@@ -251,7 +310,7 @@ class RowPass:
         name, digest = row[:2], row[4]
         rules = list(_broken_rules(row))
         for message in rules:
-            self._row(name, str(row[3]), message, "", "")
+            self._row(name, _id(row), message, "", "")
         if rules:
             return
         if row[2] > counter[0] or row[9] > counter[1]:
@@ -285,12 +344,12 @@ class RowPass:
         self._run.report(
             Finding(
                 "sequence",
-                f"{_shown(*name)}, version {row[3]}: sequence {row[2]} and commit time {row[9]} are beyond the "
+                f"{_shown(*name)}, version {_id(row)}: sequence {row[2]} and commit time {row[9]} are beyond the "
                 f"counter's {counter[0]} and {counter[1]}",
                 where="counter",
                 expected=f"at most {counter[0]}, {counter[1]}",
                 found=f"{row[2]}, {row[9]}",
-                affected=(_named(*name, str(row[3])),),
+                affected=(_named(*name, _id(row)),),
                 affected_total=1,
                 remedy=self._run.restore_command(),
             )
@@ -324,16 +383,16 @@ class RowPass:
             bucket, key, seq, version_id, digest = row[:5]
             if digest is not None and not tx.execute(_INDEXED, (digest, bucket, key, seq)).fetchall():
                 self._index(row, "versions_by_digest")
-            if version_id == NULL_VERSION and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
+            if version_id == _NULL and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
                 self._index(row, "versions_null")
 
     def _index(self, row: tuple[Any, ...], name: str) -> None:
         self._run.report(
             Finding(
                 "index",
-                f"{_shown(*row[:2])}, version {row[3]}: the row is missing from the index {name}",
+                f"{_shown(*row[:2])}, version {_id(row)}: the row is missing from the index {name}",
                 where=name,
-                affected=(_named(row[0], row[1], str(row[3])),),
+                affected=(_named(row[0], row[1], _id(row)),),
                 affected_total=1,
                 remedy=self._run.repair_command(),
             )
@@ -371,6 +430,8 @@ def check_order(run: Inspection) -> None:
     Rows lie in key order, so the least and the greatest time of each sequence is kept (of each group of neighbouring
     sequences, in a store of more than a million changes) and compared at the end.
     """
+    if run.lost & {"versions", "counter"}:
+        return
     with run.view() as tx:
         ((last, _),) = tx.execute(_COUNTER).fetchall()
     groups = max(1, min(last + 1, _MOST_GROUPS))
@@ -418,8 +479,8 @@ def _broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
     yield from _broken_name(bucket, key)
     if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
-    elif version_id != NULL_VERSION and not versions.could_be_id(version_id, seq):
-        yield f"the version id {version_id!r} is not one that sequence {seq} can have"
+    elif version_id != _NULL and not versions.could_be_id(_id(row), seq):
+        yield f"the version id {_id(row)!r} is not one that sequence {seq} can have"
     if not isinstance(size, int) or size < 0 or (digest is None and size):
         yield f"the size {size!r} cannot be"
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
@@ -445,15 +506,18 @@ def _broken_name(bucket: object, key: object) -> Iterator[str]:
 
 
 @lru_cache(maxsize=256)
-def _check_texts(content_type: str, headers: str | None, metadata: str | None) -> None:
+def _check_texts(content_type: bytes, headers: bytes | None, metadata: bytes | None) -> None:
     """Raise unless the stored texts are what a write could have stored."""
-    if not isinstance(content_type, str):
-        raise TypeError("the content type is no text")
     others, pairs = _mapping(headers), _mapping(metadata)
-    check_attributes(Headers(content_type, **others), pairs)
+    check_attributes(Headers(content_type.decode(), **others), pairs)
 
 
-def _mapping(text: str | None) -> Mapping[str, str]:
+def _id(row: tuple[Any, ...]) -> str:
+    """The row's version id, as far as it is text."""
+    return bytes(row[3]).decode(errors="backslashreplace")
+
+
+def _mapping(text: bytes | None) -> Mapping[str, str]:
     found = json.loads(text) if text is not None else {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise TypeError("not a JSON object of texts")

@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.schema import CreateIndex, CreateTable, Index
+from sqlalchemy.schema import CreateTable
 
 from gestalt_cas import schema, sqlite
 from gestalt_cas.errors import StoreError
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection, broken
+from gestalt_cas.rebuilding import INDEXES, REBUILT, definition, rebuild
 from gestalt_cas.sqlite import Connection
 
 GIVE_UP_BYTES = 32 << 20
@@ -39,9 +41,6 @@ _FIXED = {
     "encoding": "UTF-8",
 }
 _DIALECT = sqlite_dialect()
-INDEXES: dict[str, Index] = {
-    str(index.name): index for table in schema.metadata.tables.values() for index in table.indexes
-}
 _REVISION_TABLE = "alembic_version"
 
 
@@ -82,14 +81,14 @@ def check_integrity(run: Inspection) -> bool:
     complete = sound = True
     for number, name in enumerate(names):
         run.progress(f"checking the database: {name}", number, len(names))
-        messages = _integrity(run, f"integrity_check('{name}')", name)
+        messages = _integrity(run, name)
         complete = complete and messages is not None
         if messages:
             sound = False
             _report_integrity(run, name, messages)
         run.pace.batch_done()
     if sound and complete and run.parts.layout.database.stat().st_size <= WHOLE_BYTES:
-        messages = _integrity(run, "integrity_check", "the file")
+        messages = _integrity(run)
         if messages:
             _report_integrity(run, "", messages)
     return complete
@@ -97,19 +96,13 @@ def check_integrity(run: Inspection) -> bool:
 
 def check_references(run: Inspection) -> bool:
     """Run SQLite's foreign key check, unless what it would find was found row by row; returns whether it was run."""
-    if any(finding.kind in ("row-missing", "database") for finding in run.findings):
+    if run.lost or any(finding.kind in ("row-missing", "database") for finding in run.findings):
         return True
-    lost = _integrity(run, "foreign_key_check", "the foreign keys")
-    if lost:
-        run.report(
-            Finding(
-                "database",
-                f"{len(lost)} rows refer to payloads without a row",
-                where="versions",
-                remedy=run.repair_command(),
-            )
-        )
-    return lost is not None
+    rows = _patiently(run, 'SELECT "table" FROM pragma_foreign_key_check')
+    if rows:
+        text = f"{len(rows)} rows of {rows[0][0]} refer to payloads without a row"
+        run.report(Finding("database", text, where=str(rows[0][0]), remedy=run.repair_command()))
+    return rows is not None
 
 
 def unreadable(run: Inspection, what: str, error: StoreError) -> Finding:
@@ -120,8 +113,40 @@ def unreadable(run: Inspection, what: str, error: StoreError) -> Finding:
 # ---- SQLite's check ----
 
 
-def _integrity(run: Inspection, pragma: str, what: str) -> list[str] | None:
-    """What SQLite's check has to say, nothing when all is well; None when it was given up for the WAL's sake."""
+def _integrity(run: Inspection, table: str = "") -> list[str] | None:
+    """What SQLite's check has to say, nothing when all is well; None when it was given up for the WAL's sake.
+
+    On meeting a page that is no page the check ends in an error, and the driver drops the row before it, which says
+    where. So it is asked for one row after the other then, each time to that row only.
+    """
+    of_table = f"('{table}')" if table else ""
+    sql = f"SELECT integrity_check FROM pragma_integrity_check{of_table} LIMIT ?"
+    messages: list[str] = []
+    try:
+        rows = _patiently(run, sql, _MESSAGES)
+        return None if rows is None else _lines(rows)
+    except StoreError as error:
+        if not broken(error):
+            raise
+        failure = error
+    for limit in range(1, _MESSAGES):
+        try:
+            rows = _patiently(run, sql, limit)
+        except StoreError:
+            break
+        if rows is None:
+            return None
+        messages = _lines(rows)
+    return messages or [f"{table or 'the file'}: {failure}"]
+
+
+def _lines(rows: list[tuple[Any, ...]]) -> list[str]:
+    lines = [line for row in rows for line in str(row[0]).splitlines()]
+    return [line for line in lines if line != "ok" and not line.startswith("***")]
+
+
+def _patiently(run: Inspection, sql: str, *parameters: object) -> list[tuple[Any, ...]] | None:
+    """The rows of a long question; None when it was given up, since writers made the WAL grow meanwhile."""
     given_up = False
     before = run.parts.database.wal_bytes
 
@@ -132,14 +157,11 @@ def _integrity(run: Inspection, pragma: str, what: str) -> list[str] | None:
 
     try:
         with run.view() as tx, _watched(tx, step):
-            rows = tx.execute(f"PRAGMA {pragma}").fetchall()
-    except StoreError as error:
+            return tx.execute(sql, parameters).fetchall()
+    except StoreError:
         if given_up:
             return None
-        if not broken(error):
-            raise
-        return [f"{what}: {error}"]
-    return [str(row[0]) for row in rows if row[0] != "ok"][:_MESSAGES]
+        raise
 
 
 @contextmanager
@@ -152,60 +174,43 @@ def _watched(tx: Connection, step: object) -> Iterator[None]:
 
 
 def _report_integrity(run: Inspection, table: str, messages: list[str]) -> None:
-    """Report what SQLite found: as a fault of indexes if nothing else is concerned, which REINDEX mends."""
+    """Report what SQLite found: as a fault if only indexes are concerned; rebuild what can be derived from the rest."""
     concerned = _concerned(run, messages)
+    names = sorted(str(name) for name in concerned if name in REBUILT)
+    rebuildable = len(names) == len(concerned)
     shown = "; ".join(messages[:_SHOWN_MESSAGES])
     more = f" and {len(messages) - _SHOWN_MESSAGES} more" if len(messages) > _SHOWN_MESSAGES else ""
-    if None not in concerned:
-        names = sorted(str(name) for name in concerned)
-        finding = Finding(
-            "index",
-            f"the index {' and '.join(names)} does not agree with its table: {shown}{more}",
-            where=", ".join(names),
-            found=shown,
-            remedy=run.repair_command(),
-        )
-        run.report(_reindexed(run, finding, names) if run.options.repair else finding)
-        return
-    text = f"SQLite's integrity check{' of ' + table if table else ''}: {shown}{more}"
-    run.report(Finding("database", text, where=table, found=shown, remedy=run.restore_command()))
+    finding = Finding(
+        "index" if concerned <= INDEXES.keys() else "database",
+        f"SQLite's integrity check{' of ' + table if table else ''}: {shown}{more}",
+        where=", ".join(names) if rebuildable else table,
+        found=shown,
+        remedy=run.repair_command() if rebuildable else run.restore_command(),
+    )
+    if "versions_by_digest" in concerned:
+        run.digest_index = False
+    if run.options.repair and rebuildable:
+        finding = rebuild(run, finding, names)
+    run.report(finding)
 
 
 def _concerned(run: Inspection, messages: list[str]) -> set[str | None]:
-    """The indexes that the messages are about; None among them when one is about anything else."""
+    """The indexes and tables that the messages are about; None among them when one is about anything else."""
     try:
         with run.view() as tx:
-            roots = {
-                int(page): str(name)
-                for name, page in tx.execute("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0").fetchall()
-            }
+            rows = tx.execute("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0").fetchall()
     except StoreError:
         return {None}
-    return {_index_of(message, roots) for message in messages}
+    roots = {int(page): str(name) for name, page in rows}
+    return {_subject_of(message, roots) for message in messages}
 
 
-def _index_of(message: str, roots: dict[int, str]) -> str | None:
+def _subject_of(message: str, roots: dict[int, str]) -> str | None:
     named = _INDEX.search(message)
-    tree = _TREE.search(message)
     if named is not None:
-        name: str | None = named[1]
-    elif tree is not None:
-        name = roots.get(int(tree[1] or tree[2]))
-    else:
-        name = None
-    return name if name in INDEXES else None
-
-
-def _reindexed(run: Inspection, finding: Finding, names: list[str]) -> Finding:
-    def rebuild(tx: Connection) -> None:
-        for name in names:
-            tx.execute(f"REINDEX {name}")
-
-    try:
-        run.parts.database.mend(rebuild)
-    except StoreError as error:
-        return replace(finding, unrepaired=f"REINDEX failed: {error}", remedy=run.restore_command())
-    return finding.mended(f"rebuilt {' and '.join(names)}")
+        return named[1]
+    tree = _TREE.search(message)
+    return roots.get(int(tree[1] or tree[2])) if tree is not None else None
 
 
 # ---- the schema ----
@@ -240,24 +245,8 @@ def _report_index(run: Inspection, name: str, wanted: str | None, found: str | N
         remedy=run.repair_command() if wanted else f"drop it: no store has an index of the name {name}",
     )
     if run.options.repair and name in INDEXES:
-        finding = _recreated(run, finding, name)
+        finding = rebuild(run, finding, [name])
     run.report(finding)
-
-
-def _recreated(run: Inspection, finding: Finding, name: str) -> Finding:
-    def create(tx: Connection) -> None:
-        tx.execute(f"DROP INDEX IF EXISTS {name}")
-        tx.execute(_definition(INDEXES[name]))
-
-    try:
-        run.parts.database.mend(create)
-    except StoreError as error:
-        return replace(finding, unrepaired=f"it could not be made: {error}")
-    return finding.mended(f"made {name} anew")
-
-
-def _definition(index: Index) -> str:
-    return str(CreateIndex(index).compile(dialect=_DIALECT))
 
 
 def _expected() -> tuple[dict[str, Shape], dict[str, str]]:
@@ -266,7 +255,7 @@ def _expected() -> tuple[dict[str, Shape], dict[str, str]]:
         for table in schema.metadata.sorted_tables:
             empty.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
         for index in INDEXES.values():
-            empty.execute(_definition(index))
+            empty.execute(definition(index))
         tables = _tables(empty)
         tables[_REVISION_TABLE] = Shape((), (), False)
         return tables, _indexes(empty)

@@ -332,12 +332,13 @@ class Store:
         *,
         progress: Progress | None = None,
         on_finding: Callable[[Finding], None] | None = None,
+        on_resume: Callable[[int, int], None] | None = None,
     ) -> CheckReport:
         """Look for damage and inconsistencies, beside all other calls, and repair what the options say.
 
-        A check that was cut off is gone on with by the next of the same options; see `gestalt_cas.checking`.
+        A check that was cut off is gone on with by the next of the same options; see `gestalt_cas.checking.check`.
         """
-        return checking.check(self._parts, options, progress, on_finding)
+        return checking.check(self._parts, options, progress, on_finding, on_resume)
 
     def reclaimable_bytes(self) -> Reclaimable:
         """What `collect_garbage` would free, as far as a quarter of a second can tell."""

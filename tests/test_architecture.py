@@ -43,7 +43,8 @@ LAYERS = (
         "settings",
     }
     | {"sqlite", "statements", "upgrade", "versions"},
-    {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "repairs", "row_checks"}
+    {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "rebuilding", "repairs"}
+    | {"row_checks"}
     | {"schema_checks", "unopened", "wal_checks"}
     | {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
@@ -55,7 +56,16 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "reachability", "schema", "schema_checks", "statements", "upgrade", "versions"},
+    "sqlalchemy": {
+        "pins",
+        "reachability",
+        "rebuilding",
+        "schema",
+        "schema_checks",
+        "statements",
+        "upgrade",
+        "versions",
+    },
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},

@@ -86,6 +86,23 @@ class DurationType(_ParamType):
 DURATION = DurationType()
 
 
+class SizeType(_ParamType):
+    """A number of bytes: digits, and K, M, G or T for powers of 1024."""
+
+    name = "size"
+    _UNITS = "KMGT"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([0-9]{1,15})([KMGT]?)", str(value).upper())
+        if found is None:
+            self.fail(f"{value!r} is no number of bytes; write digits and K, M, G or T, as in 500K or 50M", param, ctx)
+        power = self._UNITS.index(found[2]) + 1 if found[2] else 0
+        return int(found[1]) << 10 * power
+
+
+SIZE = SizeType()
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 20
 
