@@ -22,7 +22,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from gestalt_cas import row_checks
@@ -105,6 +105,7 @@ class _Course:
         self._resumed_ms = 0
         self._stage = ""
         self._place: Any = None
+        self._tally = Tally()
         self._indexes = False
         self._noted = time.monotonic()
         self._has_note = False
@@ -127,7 +128,7 @@ class _Course:
         names = list(self._stages)
         for name in names[names.index(self._stage) if self._stage else 0 :]:
             if name != self._stage:
-                self._stage, self._place = name, None
+                self._stand(name, None)
             self._follow_stage(name)
 
     def finish(self) -> CheckReport:
@@ -169,18 +170,22 @@ class _Course:
             "indexes": self._indexes,
             "began_ms": self._resumed_ms or self._began_ms,
             "at_ms": now_ms(),
-            "tally": asdict(self._run.tally),
+            "tally": asdict(self._tally),
         }
         self._note(POSITION, position)
 
     # ---- inside ----
+
+    def _stand(self, stage: str, place: Any) -> None:
+        """Take note, in memory, of a place to go on from; what was counted until then belongs to it."""
+        self._stage, self._place, self._tally = stage, place, replace(self._run.tally)
 
     def _follow_stage(self, name: str) -> None:
         run = self._run
         run.progress(f"checking: {name}", 0, 0)
         try:
             for place in self._stages[name](self._place):
-                self._place = place
+                self._stand(name, place)
                 if time.monotonic() - self._noted > POSITION_SECONDS:
                     self.note_position()
         except StoreError as error:
@@ -208,9 +213,9 @@ class _Course:
         fresh = now_ms() - int(found.get("at_ms", 0)) < POSITION_LASTS_MS
         same = found.get("identity") == self._run.options.identity and found.get("stage") in self._stages
         if same and fresh and not self._run.options.restart:
-            self._stage, self._place = str(found["stage"]), found["place"]
-            self._indexes, self._resumed_ms = bool(found["indexes"]), int(found["began_ms"])
             self._run.tally = tally = Tally(**found["tally"])
+            self._stand(str(found["stage"]), found["place"])
+            self._indexes, self._resumed_ms = bool(found["indexes"]), int(found["began_ms"])
             if self._on_resume is not None:
                 self._on_resume(self._resumed_ms, tally.damage + tally.faults)
 

@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 OnFinding = Callable[[Finding], None]
 
 _KEPT_FINDINGS = 10_000
-_LONGEST_REST = 0.25
+_SHORTEST_WORK, _LONGEST_REST = 0.005, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,9 @@ class Pace:
 
     def batch_done(self) -> None:
         """Rest after a batch of rows: a moment, so that others get the processor; throttled, as long as it took."""
-        now = time.monotonic()
-        took = now - self._began
+        took = time.monotonic() - self._began
+        if took < _SHORTEST_WORK:
+            return
         time.sleep(min(took, _LONGEST_REST) if self._rate else 0)
         self._began = time.monotonic()
 

@@ -61,7 +61,7 @@ def _report_missing(run: Inspection, path: Path) -> None:
 def _report_strangers(run: Inspection) -> None:
     """What stands beside the fan-out directories; what stands in them is seen when they are listed."""
     try:
-        names = sorted(entry.name for entry in os.scandir(run.parts.layout.blobs))
+        names = os.listdir(run.parts.layout.blobs)
     except FileNotFoundError:
         return
     for name in sorted(set(names) - set(FAN_OUT)):

@@ -55,9 +55,8 @@ class PayloadPass:
     def batches(self, after: bytes) -> Iterator[bytes]:
         """Check all payloads with digests after `after`; yields digests that a later run can go on from."""
         for first in range(after[0] if after else 0, len(FAN_OUT)):
-            lower, upper = reachability.bounds(first)
-            # A digest is longer than the byte it begins with, so it comes after that byte alone.
-            start = max(after, lower)
+            _, upper = reachability.bounds(first)
+            start = max(after, _before(first))
             names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
             for reached in self._directory(names, start, upper):
                 yield reached
@@ -105,8 +104,8 @@ class PayloadPass:
 
     def _skip(self, place: bytes, upper: bytes, error: StoreError) -> bytes:
         """Find the next digest from which on rows can be read, in steps that grow; `upper` when there is none."""
-        prefix, end = (int.from_bytes(digest[:2].ljust(2, b"\0")) for digest in (place, upper))
-        end = end if len(upper) == 1 else _STEP
+        prefix = int.from_bytes(place[:2].ljust(2, b"\0"))
+        end = upper[0] << 8 if len(upper) == 1 else _STEP
         step, found = 1, upper
         while prefix + step < end:
             candidate = (prefix + step).to_bytes(2)
@@ -138,6 +137,11 @@ class PayloadPass:
                 remedy=self._run.restore_command(),
             )
         )
+
+
+def _before(first: int) -> bytes:
+    """What comes after all digests that begin with a lesser byte, and before all others."""
+    return bytes([first - 1]) + b"\xff" * DIGEST_BYTES if first else b""
 
 
 def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) -> None:

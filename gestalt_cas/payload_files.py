@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +75,13 @@ def examine(path: Path, expected: Expected, *, read: bool, advance: Callable[[in
         return Look("missing", f"payload {name} has no file", f"{expected.size} bytes", "nothing")
     except OSError as error:
         return _not_opened(path, error)
-    with closing(os.fdopen(fd, "rb", buffering=0)) as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return _no_file(path, status)
-        return _judge_file(file.fileno(), name, status, expected, read, advance)
+        return _judge_file(fd, name, status, expected, read, advance)
+    finally:
+        os.close(fd)
 
 
 def prove(path: Path, advance: Callable[[int], None]) -> bytes:

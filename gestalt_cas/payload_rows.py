@@ -78,8 +78,8 @@ def reached_by(connection: Connection, digest: bytes, *, indexed: bool = True) -
 
 
 def _alone(sql: str) -> str:
-    # NOT INDEXED does not do: of a table WITHOUT ROWID SQLite may use any index all the same.
-    return sql.replace("WHERE digest", "WHERE +digest")
+    # NOT INDEXED does not do: of a table WITHOUT ROWID SQLite uses an index all the same.
+    return sql.replace("WHERE digest", "WHERE ifnull(digest, x'')")
 
 
 def set_row(connection: Connection, digest: bytes, size: int, sums: bytes) -> None:

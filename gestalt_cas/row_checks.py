@@ -111,7 +111,7 @@ class RowPass:
         self._settled = place[:2]
         while True:
             try:
-                batch = self._take(place)
+                batch = self._take(place, BATCH)
             except StoreError as error:
                 if not broken(error):
                     raise
@@ -130,7 +130,7 @@ class RowPass:
 
     # ---- reading ----
 
-    def _take(self, place: Place, limit: int = BATCH) -> Batch:
+    def _take(self, place: Place, limit: int) -> Batch:
         """The next rows; without what belongs to them in other tables, where it is those that cannot be read."""
         while True:
             try:

@@ -77,7 +77,7 @@ def check_schema(run: Inspection) -> None:
 
 def check_integrity(run: Inspection) -> bool:
     """Run SQLite's integrity check; returns whether it was run to its end for all tables."""
-    names = ["sqlite_schema", *schema.metadata.tables, _REVISION_TABLE]
+    names = _present(run)
     complete = sound = True
     for number, name in enumerate(names):
         run.progress(f"checking the database: {name}", number, len(names))
@@ -92,6 +92,17 @@ def check_integrity(run: Inspection) -> bool:
         if messages:
             _report_integrity(run, "", messages)
     return complete
+
+
+def _present(run: Inspection) -> list[str]:
+    """The tables to check; those that are missing have been reported. All, when the schema cannot be read."""
+    wanted = [*schema.metadata.tables, _REVISION_TABLE]
+    try:
+        with run.view() as tx:
+            there = {row[1] for row in tx.execute("PRAGMA table_list").fetchall()}
+    except StoreError:
+        return ["sqlite_schema", *wanted]
+    return ["sqlite_schema", *(name for name in wanted if name in there)]
 
 
 def check_references(run: Inspection) -> bool:

@@ -121,7 +121,7 @@ class _Unopened:
 
     def _check_directory(self, directory: Path) -> None:
         try:
-            names = sorted(entry.name for entry in os.scandir(directory))
+            names = sorted(os.listdir(directory))
         except OSError as error:
             self._report("unreadable", f"the directory {directory} cannot be read: {error.strerror}", directory)
             return
@@ -158,7 +158,7 @@ class _Unopened:
 def _has_payloads(layout: Layout) -> bool:
     for name in FAN_OUT:
         try:
-            if next(os.scandir(layout.blobs / name), None) is not None:
+            if os.listdir(layout.blobs / name):
                 return True
         except OSError:
             continue
