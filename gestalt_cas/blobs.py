@@ -279,6 +279,12 @@ class Blobs:
                 log.warning("the cut-off upload %s stays behind: %s", path.name, error)
         return removed
 
+    def left_in_staging(self) -> list[int]:
+        """The sizes of the files in staging that `clean_staging` would remove."""
+        with _translated("looking into staging"):
+            sizes = (_size_if_unheld(path) for path in sorted(self._layout.staging.iterdir()))
+            return [size for size in sizes if size is not None]
+
     def _status(self, digest: bytes) -> os.stat_result | None:
         """What stands under the digest's name, links not followed; None when there is nothing."""
         path = self.path(digest)
@@ -452,6 +458,24 @@ def _remove_if_unheld(path: Path, dry_run: bool) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _size_if_unheld(path: Path) -> int | None:
+    """The size of a staging file that nobody holds; None for one that is held, has gone, or is no regular file."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, so that two who look do not take each other for a writer.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return os.fstat(fd).st_size if _is_path_of(path, fd) else None
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def _is_path_of(path: Path, fd: int) -> bool:

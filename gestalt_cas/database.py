@@ -148,6 +148,32 @@ class Database:
             except DriverError as error:
                 raise self._noted(error) from error
 
+    def mend(self, work: Callable[[Connection], None], timeout: float = WRITE_TIMEOUT, *, vacuum: bool = False) -> None:
+        """Run `work` in a write transaction although the database may be known to be damaged, and judge it anew then.
+
+        For repairs of what can be rebuilt; with `vacuum` the whole database is written anew afterwards. Raises what a
+        write raises; when it is damaged still, writes stay refused.
+        """
+        with self._writer_lock.held(timeout):
+            if self._closed:
+                raise ShuttingDown("the store is closed")
+            self._close_connections()
+            self._suspect = _AFTER_DAMAGE
+            connection = connect(self._layout.database)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._check_format(connection)
+                work(connection)
+                connection.execute("COMMIT")
+                if vacuum:
+                    connection.execute("VACUUM")
+            except DriverError as error:
+                raise self._noted(error) from error
+            finally:
+                connection.close()
+            self._refusal = ""
+            self._reopen()
+
     def recover(self, timeout: float = 5.0) -> None:
         """After an I/O error: reopen and check the database now, instead of before the next write.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gestalt_cas import doctor_database, doctor_disk, doctor_files, doctor_process
 from gestalt_cas.errors import NoStore
-from gestalt_cas.findings import Finding, Severity
+from gestalt_cas.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
 
 

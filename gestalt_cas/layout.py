@@ -26,7 +26,7 @@ _BESIDE = ("-wal", "-shm", "-journal")
 _BACKUP_DATABASE, _RESTORE_DATABASE = f"{_DATABASE}.backup", f"{_DATABASE}.restore"
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
-_HARMLESS = {"lost+found", "quarantine", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
+_HARMLESS = {"lost+found", "quarantine", "check.lock", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -95,6 +95,11 @@ class Layout:
     def quarantine(self) -> Path:
         """Where `check --repair` sets damaged files aside; absent until it does."""
         return self.root / "quarantine"
+
+    @property
+    def check_lock(self) -> Path:
+        """Held by the check that notes where it stands; absent until the first."""
+        return self.root / "check.lock"
 
     @property
     def reserve(self) -> Path:

@@ -69,6 +69,7 @@ def _code_from_text(text: str) -> int:
         ("is locked", _BUSY),
         ("malformed", _CORRUPT),
         ("not a database", _NOTADB),
+        ("Could not decode", _CORRUPT),
     ):
         if part in text:
             return code

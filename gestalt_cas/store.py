@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, backup, listing, pages, purging, quotas, ranges, statistics, versions
+from gestalt_cas import allowances, backup, checking, listing, pages, purging, quotas, ranges, statistics, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backup import BackedUp
@@ -35,7 +35,9 @@ from gestalt_cas.errors import (
     NoSuchKey,
     NoSuchVersion,
 )
+from gestalt_cas.findings import Finding
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
+from gestalt_cas.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -329,6 +331,20 @@ class Store:
         With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.garbage`.
         """
         return self._collector.collect(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress)
+
+    def check(
+        self,
+        options: CheckOptions = NO_OPTIONS,
+        *,
+        progress: Progress | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+        on_resume: Callable[[int, int], None] | None = None,
+    ) -> CheckReport:
+        """Look for damage and inconsistencies, beside all other calls, and repair what the options say.
+
+        A check that was cut off is gone on with by the next of the same options; see `gestalt_cas.checking.check`.
+        """
+        return checking.check(self._parts, options, progress, on_finding, on_resume)
 
     def reclaimable_bytes(self) -> Reclaimable:
         """What `collect_garbage` would free, as far as a quarter of a second can tell."""

@@ -74,6 +74,7 @@ _POINT = Prepared(
     .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
     .on_conflict_do_update(index_elements=["bucket", "key"], set_={"seq": literal_column("excluded.seq")})
 )
+_POINTED_AT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
 _UNPOINT = Prepared(delete(schema.current).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
 _SEEK = Prepared(
     select(_c.key, _c.seq)
@@ -304,6 +305,27 @@ def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
         _UNPOINT(connection, bucket=version.key.bucket, key=encoded)
     else:
         _POINT(connection, bucket=version.key.bucket, key=encoded, seq=left.seq)
+
+
+def pointer(connection: Connection, bucket: str, key: bytes) -> tuple[int | None, int | None]:
+    """The sequence that `current` should have for a key, and the one it has; None: no row."""
+    rows = _NEWEST(connection, bucket=bucket, key=key)
+    pointed = _POINTED_AT(connection, bucket=bucket, key=key)
+    return rows[0][2] if rows and rows[0][4] is not None else None, pointed[0][0] if pointed else None
+
+
+def repoint(connection: Connection, bucket: str, key: bytes) -> None:
+    """Make the key's row of `current` anew from its versions."""
+    wanted, _ = pointer(connection, bucket, key)
+    if wanted is None:
+        _UNPOINT(connection, bucket=bucket, key=key)
+    else:
+        _POINT(connection, bucket=bucket, key=key, seq=wanted)
+
+
+def could_be_id(version_id: str, seq: int) -> bool:
+    """Whether a version of this sequence can have been given this id."""
+    return _seq_of(version_id) == seq
 
 
 def draw(connection: Connection, now_ms: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from gestalt_cas import Store, doctor_disk, doctor_process, pins, sqlite
 from gestalt_cas.clock import now_ms
 from gestalt_cas.doctor import examine
 from gestalt_cas.errors import NoStore
-from gestalt_cas.findings import Finding, Severity
+from gestalt_cas.examinations import Finding, Severity
 from storage import Child, broken, change, child, full, overwrite, put
 from wire.process import Server
 

@@ -46,6 +46,7 @@ VERBS = {
     "versions": Verb("listings", "versions", "List the versions of an object, the newest first."),
     "du": Verb("listings", "du", "Count objects, versions and bytes."),
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
+    "check": Verb("checks", "check", "Look for damage and inconsistencies, and repair them."),
     "gc": Verb("upkeep", "gc", "Remove payloads that no version reaches."),
     "purge": Verb("upkeep", "purge", "Remove an object with all its versions and bytes."),
     "backup": Verb("backups", "backup", "Copy the store to a directory, while it is in use."),
