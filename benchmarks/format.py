@@ -31,7 +31,7 @@ from gestalt_cas.database import Database, connect
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.versions import Prepared
+from gestalt_cas.statements import Prepared
 
 PAGE_SIZES = (8192, 16384)
 METADATA_GOAL = "400"

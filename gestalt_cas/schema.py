@@ -23,9 +23,9 @@ from sqlalchemy import (
 
 APPLICATION_ID = 0x67634153
 """SQLite's application_id of every store ("gcAS"), so that another program's database is never taken for one."""
-REVISION = "0001"
+REVISION = "0002"
 """The Alembic revision that this code reads and writes; `FORMAT` is the same as SQLite's user_version."""
-FORMAT = 1
+FORMAT = 2
 PAGE_SIZE = 8192
 """Bytes per database page, fixed when a store is created (measured against 16384: see README.md, "On disk")."""
 
@@ -114,5 +114,27 @@ pins = Table(
     Column("heartbeat_ms", Integer, comment="last sign of life; NULL: the pin does not expire"),
     Column("detail", Text, comment="JSON, by kind"),
     PrimaryKeyConstraint("name"),
+    sqlite_with_rowid=False,
+)
+
+unreachable = Table(
+    "unreachable",
+    metadata,
+    Column("digest", LargeBinary, nullable=False, comment="a payload that no version reached when gc looked"),
+    Column("size", Integer, nullable=False, comment="of its file, in bytes"),
+    # Only what stood here in an earlier commit, and is still unreachable, is removed.
+    Column("since_ms", Integer, nullable=False, comment="when gc first found it, Unix milliseconds"),
+    PrimaryKeyConstraint("digest"),
+    sqlite_with_rowid=False,
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("bucket", Text, nullable=False),
+    Column("prefix", LargeBinary, nullable=False, comment="UTF-8 bytes; empty: the whole bucket"),
+    Column("max_bytes", Integer, nullable=False, comment="what all versions below may take together"),
+    Column("used_bytes", Integer, nullable=False, comment="what they take; kept by each change, checked by `check`"),
+    PrimaryKeyConstraint("bucket", "prefix"),
     sqlite_with_rowid=False,
 )

@@ -22,24 +22,16 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from gestalt_cas import conditions as rules
-from gestalt_cas import listing, pages, ranges, upgrade, versions
+from gestalt_cas import listing, pages, ranges, versions
 from gestalt_cas import settings as store_settings
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
-from gestalt_cas.database import Database
-from gestalt_cas.durability import is_full
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
     NoSuchKey,
     NoSuchVersion,
-    StorageFault,
-    StoreFull,
-    StoreUnusable,
 )
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import StoreLocks
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -56,8 +48,8 @@ from gestalt_cas.objects import (
     check_names,
     utf8,
 )
-from gestalt_cas.payloads import ObjectReader, Payloads
-from gestalt_cas.reserve import Reserve
+from gestalt_cas.parts import Parts, open_parts
+from gestalt_cas.payloads import ObjectReader
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
 
@@ -91,13 +83,10 @@ class Store:
     versions carry its real name.
     """
 
-    def __init__(self, layout: Layout, locks: StoreLocks, database: Database, blobs: Blobs) -> None:
-        self._layout = layout
-        self._locks = locks
-        self._database = database
-        self._blobs = blobs
-        self._payloads = Payloads(database, blobs)
-        self._reserve = Reserve(layout)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._layout, self._locks, self._reserve = parts.layout, parts.locks, parts.reserve
+        self._database, self._blobs, self._payloads = parts.database, parts.blobs, parts.payloads
 
     @classmethod
     def open(
@@ -115,33 +104,7 @@ class Store:
         or SettingsConflict when a running server uses other settings.
         """
         wanted = store_settings.validate(settings or {})
-        layout = Layout(Path(os.path.abspath(data_dir)))
-        if create:
-            layout.make()
-        else:
-            layout.require()
-        reserve = Reserve(layout)
-        store = reserve.spend_on(lambda: cls._open(layout, wanted, limits or Limits(), create=create))
-        reserve.keep()
-        return store
-
-    @classmethod
-    def _open(cls, layout: Layout, wanted: Mapping[str, object], limits: Limits, *, create: bool) -> Self:
-        locks: StoreLocks | None = None
-        try:
-            locks = StoreLocks(layout.root)
-            initial = {**Settings().by_name(), **wanted}
-            upgrade.open_schema(layout, locks.schema, locks.writer, create=create, initial=initial)
-            store = cls(layout, locks, Database(layout, locks.writer), Blobs(layout, limits))
-        except BaseException as error:
-            if locks is not None:
-                locks.close()
-            if is_full(error) or (isinstance(error, StorageFault) and layout.full()):
-                raise StoreFull(f"the disk is full: {layout.root} cannot be opened") from error
-            if isinstance(error, OSError):
-                reason = error.strerror or error
-                raise StoreUnusable(f"cannot use {layout.root} as a data directory: {reason}") from error
-            raise
+        store = cls(open_parts(data_dir, create=create, settings=wanted, limits=limits or Limits()))
         try:
             store.adopt(wanted)
         except BaseException:
@@ -155,7 +118,7 @@ class Store:
 
     def close(self) -> None:
         """Close the database and let go of the locks; a second call does nothing."""
-        self._locks.close(writing=not self._database.close())
+        self._parts.close()
 
     def __enter__(self) -> Self:
         return self
@@ -402,14 +365,11 @@ class Store:
 
     def recall(self, name: str) -> object:
         """What a process of this store noted down under `name`; None when there is no such note."""
-        with self._database.read() as tx:
-            return store_settings.recall(tx, name)
+        return self._parts.recall(name)
 
     def note(self, name: str, value: object) -> None:
         """Note something down for the processes to come; it is no setting and decides nothing in the store."""
-        if self.recall(name) != value:
-            with self._database.write() as tx:
-                store_settings.store(tx, {name: value})
+        self._parts.note(name, value)
 
     # Inside
 

@@ -1,6 +1,6 @@
 """All SQL of versions, current keys and blob rows; every function works in the transaction of its caller.
 
-Statements are written with SQLAlchemy Core and compiled once to text for the driver. A key's current object is one row
+A key's current object is one row
 of `current`, which points at its newest version; a key whose newest version is a delete marker has none, so listing
 meets no tombstones. Sequences come from one stored counter, removals draw one too, and commit times never decrease
 with the sequence, whatever the clock does.
@@ -26,7 +26,6 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     and_,
-    bindparam,
     delete,
     func,
     insert,
@@ -35,36 +34,14 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.sql.elements import ClauseElement
 
 from gestalt_cas import schema
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.statements import Prepared, parameter
 
-_DIALECT = sqlite_dialect(paramstyle="qmark")
-
-
-class Prepared:
-    """A Core statement compiled once; a call runs it on a driver connection and returns all rows."""
-
-    def __init__(self, clause: ClauseElement) -> None:
-        compiled: Any = clause.compile(dialect=_DIALECT)
-        self.sql = str(compiled)
-        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
-        self._defaults: dict[str, Any] = {k: v for k, v in compiled.params.items() if v is not None}
-
-    def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
-        if self._defaults:
-            values = {**self._defaults, **values}
-        return connection.execute(self.sql, [values[name] for name in self._names]).fetchall()
-
-
-def _p(name: str, type_: Any = None) -> Any:
-    return bindparam(name, type_=type_)
-
-
+_p = parameter
 _v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
 _HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
 _ROW = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.content_type, _v.headers, _v.metadata)

@@ -14,9 +14,9 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
     | {"tokens", "urls"},
-    {"blobs", "database", "durability", "keys", "layout", "locks", "reserve", "schema", "settings", "sqlite", "upgrade"}
-    | {"versions"},
-    {"directories", "pages", "paths", "payloads", "store", "trees"},
+    {"blobs", "database", "durability", "keys", "layout", "locks", "pins", "reserve", "schema", "settings"}
+    | {"sqlite", "statements", "upgrade", "versions"},
+    {"directories", "pages", "parts", "paths", "payloads", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -26,7 +26,7 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"schema", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "schema", "statements", "upgrade", "versions"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},

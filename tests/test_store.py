@@ -25,6 +25,7 @@ from gestalt_cas import (
     ObjectVersion,
     Store,
     pages,
+    parts,
     sqlite,
 )
 from gestalt_cas import blobs as blobs_module
@@ -202,7 +203,7 @@ def test_a_full_disk_while_opening_is_told_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, no_room: bool, expected: type[StoreError]
 ) -> None:
     """SQLite says that it cannot open a file whose shared memory finds no room."""
-    monkeypatch.setattr(store_module, "Database", Failing(Database, error))
+    monkeypatch.setattr(parts, "Database", Failing(Database, error))
     monkeypatch.setattr(Layout, "full", lambda self: no_room)
     monkeypatch.setattr(Reserve, "give_up", lambda self: False)
     with pytest.raises(expected):

@@ -15,7 +15,7 @@ import sqlalchemy
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-import second_format
+import next_format
 from gestalt_cas import Store, database, schema, sqlite, upgrade
 from gestalt_cas.errors import (
     DatabaseDamaged,
@@ -77,12 +77,12 @@ def old(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def second(tmp_path: Path) -> Path:
-    return second_format.write(tmp_path / "migrations")
+    return next_format.write(tmp_path / "migrations")
 
 
 @pytest.fixture
 def new_release(old: Path, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    second_format.install(second, monkeypatch)
+    next_format.install(second, monkeypatch)
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -185,9 +185,9 @@ def test_initial_settings_are_the_given_ones_and_defaults(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "statements",
     [
-        ("PRAGMA user_version=2", "UPDATE alembic_version SET version_num = '0002'"),
-        ("PRAGMA user_version=2",),
-        ("UPDATE alembic_version SET version_num = '0002'",),
+        (f"PRAGMA user_version={schema.FORMAT + 1}", "UPDATE alembic_version SET version_num = '9002'"),
+        (f"PRAGMA user_version={schema.FORMAT + 1}",),
+        ("UPDATE alembic_version SET version_num = '9002'",),
     ],
 )
 @pytest.mark.parametrize("create", [True, False])
@@ -205,7 +205,7 @@ def test_a_newer_store_with_changes_in_its_wal_is_refused_unchanged(old: Path) -
         from gestalt_cas import sqlite
         connection = sqlite.driver.connect(Path(arguments[0]) / "metadata.sqlite3", isolation_level=None)
         connection.execute("PRAGMA wal_autocheckpoint=0")
-        connection.execute("PRAGMA user_version=2")
+        connection.execute("PRAGMA user_version=99")
         os._exit(9)
     """
     child(code, old, expect=9)
@@ -455,8 +455,8 @@ def test_two_processes_create_at_once(tmp_path: Path) -> None:
 def test_an_old_store_is_upgraded_with_its_data(old: Path) -> None:
     with Store.open(old) as store:
         intact(store)
-        assert rows(store, "SELECT version_num FROM alembic_version") == [("0002",)]
-        assert rows(store, "PRAGMA user_version") == [(2,)]
+        assert rows(store, "SELECT version_num FROM alembic_version") == [(next_format.REVISION,)]
+        assert rows(store, "PRAGMA user_version") == [(next_format.FORMAT,)]
         assert rows(store, "SELECT count(*) FROM blobs WHERE note = 'of ' || size") == [(6,)]
         assert rows(store, "SELECT count(*) FROM extra") == [(7,)]
         assert rows(store, "PRAGMA foreign_key_check") == []
@@ -464,10 +464,10 @@ def test_an_old_store_is_upgraded_with_its_data(old: Path) -> None:
 
 def test_the_old_database_is_kept_aside(old: Path, second: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        second_format.install(second, patch)
+        next_format.install(second, patch)
         with Store.open(old) as store:
             put(store, "a", b"written by the new release")
-    aside = old / "metadata.before-upgrade-from-0001.sqlite3"
+    aside = old / f"metadata.before-upgrade-from-{next_format.BEFORE}.sqlite3"
     assert aside.stat().st_mode & 0o777 == 0o600
     assert not list(old.glob("*.part"))
     with pytest.raises(SchemaTooNew):
@@ -482,26 +482,26 @@ def test_the_old_database_is_kept_aside(old: Path, second: Path, tmp_path: Path)
 @pytest.mark.usefixtures("new_release")
 def test_reading_verbs_do_not_upgrade(old: Path) -> None:
     before = content(old)
-    with pytest.raises(StoreUnusable, match="older format 0001"):
+    with pytest.raises(StoreUnusable, match=f"older format {next_format.BEFORE}"):
         Store.open(old, create=False)
     assert content(old) == before
 
 
 def test_an_upgrade_that_fails_leaves_the_old_store(old: Path, tmp_path: Path) -> None:
-    failing = second_format.write(tmp_path / "failing", 'op.execute("INSERT INTO no_such_table VALUES (1)")')
+    failing = next_format.write(tmp_path / "failing", 'op.execute("INSERT INTO no_such_table VALUES (1)")')
     with pytest.MonkeyPatch.context() as patch:
-        second_format.install(failing, patch)
+        next_format.install(failing, patch)
         with pytest.raises(StoreError, match="no_such_table"):
             Store.open(old)
-        assert revision(old) == "0001"
+        assert revision(old) == next_format.BEFORE
     with Store.open(old) as store:
         intact(store)
 
 
 def test_an_upgrade_that_breaks_references_is_refused(old: Path, tmp_path: Path) -> None:
-    breaking = second_format.write(tmp_path / "breaking", 'op.execute("DELETE FROM blobs")')
+    breaking = next_format.write(tmp_path / "breaking", 'op.execute("DELETE FROM blobs")')
     with pytest.MonkeyPatch.context() as patch:
-        second_format.install(breaking, patch)
+        next_format.install(breaking, patch)
         with pytest.raises(StoreUnusable, match="refer to nothing"):
             Store.open(old)
     with Store.open(old) as store:
@@ -517,7 +517,7 @@ def test_an_upgrade_without_room_leaves_the_old_store(old: Path, second: Path) -
         return connection
 
     with pytest.MonkeyPatch.context() as patch:
-        second_format.install(second, patch)
+        next_format.install(second, patch)
         patch.setattr(upgrade, "connect", small)
         with pytest.raises(StoreFull):
             Store.open(old)
@@ -528,10 +528,10 @@ def test_an_upgrade_without_room_leaves_the_old_store(old: Path, second: Path) -
 def test_killed_at_every_statement_of_an_upgrade(memory: Path, second: Path) -> None:
     code = """
         import shutil
-        import kill_points, second_format, test_upgrade
+        import kill_points, next_format, test_upgrade
         from gestalt_cas import upgrade
         directory, template = Path(arguments[0]), Path(arguments[1])
-        second_format.install(Path(arguments[2]))
+        next_format.install(Path(arguments[2]))
         seen = directory.with_name("seen")
 
         def prepare():
@@ -558,14 +558,14 @@ def test_killed_at_every_statement_of_an_upgrade(memory: Path, second: Path) -> 
     points = int(child(code, old, template, second))
     assert points > 30
     seen = (memory / "seen").read_text().split()
-    assert set(seen) == {"0001", "0002"}
+    assert set(seen) == {next_format.BEFORE, next_format.REVISION}
     assert seen == sorted(seen)  # old up to some point, new from there on
 
 
 def test_two_processes_upgrade_at_once(old: Path, second: Path) -> None:
     code = """
-        import second_format, test_upgrade
-        second_format.install(Path(arguments[1]))
+        import next_format, test_upgrade
+        next_format.install(Path(arguments[1]))
         print("ready", flush=True)
         sys.stdin.readline()
         with Store.open(arguments[0]) as store:
@@ -601,7 +601,7 @@ def test_an_upgrade_waits_for_those_who_use_the_store_and_names_them(
 ) -> None:
     before = content(old)
     with monkeypatch.context() as patch:
-        second_format.install(second, patch)
+        next_format.install(second, patch)
         patch.setattr(upgrade, "OPEN_TIMEOUT", 0.2)
         with pytest.raises(StoreBusy, match=rf"schema\.lock is held by process {user.pid}"):
             Store.open(old)
@@ -621,7 +621,7 @@ def test_an_upgrade_goes_ahead_when_the_last_user_has_left(old: Path, user: Chil
     thread = threading.Thread(target=leave)
     thread.start()
     with Store.open(old) as store:
-        assert rows(store, "PRAGMA user_version") == [(2,)]
+        assert rows(store, "PRAGMA user_version") == [(next_format.FORMAT,)]
     thread.join()
     user.finish()
 
@@ -640,7 +640,7 @@ def test_opening_waits_for_another_processes_upgrade(old: Path) -> None:
 
 def test_a_store_whose_format_was_raised_under_it_writes_no_more(old: Path) -> None:
     with Store.open(old) as store:
-        change(store, "PRAGMA user_version=2")
+        change(store, f"PRAGMA user_version={next_format.FORMAT}")
         with pytest.raises(SchemaTooNew):
             put(store, "a", b"three")
         assert body(store, "a") == b"two"
@@ -657,7 +657,7 @@ def test_whoever_comes_second_finds_the_work_done(old: Path, monkeypatch: pytest
     monkeypatch.setattr(upgrade, "read_revision", stale)
     with Store.open(old) as store:
         intact(store)
-    assert looks == ["0001"] * 3
+    assert looks == [next_format.BEFORE] * 3
 
 
 class Refusing:
@@ -687,7 +687,7 @@ def test_a_disk_that_fails_meanwhile_is_told_and_a_later_try_works(
     if what == "backup":
         with Store.open(directory) as store:
             fill(store)
-        second_format.install(second, monkeypatch)
+        next_format.install(second, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(upgrade, "connect", lambda path, mode="rw": Refusing(connect(path, mode=mode), what))
         if what == "application_id":

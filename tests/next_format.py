@@ -1,4 +1,4 @@
-"""An invented second format, so that upgrades can be tested while there is one only: a table rebuilt, data copied."""
+"""An invented format after the present one, for tests of upgrades: a table rebuilt, data copied."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import pytest
 
 from gestalt_cas import schema, upgrade
 
-REVISION, FORMAT = "0002", 2
+BEFORE = schema.REVISION
+FORMAT = schema.FORMAT + 1
+REVISION = f"{FORMAT:04}"
 _SCRIPT = '''
-"""The second format, for tests."""
+"""The next format, for tests."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "NEXT", "BEFORE", None, None
 
 
 def upgrade():
@@ -31,15 +33,15 @@ def upgrade():
 
 
 def write(directory: Path, ending: str = "") -> Path:
-    """Make a directory of migrations with the second format in it; `ending` is its last statement."""
+    """Make a directory of migrations with the next format in it; `ending` is its last statement."""
     shutil.copytree(upgrade.migrations_directory(), directory, ignore=shutil.ignore_patterns("__pycache__"))
-    script = _SCRIPT.replace("ENDING", ending)
-    (directory / "versions" / "0002_second.py").write_text(script)
+    script = _SCRIPT.replace("ENDING", ending).replace("NEXT", REVISION).replace("BEFORE", BEFORE)
+    (directory / "versions" / f"{REVISION}_next.py").write_text(script)
     return directory
 
 
 def install(directory: Path, patch: pytest.MonkeyPatch | None = None) -> None:
-    """Make this process one of the release that works with the second format."""
+    """Make this process one of the release that works with the next format."""
     if patch is None:
         patch = pytest.MonkeyPatch()
     patch.setattr(upgrade, "migrations_directory", lambda: Path(os.fspath(directory)))
