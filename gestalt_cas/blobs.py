@@ -30,6 +30,7 @@ from gestalt_cas.durability import is_full, sync_directory, sync_file
 from gestalt_cas.errors import (
     BlobMissing,
     DigestMismatch,
+    DiskFull,
     ObjectTooLarge,
     StorageFault,
     StoreError,
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 _GATHER_BYTES = 256 * 1024
 _GATHER_PIECES = 64
+_NAME_DIGITS = 64
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE}
 _NOT_REGULAR = {errno.ELOOP, errno.ENXIO}
 """What opening a symbolic link or a socket fails with."""
@@ -105,7 +107,7 @@ class StagingBudget:
         if object_size > limits.max_object_bytes:
             raise ObjectTooLarge(f"the object is larger than limits.maxObjectBytes ({limits.max_object_bytes} bytes)")
         if limits.min_free_bytes and free_bytes(self._directory) - count < limits.min_free_bytes:
-            raise StoreFull(f"less than limits.minFreeBytes ({limits.min_free_bytes} bytes) would stay free")
+            raise DiskFull(f"less than limits.minFreeBytes ({limits.min_free_bytes} bytes) would stay free")
         with self._lock:
             if limits.max_staging_bytes and self._taken + count > limits.max_staging_bytes:
                 raise StoreFull(
@@ -198,6 +200,47 @@ class Blobs:
             os.close(fd)
             raise DigestMismatch(f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name)
         return BlobFile(fd, path, size, sums)
+
+    def listed(self, first: int) -> list[tuple[bytes, int]]:
+        """The regular files named by a digest that begins with the byte `first`, each with its size in bytes."""
+        found: list[tuple[bytes, int]] = []
+        with _translated(f"listing payloads {first:02x}"), os.scandir(self._layout.blobs / f"{first:02x}") as entries:
+            for entry in entries:
+                digest = _digest_of(entry.name, first)
+                if digest is None:
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append((digest, status.st_size))
+        return found
+
+    def remove(self, digest: bytes) -> bool:
+        """Remove the payload's name, for gc under write.lock; whoever reads the file goes on reading.
+
+        Returns whether there was one. A failure is only logged: nothing vouches for the file any more, and the next
+        run finds it.
+        """
+        path = self.path(digest)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            log.warning("the payload %s, which no version reaches, stays behind: %s", path.name, error)
+            return False
+        return True
+
+    def drop_quarantined(self, digest: bytes) -> int:
+        """Remove the copies of a payload that `check` has set aside, with their notes; returns how many copies."""
+        name, dropped = digest.hex(), 0
+        with _translated(f"removing quarantined copies of {name}"):
+            for path in self._layout.quarantine.glob(f"{name}.*"):
+                path.unlink(missing_ok=True)
+                dropped += path.suffix != ".json"
+        return dropped
 
     def clean_staging(self) -> int:
         """Remove what dead writers left in staging; returns how many files. Live uploads are left alone."""
@@ -317,6 +360,17 @@ def free_bytes(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def _digest_of(name: str, first: int) -> bytes | None:
+    """The digest that a file below the directory of `first` is named by; None for any other name."""
+    if len(name) != _NAME_DIGITS or not name.startswith(f"{first:02x}"):
+        return None
+    try:
+        digest = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return digest if digest.hex() == name else None
+
+
 def _gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[list[memoryview]]:
     """Group small pieces, without copying them, so that one system call takes several.
 
@@ -387,7 +441,7 @@ def _translated(doing: str) -> Iterator[None]:
 
 def _fault(doing: str, error: OSError) -> StoreError:
     if is_full(error):
-        return StoreFull(f"the disk is full while {doing}")
+        return DiskFull(f"the disk is full while {doing}")
     if error.errno in _NO_RESOURCES:
         return TooManyStreams(f"{doing} failed: {error.strerror}; fewer calls at once, or a higher limit, would help")
     return StorageFault(f"{doing} failed: {error.strerror or error}")

@@ -59,6 +59,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Collection:
+    """Garbage collection in the background. `every_seconds` 0 switches it off."""
+
+    every_seconds: float = 3600.0
+    grace_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Http:
     """The HTTP endpoint. `public_url` "" stands for the address that is really listened on."""
 
@@ -76,6 +84,7 @@ class Config:
     data_dir: Path
     key_prefix: str = ""
     limits: Limits = Limits()
+    gc: Collection = Collection()
     http: Http = Http()
     signing: KeyPair | None = None
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
@@ -137,7 +146,8 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
     return Config(
         data_dir=_directory(str(values["dataDir"])) if "dataDir" in values else default_data_dir(name),
         key_prefix=str(values.get("keyPrefix", "")),
-        limits=_limits(values),
+        limits=Limits(**_given("limits", Limits, values)),
+        gc=Collection(**_given("gc", Collection, values)),
         http=_http(values),
         signing=_signing(values),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
@@ -283,14 +293,15 @@ def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
     return int(value) if setting.type == "integer" else float(value) if setting.type == "number" else value
 
 
-def _limits(values: Mapping[str, object]) -> Limits:
+def _given(group: str, kind: type[Limits | Collection], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that a group of keys has, under the names of the fields: `max_object_bytes` for `maxObjectBytes`."""
     given: dict[str, Any] = {}
-    for limit in fields(Limits):
-        first, *rest = limit.name.split("_")
-        key = f"limits.{first}{''.join(word.capitalize() for word in rest)}"
+    for member in fields(kind):
+        first, *rest = member.name.split("_")
+        key = f"{group}.{first}{''.join(word.capitalize() for word in rest)}"
         if key in values:
-            given[limit.name] = values[key]
-    return Limits(**given)
+            given[member.name] = values[key]
+    return given
 
 
 def _http(values: Mapping[str, Any]) -> Http:

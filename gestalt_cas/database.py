@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from gestalt_cas import schema, sqlite
 from gestalt_cas.errors import (
     DatabaseDamaged,
+    DiskFull,
     OutcomeUnknown,
     SchemaTooNew,
     ShuttingDown,
     StoreBusy,
     StoreError,
-    StoreFull,
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
@@ -106,9 +106,12 @@ class Database:
         self._give_back(connection)
 
     @contextmanager
-    def write(self, timeout: float = WRITE_TIMEOUT) -> Iterator[Connection]:
+    def write(
+        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None
+    ) -> Iterator[Connection]:
         """One write transaction for the block, committed at its end, rolled back when the block raises.
 
+        `committed` is called after the COMMIT, before any other writer gets its turn.
         Raises StoreBusy, StoreFull, StorageFault, DatabaseDamaged (nothing changed) or OutcomeUnknown.
         """
         with self._writer_lock.held(timeout):
@@ -124,6 +127,8 @@ class Database:
                 self._roll_back(connection)
                 raise
             self._commit(connection)
+            if committed is not None:
+                committed()
             self._relieve(connection)
 
     def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
@@ -307,7 +312,7 @@ class Database:
         """The store's word for a driver error, which is remembered for the writes to come."""
         self._note_fault(error)
         failure = sqlite.translate(error)
-        return StoreFull(f"{failure}; it holds {self._layout.root}") if isinstance(failure, StoreFull) else failure
+        return DiskFull(f"{failure}; it holds {self._layout.root}") if isinstance(failure, DiskFull) else failure
 
     def _note_fault(self, error: Exception) -> None:
         if sqlite.is_io_error(error):

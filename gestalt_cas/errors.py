@@ -145,6 +145,10 @@ class StoreFull(StoreError):
     """No room on the disk, or a configured limit on room is reached; nothing was stored."""
 
 
+class DiskFull(StoreFull):
+    """The disk itself has no room, or less than `limits.minFreeBytes`; collecting garbage may help."""
+
+
 class TooManyStreams(StoreError):
     """More calls at once than the configured limit; refused at once, nothing was done."""
 

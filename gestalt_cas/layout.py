@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gestalt_cas import sqlite
 from gestalt_cas.durability import is_full, sync_directory
-from gestalt_cas.errors import NoStore, StoreFull, StoreUnusable
+from gestalt_cas.errors import DiskFull, NoStore, StoreUnusable
 from gestalt_cas.schema import APPLICATION_ID
 from gestalt_cas.sqlite import DriverError
 
@@ -25,7 +25,7 @@ _NEW_DATABASE = f"{_DATABASE}.new"
 _BESIDE = ("-wal", "-shm", "-journal")
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
-_HARMLESS = {"lost+found", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
+_HARMLESS = {"lost+found", "quarantine", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -58,6 +58,11 @@ class Layout:
         return self.root / "staging"
 
     @property
+    def quarantine(self) -> Path:
+        """Where `check --repair` sets damaged files aside; absent until it does."""
+        return self.root / "quarantine"
+
+    @property
     def reserve(self) -> Path:
         return self.root / "reserve"
 
@@ -88,7 +93,7 @@ class Layout:
             self._make_tree()
         except OSError as error:
             if is_full(error):
-                raise StoreFull(f"the disk is full: no store can be made in {self.root}") from error
+                raise DiskFull(f"the disk is full: no store can be made in {self.root}") from error
             raise StoreUnusable(f"cannot use {self.root} as a data directory: {error.strerror or error}") from error
 
     def _make_root(self) -> None:

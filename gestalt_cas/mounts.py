@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from gestalt_cas.config import Config
-from gestalt_cas.errors import NotConfigured, ShuttingDown, StoreError
+from gestalt_cas import garbage
+from gestalt_cas.clock import now_ms
+from gestalt_cas.config import Collection, Config
+from gestalt_cas.errors import Cancelled, NotConfigured, ShuttingDown, StoreError
 from gestalt_cas.keys import SigningKeys
 from gestalt_cas.messages import Namespace
 from gestalt_cas.store import Store
@@ -25,20 +27,30 @@ log = logging.getLogger(__name__)
 
 _CARE_SECONDS = 1.0
 _COMPLAIN_SECONDS = 60.0
+_RETRY_SECONDS = 60.0
+_HOURLY = Collection()
 
 
 class OpenStore:
-    """A store in use by some number of calls, closed when it is retired and the last of them has left."""
+    """A store in use by some number of calls, closed when it is retired and the last of them has left.
 
-    def __init__(self, store: Store) -> None:
+    Two threads look after it: the caretaker, each second, and the collector, which may take longer, every
+    `collection.every_seconds`.
+    """
+
+    def __init__(self, store: Store, collection: Collection = _HOURLY) -> None:
         self.store = store
+        self.collection = collection
         self._lock = threading.Lock()
         self._users = 0
         self._closing = False
-        self._complaint, self._complained = "", 0.0
+        self._complaints: dict[str, tuple[str, float]] = {}
         self._retired = threading.Event()
         self.closed = threading.Event()
-        threading.Thread(target=self._care, name="gestalt-cas-caretaker", daemon=True).start()
+        self._opened_ms = now_ms()
+        self._collect_again = 0.0
+        for work, name in ((self._care, "gestalt-cas-caretaker"), (self._collect, "gestalt-cas-collector")):
+            threading.Thread(target=self._rounds, args=(work, name), name=name, daemon=True).start()
 
     def enter(self) -> bool:
         """Count a user; False when the store was retired in between."""
@@ -70,23 +82,55 @@ class OpenStore:
         self.store.close()
         self.closed.set()
 
-    def _care(self) -> None:
+    def _rounds(self, work: Callable[[], None], name: str) -> None:
         while not self._retired.wait(_CARE_SECONDS):
             if not self.enter():
                 return
             try:
                 if self.store.claim_server():
-                    self.store.maintain()
+                    work()
+            except Cancelled:
+                return
             except (StoreError, OSError) as error:
-                self._complain(str(error))
+                self._complain(name, str(error))
             finally:
                 self.leave()
 
-    def _complain(self, text: str) -> None:
+    def _care(self) -> None:
+        self.store.maintain()
+
+    def _collect(self) -> None:
+        """Collect garbage when the last run of any process, or our opening, is long enough ago."""
+        every = self.collection.every_seconds
+        if not every or time.monotonic() < self._collect_again or time.time() - self._last_collection() < every:
+            return
+        self._collect_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
+        found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self._stop_if_retired)
+        if found.files or found.staging_files:
+            log.info(
+                "gc: removed %d payloads (%d bytes) and %d cut-off uploads",
+                found.files,
+                found.bytes,
+                found.staging_files,
+            )
+
+    def _last_collection(self) -> float:
+        """When garbage was last collected, in seconds since the epoch; a time ahead of the clock does not count."""
+        note = self.store.recall(garbage.NOTE)
+        at_ms = note.get("at_ms") if isinstance(note, dict) else None
+        last_ms = at_ms if isinstance(at_ms, int) and at_ms <= now_ms() else self._opened_ms
+        return min(last_ms, now_ms()) / 1000
+
+    def _stop_if_retired(self, *_: object) -> None:
+        if self._retired.is_set():
+            raise Cancelled("the store is being closed")
+
+    def _complain(self, work: str, text: str) -> None:
         """Log a failure of the background work; the same one again once a minute, not once a round."""
+        before, at = self._complaints.get(work, ("", 0.0))
         now = time.monotonic()
-        if text != self._complaint or now - self._complained > _COMPLAIN_SECONDS:
-            self._complaint, self._complained = text, now
+        if text != before or now - at > _COMPLAIN_SECONDS:
+            self._complaints[work] = text, now
             log.warning("background work: %s", text)
 
 
@@ -138,10 +182,11 @@ class Mounts:
                 with self._attach(before.store, config) as public_url:
                     before.store.adopt(config.settings)
                     self._mount = _mounted(config, before.opened, public_url)
+                before.opened.collection = config.gc
                 before.store.set_limits(config.limits)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
-            opened = OpenStore(store)
+            opened = OpenStore(store, config.gc)
             try:
                 _tidy(store)
                 with self._attach(store, config) as public_url:

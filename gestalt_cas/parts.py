@@ -17,7 +17,7 @@ from gestalt_cas.blobs import Blobs
 from gestalt_cas.config import Limits
 from gestalt_cas.database import Database
 from gestalt_cas.durability import is_full
-from gestalt_cas.errors import StorageFault, StoreFull, StoreUnusable
+from gestalt_cas.errors import DiskFull, StorageFault, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
 from gestalt_cas.payloads import Payloads
@@ -82,7 +82,7 @@ def _open(layout: Layout, reserve: Reserve, settings: Mapping[str, object], limi
         if locks is not None:
             locks.close()
         if is_full(error) or (isinstance(error, StorageFault) and layout.full()):
-            raise StoreFull(f"the disk is full: {layout.root} cannot be opened") from error
+            raise DiskFull(f"the disk is full: {layout.root} cannot be opened") from error
         if isinstance(error, OSError):
             reason = error.strerror or error
             raise StoreUnusable(f"cannot use {layout.root} as a data directory: {reason}") from error

@@ -13,7 +13,7 @@ import sqlite3
 from types import ModuleType
 from typing import cast
 
-from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreBusy, StoreError, StoreFull, TooManyStreams
+from gestalt_cas.errors import DatabaseDamaged, DiskFull, StorageFault, StoreBusy, StoreError, TooManyStreams
 
 try:
     from pysqlite3 import dbapi2 as _bundled
@@ -89,7 +89,7 @@ def translate(error: Exception) -> StoreError:
     """The store's word for a driver error outside COMMIT, where the transaction is known to be gone."""
     code = primary_code(error)
     if code == _FULL:
-        return StoreFull(f"the disk is full: {error}")
+        return DiskFull(f"the disk is full: {error}")
     if code in (_BUSY, _LOCKED):
         return StoreBusy(f"another program holds the database: {error}; try again")
     if is_damage(error):

@@ -15,23 +15,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 from gestalt_cas import conditions as rules
-from gestalt_cas import listing, pages, ranges, versions
+from gestalt_cas import listing, pages, purging, ranges, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
+    DiskFull,
     NoSuchKey,
     NoSuchVersion,
 )
+from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -50,6 +53,7 @@ from gestalt_cas.objects import (
 )
 from gestalt_cas.parts import Parts, open_parts
 from gestalt_cas.payloads import ObjectReader
+from gestalt_cas.purging import Purged
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
 
@@ -87,6 +91,7 @@ class Store:
         self._parts = parts
         self._layout, self._locks, self._reserve = parts.layout, parts.locks, parts.reserve
         self._database, self._blobs, self._payloads = parts.database, parts.blobs, parts.payloads
+        self._collector = Collector(parts)
 
     @classmethod
     def open(
@@ -148,6 +153,18 @@ class Store:
         for OutcomeUnknown.
         """
         self._check_write(key, headers, metadata, conditions)
+        with self._advised():
+            return self._write(key, chunks, headers, metadata, conditions, confirm)
+
+    def _write(
+        self,
+        key: ObjectKey,
+        chunks: Iterable[bytes | bytearray | memoryview],
+        headers: Headers,
+        metadata: Mapping[str, str],
+        conditions: Conditions,
+        confirm: Callable[[], None] | None,
+    ) -> ObjectVersion:
         staged = self._blobs.stage(chunks)
         try:
             if confirm is not None:
@@ -296,6 +313,28 @@ class Store:
             name = bucket or store_settings.default_bucket(tx)
             return Usage(*versions.totals(tx, name, lower, listing.successor(lower)))
 
+    # Upkeep
+
+    def collect_garbage(
+        self, *, grace_seconds: float = 0.0, dry_run: bool = False, progress: Progress | None = None
+    ) -> Collected:
+        """Remove payloads that no version has reached for `grace_seconds`, and what dead uploads left in staging.
+
+        With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.garbage`.
+        """
+        return self._collector.collect(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress)
+
+    def reclaimable_bytes(self) -> Reclaimable:
+        """What `collect_garbage` would free, as far as a quarter of a second can tell."""
+        return self._collector.reclaimable()
+
+    def purge(self, key: ObjectKey) -> Purged:
+        """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""
+        check_names(key)
+        with self._database.read() as tx:
+            target = self._resolve(tx, key)
+        return purging.purge(self._parts, self._collector, target)
+
     # Settings and state
 
     def settings(self) -> Settings:
@@ -382,6 +421,14 @@ class Store:
         if conditions:
             with self._database.read() as tx:
                 rules.check_write(conditions, key.key, versions.current(tx, self._resolve(tx, key)))
+
+    @contextmanager
+    def _advised(self) -> Iterator[None]:
+        """Say with a full disk what would help."""
+        try:
+            yield
+        except DiskFull as error:
+            raise DiskFull(f"{error}; {self._collector.advice()}") from error
 
     def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
         with self._database.write() as tx:

@@ -220,6 +220,13 @@ def history(
     return [_version(bucket, row, current=bool(row[-1])) for row in found]
 
 
+def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
+    """All versions and markers of `key`, the newest first."""
+    encoded = key.key.encode()
+    rows = _HISTORY_REST(connection, bucket=key.bucket, key=encoded, before=_NEWER_THAN_ALL, limit=_NEWER_THAN_ALL)
+    return [_version(key.bucket, row, current=bool(row[-1])) for row in rows]
+
+
 def buckets(connection: Connection) -> list[str]:
     """Names of the buckets that hold at least one version, in byte order, one index seek each."""
     names: list[str] = []

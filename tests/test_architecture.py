@@ -14,9 +14,21 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
     | {"tokens", "urls"},
-    {"blobs", "database", "durability", "keys", "layout", "locks", "pins", "reserve", "schema", "settings"}
+    {
+        "blobs",
+        "database",
+        "durability",
+        "keys",
+        "layout",
+        "locks",
+        "pins",
+        "reachability",
+        "reserve",
+        "schema",
+        "settings",
+    }
     | {"sqlite", "statements", "upgrade", "versions"},
-    {"directories", "pages", "parts", "paths", "payloads", "store", "trees"},
+    {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -26,7 +38,7 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},

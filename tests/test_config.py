@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config
-from gestalt_cas.config import Config, Http, Limits, assignments, default_data_dir, load_file, merge, parse
+from gestalt_cas.config import Collection, Config, Http, Limits, assignments, default_data_dir, load_file, merge, parse
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
 
@@ -39,6 +39,8 @@ KEYS = [
     "limits.concurrentReads",
     "limits.concurrentWrites",
     "blobs.inlineMaxBytes",
+    "gc.everySeconds",
+    "gc.graceSeconds",
     "http.enabled",
     "http.listen",
     "http.publicUrl",
@@ -60,6 +62,7 @@ FULL: dict[str, Any] = {
         "concurrentWrites": 6,
     },
     "blobs": {"inlineMaxBytes": 7},
+    "gc": {"everySeconds": 0, "graceSeconds": 0.5},
     "http": {
         "enabled": False,
         "listen": "[::1]:8080",
@@ -101,6 +104,7 @@ def test_everything_given() -> None:
         data_dir=Path("/srv/cas"),
         key_prefix="team/",
         limits=Limits(1, 2, 3, 4.5, 5, 6),
+        gc=Collection(0.0, 0.5),
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
         signing=KeyPair("AKID", "se/cret+"),
         settings={"bucket": "main", "versioning": "suspended", "blobs.inlineMaxBytes": 7},
@@ -218,6 +222,8 @@ def test_data_dir_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
             "limits.concurrentWrites: 10001 is not an integer from 1 up to 10000",
         ),
         ({"blobs": {"inlineMaxBytes": -1}}, "blobs.inlineMaxBytes: -1 is not an integer from 0"),
+        ({"gc": {"everySeconds": -0.5}}, "gc.everySeconds: -0.5 is not a number from 0 up to 31536000"),
+        ({"gc": {"graceSeconds": "1h"}}, "gc.graceSeconds: '1h' is not a number from 0"),
         ({3: 4}, "the configuration: 3 cannot be a key"),
         ({"limits": {None: 4}}, "limits: None cannot be a key"),
         ([], "the configuration: a list is not an object"),
@@ -541,19 +547,21 @@ def test_defaults_of_the_code_are_the_schemas() -> None:
         everything = merge(everything, nested(key, value))
     with_defaults = parse(everything)
     assert with_defaults.limits == parse({"dataDir": "d"}).limits == Limits()
+    assert with_defaults.gc == parse({"dataDir": "d"}).gc == Collection()
     assert with_defaults.http == parse({"dataDir": "d"}).http == Http()
     assert with_defaults.signing is parse({"dataDir": "d"}).signing is None
     assert with_defaults.key_prefix == parse({"dataDir": "d"}).key_prefix == Config(Path("d")).key_prefix
     assert with_defaults.settings == {key: defaults[key] for key in config.STORE_KEYS}
 
 
-def test_every_limit_of_the_code_is_a_key() -> None:
-    for field in dataclasses.fields(Limits):
+@pytest.mark.parametrize(("group", "kind"), [("limits", Limits), ("gc", Collection)])
+def test_every_field_of_the_code_is_a_key(group: str, kind: type[Limits | Collection]) -> None:
+    for field in dataclasses.fields(kind):
         head, *tail = field.name.split("_")
         key = head + "".join(word.title() for word in tail)
-        parsed = parse({"dataDir": "d", "limits": {key: 77}})
-        assert parsed.limits == dataclasses.replace(Limits(), **{field.name: 77})
-        assert f"limits.{key}" in KEYS
+        parsed = getattr(parse({"dataDir": "d", group: {key: 77}}), group)
+        assert parsed == dataclasses.replace(kind(), **{field.name: 77})
+        assert f"{group}.{key}" in KEYS
 
 
 # The HTTP endpoint and its keys

@@ -15,6 +15,7 @@ from gestalt_cas import Store, database, schema, sqlite
 from gestalt_cas import store as store_module
 from gestalt_cas.errors import (
     DatabaseDamaged,
+    DiskFull,
     NoSuchKey,
     OutcomeUnknown,
     PreconditionFailed,
@@ -815,7 +816,7 @@ def test_too_many_open_files_are_told_as_such(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("database or disk is full", StoreFull),
+        ("database or disk is full", DiskFull),
         ("disk I/O error", StorageFault),
         ("database is locked", StoreBusy),
         ("database table is locked", StoreBusy),

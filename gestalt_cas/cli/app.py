@@ -46,6 +46,8 @@ VERBS = {
     "versions": Verb("listings", "versions", "List the versions of an object, the newest first."),
     "du": Verb("listings", "du", "Count objects, versions and bytes."),
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
+    "gc": Verb("upkeep", "gc", "Remove payloads that no version reaches."),
+    "purge": Verb("upkeep", "purge", "Remove an object with all its versions and bytes."),
     "init": Verb("settings", "init", "Make an empty store."),
     "config": Verb("settings", "config", "Show or change the store's settings."),
     "keys": Verb("keys", "keys", "Replace the keys that sign presigned URLs."),

@@ -75,6 +75,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.OutcomeUnknown: DAMAGE,
     errors.StorageFault: DAMAGE,
     errors.StoreFull: FULL,
+    errors.DiskFull: FULL,
     errors.ObjectTooLarge: USAGE,
 }
 """Every class of errors.py; a test compares the two."""

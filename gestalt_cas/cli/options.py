@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
 from gestalt_cas.objects import ByteRange
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[float]
+else:
+    _ParamType = click.ParamType  # generic from click 8.3 on only
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
@@ -62,6 +68,22 @@ def _byte_range(_: click.Context, __: click.Parameter, text: str | None) -> Byte
     if not dash or not _is_number(start) or (end and not _is_number(end)):
         raise click.BadParameter(f"{text!r} is not START-END or START-, byte positions from 0, both inclusive")
     return ByteRange(int(start), int(end) if end else None)
+
+
+class DurationType(_ParamType):
+    """A span of time, in seconds as a float: a number with one of the units s, m, h, d, or plain seconds."""
+
+    name = "duration"
+    _UNITS: ClassVar[dict[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd]?)", str(value))
+        if found is None:
+            self.fail(f"{value!r} is no duration; write a number and s, m, h or d, as in 90s or 7d", param, ctx)
+        return float(found[1]) * self._UNITS[found[2]]
+
+
+DURATION = DurationType()
 
 
 def _is_number(text: str) -> bool:

@@ -21,12 +21,14 @@ PATIENCE_SECONDS = 0.5
 class Progress:
     """Counts bytes, and draws them once PATIENCE_SECONDS have passed. Thread-safe; a context manager.
 
-    `total` is in bytes, None when it is not known. `quiet` never draws: the bytes themselves go to the terminal.
+    `total` is in bytes, None when it is not known; with `counted` steps are counted instead of bytes. `quiet` never
+    draws: the bytes themselves go to the terminal.
     """
 
-    def __init__(self, label: str, total: int | None = None, *, quiet: bool = False) -> None:
+    def __init__(self, label: str, total: int | None = None, *, quiet: bool = False, counted: bool = False) -> None:
         self._label = label
         self._total = total
+        self._counted = counted
         self._lock = threading.Lock()
         self._done = 0
         self._visible = sys.stderr.isatty() and not quiet
@@ -48,6 +50,12 @@ class Progress:
         self._label = label
         self.advance(0)
 
+    def at(self, label: str, done: int, total: int) -> None:
+        """Say what is worked on and how far that is; `total` 0 is not known."""
+        with self._lock:
+            self._label, self._done, self._total = label, done, total or None
+        self.advance(0)
+
     def advance(self, count: int) -> None:
         """Count `count` more bytes."""
         with self._lock:
@@ -59,18 +67,18 @@ class Progress:
                 self._task = self._bar.add_task("", total=self._total)
                 self._bar.start()
             if self._task is not None:
-                self._bar.update(self._task, completed=self._done, description=escaped(self._label))
+                self._bar.update(self._task, completed=self._done, total=self._total, description=escaped(self._label))
 
     def _make(self) -> Bar:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TransferSpeedColumn
         from rich.progress import Progress as Bar
 
+        of_bytes = (DownloadColumn(binary_units=True), TransferSpeedColumn())
         return Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            *((MofNCompleteColumn(),) if self._counted else of_bytes),
             console=Console(stderr=True),
             transient=True,
             # Lines that go to the same terminal are put above the bar; those that go elsewhere must stay as they are.

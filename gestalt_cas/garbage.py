@@ -1,0 +1,286 @@
+"""Garbage collection: removes the payloads that no version reaches, and what dead uploads left in staging.
+
+A payload goes in two steps. First it is recorded as unreachable, and that is committed. Then, in a later transaction
+under write.lock, what is recorded and still unreachable loses its rows, the transaction is committed, and the files are
+unlinked before the lock is let go. So
+
+    - nothing an answered call relies on is removed: a write or copy that wants the payload decides about it under the
+      same lock, and publishes its own bytes again when they have gone (payloads.Payloads.vouch);
+    - a power cut cannot bring back a row whose file went: the commit is on the disk before the file goes. At worst it
+      brings back a file without a row, which nobody trusts and the next run finds.
+
+The lock is held for at most BATCH_FILES files or about BATCH_SECONDS, so writers hardly wait. Grace is politeness (an
+unreachable payload may be written again soon); the lock is the safety. A live pin (a running backup) keeps everything.
+Design: docs/design.md, "Removing".
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import TypeVar
+
+from gestalt_cas import pins, reachability
+from gestalt_cas.blobs import free_bytes
+from gestalt_cas.clock import now_ms
+from gestalt_cas.errors import StoreError
+from gestalt_cas.parts import Parts
+from gestalt_cas.reachability import Garbage
+from gestalt_cas.sqlite import Connection
+
+log = logging.getLogger(__name__)
+
+NOTE = "gc.last"
+BATCH_FILES = 200
+BATCH_BYTES = 1 << 30
+BATCH_SECONDS = 0.05
+FAN_OUT = 256
+_ALWAYS = 1 << 62
+"""Later than any time that is recorded: without grace, what this run records goes at once."""
+_LOOKING = "looking for payloads that no version reaches"
+_ESTIMATE_SECONDS = 0.25
+_ESTIMATE_LASTS = 5.0
+
+Result = TypeVar("Result")
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much (0: not known); may raise to stop between two steps."""
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """For callers who want to hear nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a run removed, or in a dry run would remove. Sizes in bytes.
+
+    `fresh_*` are unreachable for less than the grace; `pinned_*` are kept by `pinned_by`, the live pins. Of a dry run
+    `staging_files` is 0.
+    """
+
+    dry_run: bool
+    files: int = 0
+    bytes: int = 0
+    fresh_files: int = 0
+    fresh_bytes: int = 0
+    pinned_files: int = 0
+    pinned_bytes: int = 0
+    pinned_by: tuple[str, ...] = ()
+    staging_files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimable:
+    """Bytes that collection would free; not `exact` when there was no time to look at the whole store."""
+
+    bytes: int
+    exact: bool
+
+
+class Collector:
+    """Collects the garbage of one store. Thread-safe; other processes may collect at the same time."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._estimate_lock = threading.Lock()
+        self._estimate: tuple[float, Reclaimable] | None = None
+
+    def collect(
+        self, *, grace_seconds: float = 0.0, dry_run: bool = False, progress: Progress | None = None
+    ) -> Collected:
+        """Remove what has been unreachable for `grace_seconds`; with `dry_run` only say what would be removed.
+
+        Safe beside every other call, in every process. Works on a full disk. `progress` may raise to stop: what is
+        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault.
+        """
+        tell = progress or _silent
+        until_ms = now_ms() - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
+        if dry_run:
+            return self._foresee(until_ms, tell)
+        staging = self._parts.blobs.clean_staging()
+        for first in range(FAN_OUT):
+            self._record(first)
+            tell(_LOOKING, first + 1, FAN_OUT)
+        sweep = _Sweep(self._parts, until_ms)
+        self._sweep(sweep, tell)
+        result = self._outcome(sweep, until_ms, staging)
+        self._on_reserve(lambda: self._parts.note(NOTE, {"at_ms": now_ms(), **asdict(result)}))
+        self._parts.reserve.keep()
+        return result
+
+    def sweep_now(self, digests: list[bytes]) -> tuple[int, int]:
+        """Remove these payloads, which a committed transaction recorded as unreachable, without grace.
+
+        Returns files and bytes removed. What a version reaches, or a live pin keeps, stays.
+        """
+        sweep = _Sweep(self._parts, _ALWAYS, only=digests)
+        self._sweep(sweep, _silent)
+        return sweep.files, sweep.bytes
+
+    def reclaimable(self) -> Reclaimable:
+        """What a run without grace would free, from the rows alone; takes a quarter of a second at most.
+
+        Remembered for a few seconds, since a full disk makes every upload ask.
+        """
+        with self._estimate_lock:
+            if self._estimate is not None and time.monotonic() - self._estimate[0] < _ESTIMATE_LASTS:
+                return self._estimate[1]
+            deadline = time.monotonic() + _ESTIMATE_SECONDS
+            total, exact = 0, True
+            for first in range(FAN_OUT):
+                if time.monotonic() > deadline:
+                    exact = False
+                    break
+                with self._parts.database.read() as tx:
+                    total += reachability.unreached_bytes(tx, first)
+            found = Reclaimable(total, exact)
+            self._estimate = (time.monotonic(), found)
+            return found
+
+    def advice(self) -> str:
+        """What helps a full disk: the bytes free and reclaimable, and the command that frees them."""
+        root = self._parts.layout.root
+        free = f"{free_bytes(root)} bytes are free"
+        try:
+            found = self.reclaimable()
+        except StoreError:  # the disk that has no room may fail to read, too; what failed first is what to report
+            return free
+        least = "" if found.exact else "at least "
+        return (
+            f"{free}, {least}{found.bytes} bytes reclaimable with: gestalt-cas gc --data-dir {shlex.quote(str(root))}"
+        )
+
+    # ---- looking ----
+
+    def _record(self, first: int) -> None:
+        """Record what is unreachable among the digests that begin with this byte, and commit that.
+
+        Struck off is what a version has come to reach again, so that its grace begins anew, and what was recorded by a
+        clock that ran ahead, which would keep it for as long.
+        """
+        found, before = self._look(first)
+        known = {digest for digest, since_ms in before.items() if since_ms <= now_ms()}
+        fresh = [garbage for garbage in found if garbage.digest not in known]
+        gone = before.keys() - (known & {garbage.digest for garbage in found})
+        if fresh or gone:
+            self._on_reserve(lambda: self._commit_record(fresh, gone))
+
+    def _look(self, first: int) -> tuple[list[Garbage], dict[bytes, int]]:
+        """What is unreachable now, files without a row included, and what was recorded before.
+
+        Listed before the rows are read: a file whose row is committed in between has a row then.
+        """
+        files = self._parts.blobs.listed(first)
+        with self._parts.database.read() as tx:
+            known = reachability.known(tx, first)
+            found = reachability.unreached(tx, first)
+            before = reachability.marked(tx, first)
+        orphans = [Garbage(digest, size) for digest, size in files if digest not in known]
+        return [*found, *orphans], before
+
+    def _commit_record(self, fresh: list[Garbage], gone: set[bytes]) -> None:
+        with self._parts.database.write() as tx:
+            for digest in gone:
+                reachability.unmark(tx, digest)
+            for garbage in fresh:
+                reachability.mark(tx, garbage, now_ms())
+
+    def _foresee(self, until_ms: int, tell: Progress) -> Collected:
+        ripe: list[int] = []
+        fresh: list[int] = []
+        for first in range(FAN_OUT):
+            found, before = self._look(first)
+            for garbage in found:
+                (ripe if before.get(garbage.digest, now_ms()) <= until_ms else fresh).append(garbage.size)
+            tell(_LOOKING, first + 1, FAN_OUT)
+        with self._parts.database.read() as tx:
+            names = tuple(pin.name for pin in pins.live(tx, now_ms()))
+        removed, pinned = ([], ripe) if names else (ripe, [])
+        return Collected(
+            True, len(removed), sum(removed), len(fresh), sum(fresh), len(pinned), sum(pinned), names, staging_files=0
+        )
+
+    # ---- removing ----
+
+    def _sweep(self, sweep: _Sweep, tell: Progress) -> None:
+        self._on_reserve(sweep.drop_dead_pins)
+        while self._on_reserve(sweep.batch):
+            tell("removing payloads", sweep.files, 0)
+
+    def _outcome(self, sweep: _Sweep, until_ms: int, staging: int) -> Collected:
+        with self._parts.database.read() as tx:
+            ripe, fresh = reachability.standing(tx, until_ms)
+        pinned = ripe if sweep.pinned_by else (0, 0)
+        return Collected(False, sweep.files, sweep.bytes, *fresh, *pinned, sweep.pinned_by, staging)
+
+    def _on_reserve(self, step: Callable[[], Result]) -> Result:
+        return self._parts.reserve.spend_on(step)
+
+
+class _Sweep:
+    """The second step of one run: takes what is recorded in batches, each under write.lock."""
+
+    def __init__(self, parts: Parts, until_ms: int, only: list[bytes] | None = None) -> None:
+        self._parts = parts
+        self._until_ms = until_ms
+        self._only = only
+        self._after = b""
+        self._most = BATCH_FILES
+        self.files = self.bytes = 0
+        self.pinned_by: tuple[str, ...] = ()
+
+    def drop_dead_pins(self) -> bool:
+        """Drop the pins of owners that were killed; returns whether there were any."""
+        with self._parts.database.read() as tx:
+            if all(pin.live(now_ms()) for pin in pins.standing(tx)):
+                return False
+        with self._parts.database.write() as tx:
+            dead = pins.drop_dead(tx, now_ms())
+        for pin in dead:
+            log.warning("dropped the pin %s: its owner has given no sign of life", pin.name)
+        return bool(dead)
+
+    def batch(self) -> bool:
+        """Remove one batch; returns whether there may be more."""
+        with self._parts.database.read() as tx:
+            if not self._next(tx):
+                return False  # without a commit: most runs find nothing
+        taken: list[Garbage] = []
+        with self._parts.database.write(committed=lambda: self._unlink(taken)) as tx:
+            self.pinned_by = tuple(pin.name for pin in pins.live(tx, now_ms()))
+            if not self.pinned_by:
+                taken += self._next(tx)
+            for garbage in taken:
+                reachability.forget(tx, garbage.digest)
+        return bool(taken)
+
+    def _next(self, tx: Connection) -> list[Garbage]:
+        """The next batch of what is recorded, unreachable still, and old enough: one file at least."""
+        if self._only is None:
+            found = reachability.ripe(tx, self._after, self._until_ms, self._most)
+        else:
+            found = [garbage for digest in self._only for garbage in reachability.recorded(tx, digest)][: self._most]
+        sizes = accumulate(garbage.size for garbage in found)
+        return [
+            garbage
+            for index, (garbage, size) in enumerate(zip(found, sizes, strict=True))
+            if size <= BATCH_BYTES or not index
+        ]
+
+    def _unlink(self, taken: list[Garbage]) -> None:
+        """Remove the files, after the commit and still under the lock. One that stays is an orphan of the next run."""
+        started = time.monotonic()
+        for garbage in taken:
+            self._after = garbage.digest
+            if self._parts.blobs.remove(garbage.digest):
+                self.files += 1
+                self.bytes += garbage.size
+        if time.monotonic() - started > BATCH_SECONDS:
+            self._most = max(1, self._most // 2)
+        else:
+            self._most = min(BATCH_FILES, self._most * 2)
