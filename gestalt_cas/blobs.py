@@ -233,6 +233,17 @@ class Blobs:
             return False
         return True
 
+    def sync_removals(self, digests: Iterable[bytes]) -> None:
+        """Make the removal of these payloads and of their quarantined copies survive a power cut.
+
+        gc does without: a file that comes back has no row, and the next run finds it.
+        """
+        with _translated("syncing the removal of payloads"):
+            for directory in sorted({self.path(digest).parent for digest in digests}):
+                sync_directory(directory)
+            if self._layout.quarantine.is_dir():
+                sync_directory(self._layout.quarantine)
+
     def drop_quarantined(self, digest: bytes) -> int:
         """Remove the copies of a payload that `check` has set aside, with their notes; returns how many copies."""
         name, dropped = digest.hex(), 0

@@ -46,6 +46,7 @@ def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
         pinned = [digest for digest in digests if reachability.recorded(tx, digest)]
         shared = [digest for digest in digests if reachability.is_reached(tx, digest)]
     quarantined = sum(parts.blobs.drop_quarantined(digest) for digest in digests if digest not in shared)
+    parts.blobs.sync_removals(digests)
     return Purged(key, found, files, size, quarantined, len(shared), len(pinned))
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import Store, schema
-from storage import body, child, history, payload_path, put, rows, staged
+from gestalt_cas import Store, blobs, schema
+from gestalt_cas.durability import sync_directory
+from storage import body, child, history, key, payload_path, put, rows, staged
 
 BEFORE, AFTER = b"the object before", b"the upload that was cut off" * 1000
 
@@ -186,3 +187,24 @@ def test_a_power_cut_in_a_checkpoint_leaves_a_store_that_opens(memory: Path, the
     with Store.open(directory) as store:
         assert [body(store, name) for name in names] == [name.encode() for name in names]
         assert rows(store, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_purged_bytes_do_not_come_back_with_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gc may leave the removal of a name unsynced; the answer of a purge says that the bytes are gone."""
+    with Store.open(tmp_path / "store") as store:
+        put(store, "k", b"payload")
+        path = payload_path(store, b"payload")
+        aside = store.directory / "quarantine" / f"{path.name}.1700000000000"
+        aside.parent.mkdir()
+        aside.write_bytes(b"pay")
+        synced: list[Path] = []
+
+        def sync(directory: Path) -> None:
+            assert not path.exists()
+            assert not aside.exists()
+            synced.append(directory)
+            sync_directory(directory)
+
+        monkeypatch.setattr(blobs, "sync_directory", sync)
+        store.purge(key("k"))
+        assert synced == [path.parent, aside.parent]
