@@ -26,14 +26,16 @@ from pathlib import Path
 
 from crash import recorder, shim, sites
 from crash.disk import Disk, Recording, choices_text, described, parse_choices
-from crash.enumeration import Candidate, candidates, normal
+from crash.enumeration import Candidate, Plan, candidates, normal
 from crash.expectations import Expectations
 from crash.judgement import Judge
 from crash.trees import Tree
-from crash.workloads import PREPARED, WORKLOADS, a_store_of_the_first_format, a_store_with_objects
+from crash.workloads import PREPARED, WORKLOADS, a_store_of_the_first_format, an_empty_store
 from gestalt_cas import reserve
 
 _BATCH = 100
+COLLECTED = 8
+"""On one state in so many garbage is collected."""
 _RANDOM_ROUNDS = 6
 
 
@@ -65,7 +67,7 @@ class Bench:
         self.workload = f"{workload}@{leave_out}" if leave_out else workload
         self._recording = recording
         made = WORKLOADS[workload].prepare
-        prepared = dict(PREPARED) if made in (a_store_with_objects, a_store_of_the_first_format) else {}
+        prepared = {} if made in (None, an_empty_store) else dict(PREPARED)
         self._expectations = Expectations(recording, prepared)
         payloads = self._expectations.payloads()
         directory = place / WORKLOADS[workload].place
@@ -78,8 +80,10 @@ class Bench:
             while disk.position < candidate.position:
                 disk.step()
             self._tree.become(*disk.build(candidate.choices))
+            # Collecting looks at every fan-out directory, so it is done on some of the states, whichever run it is.
+            collect = sum(candidate.choices) % COLLECTED == candidate.position % COLLECTED
             try:
-                self._judge.judge(self._expectations.at(candidate.position))
+                self._judge.judge(self._expectations.at(candidate.position), collect=collect)
             except Exception as error:  # noqa: BLE001 - whatever the store raises is a finding
                 yield self._finding(disk, candidate, error)
 
@@ -96,28 +100,33 @@ def replay_id(workload: str, candidate: Candidate) -> str:
 
 
 def distinct(recording: Recording, seed: int, wanted: int) -> list[Candidate]:
-    """One way to each distinct state, the latest; random subsets are added until `wanted` states or no new ones."""
+    """One way to each distinct state, the latest; random subsets are added until `wanted` states or no new ones.
+
+    When few are wanted, only some of the prefixes are looked at, drawn from the seed.
+    """
     found: dict[bytes, Candidate] = {}
-    for round_number in range(_RANDOM_ROUNDS):
-        before = len(found)
-        subsets = 0 if round_number == 0 else 2**round_number
-        for disk, candidate in candidates(recording, seed + round_number, subsets, only_random=round_number > 0):
+    share = min(1.0, wanted / len(recording.entries))
+    for number in range(_RANDOM_ROUNDS):
+        before, plan = len(found), Plan(seed + number, share, 2**number if number else 0, systematic=not number)
+        for disk, candidate in candidates(recording, plan):
             key = disk.state(candidate.choices).key()
             if key not in found or found[key].position < candidate.position:
                 found[key] = candidate
-            if len(found) >= wanted and round_number > 0:
-                break
-        if len(found) >= wanted or (round_number > 1 and len(found) == before):
+        if len(found) >= wanted or (number > 1 and len(found) == before):
             break
     return list(found.values())
 
 
-def judged(workload: str, *, states: int, seed: int, leave_out: str | None = None, stop: bool = False) -> Outcome:
-    """Record a workload and judge up to `states` distinct states of it; with `stop` the first finding ends it."""
-    recording = recorder.record(workload, leave_out=leave_out)
+def judged(
+    workload: str, recording: Recording, *, states: int, seed: int, leave_out: str | None = None, stop: bool = False
+) -> Outcome:
+    """Judge up to `states` distinct states of a recording; with `stop` the first finding ends it."""
     found = distinct(recording, seed, states)
     random.Random(seed).shuffle(found)
-    chosen, findings, count = found[:states], [], 0
+    if stop:
+        found.sort(key=lambda candidate: len(candidate.choices) != 1)  # most that may be found shows by a single loss
+    chosen, count = found[:states], 0
+    findings: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="gestalt-cas-crash-", dir=recorder.shared_memory()) as place:
         bench = Bench(workload, recording, Path(place), leave_out)
         for start in range(0, len(chosen), _BATCH if stop else len(chosen)):
@@ -153,7 +162,9 @@ def reached_by(site: sites.Site, recordings: dict[str, Recording]) -> list[str]:
 def missed(site: sites.Site, workloads: list[str], *, states: int, seed: int) -> Finding | None:
     """The first finding when the site's sync is left out; None when no workload's states show that it is missing."""
     for workload in workloads:
-        outcome = judged(workload, states=states, seed=seed, leave_out=site.name, stop=True)
+        with recorder.Recorder() as records:
+            recording = records.record(workload, leave_out=site.name)
+        outcome = judged(workload, recording, states=states, seed=seed, leave_out=site.name, stop=True)
         if outcome.findings:
             return outcome.findings[0]
     return None
@@ -168,7 +179,9 @@ def quiet() -> None:
 def _judged(job: tuple[str, int, int]) -> Outcome:
     quiet()
     workload, states, seed = job
-    return judged(workload, states=states, seed=seed)
+    with recorder.Recorder() as records:
+        recording = records.record(workload)
+    return judged(workload, recording, states=states, seed=seed)
 
 
 def _missed(job: tuple[sites.Site, list[str], int, int]) -> tuple[sites.Site, Finding | None]:
@@ -192,9 +205,14 @@ def run(names: list[str], states: int, seed: int, jobs: int) -> int:
     return int(failed)
 
 
+def all_recordings() -> dict[str, Recording]:
+    with recorder.Recorder() as records:
+        return {name: records.record(name) for name in WORKLOADS}
+
+
 def run_sites(states: int, seed: int, jobs: int, only: str) -> int:
     """Leave out each sync in turn; returns the exit status."""
-    began, recordings = time.monotonic(), {name: recorder.record(name) for name in WORKLOADS}
+    began, recordings = time.monotonic(), all_recordings()
     work = [(site, reached_by(site, recordings), states, seed) for site in sites.find() if only in site.name]
     kept = 0
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
@@ -223,7 +241,7 @@ def main() -> int:
     if options.replay:
         quiet()
         findings = replay(options.replay)
-        print(*findings or ["nothing is wrong with this state"], sep="\n")
+        print(*findings, sep="\n") if findings else print("nothing is wrong with this state")
         return int(bool(findings))
     if options.sites is not None:
         return run_sites(options.states, options.seed, options.jobs, options.sites)

@@ -83,6 +83,10 @@ class Node:
     pending: list[Change] = field(default_factory=list)
     entries: dict[str, int] = field(default_factory=dict)
     content: Content = EMPTY
+    busy: bool = True
+    """Not busy: a directory in which nothing ever was, as most of a store's 256 are."""
+    settled: tuple[list[tuple[str, int]], list[str]] | None = None
+    """What `_children` says of the durable entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def scan(root: Path) -> dict[str, tuple[int, Content | None]]:
     found: dict[str, tuple[int, Content | None]] = {"": (root.stat().st_ino, None)}
     for path in sorted(root.rglob("*")):
         data = None if path.is_dir() else path.read_bytes()
-        content = None if data is None else Content(data, len(data))
+        content = None if data is None else Content(data.rstrip(b"\0"), len(data))
         found[str(path.relative_to(root))] = (path.stat().st_ino, content)
     return found
 
@@ -141,7 +145,12 @@ class Disk:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._all_directories = recording.directories()
+        self._known: dict[str, list[str]] = {}
+        self._below: dict[str, list[str]] = {}
+        for path in sorted(recording.directories() - {""}):
+            self._known.setdefault(path.rpartition("/")[0], []).append(path)
+            for above in (path, *_parents(path)):
+                self._below.setdefault(above, []).append(path)
         self._nodes: list[Node] = []
         self._by_inode: dict[int, int] = {}
         self._live: dict[tuple[int, str], int] = {}
@@ -158,15 +167,16 @@ class Disk:
             if path:
                 parent, _, name = path.rpartition("/")
                 self._nodes[made[parent]].entries[name] = made[path]
+                self._nodes[made[parent]].busy = True
         return made[""]
 
     def _new(self, inode: int, *, directory: bool) -> int:
-        self._nodes.append(Node(directory))
+        self._nodes.append(Node(directory, busy=not directory))
         self._by_inode[inode] = len(self._nodes) - 1
         return len(self._nodes) - 1
 
     def step(self) -> bool:
-        """Take the next entry; returns whether it added a change, or a mark, so that there are new states to look at."""
+        """Take the next entry; returns whether it was a change, or a mark, so that there are new states to look at."""
         entry, number = self._recording.entries[self.position], self.position * 2
         self.position += 1
         if not entry.ok or entry.path.endswith("-shm"):
@@ -216,12 +226,17 @@ class Disk:
         self._add(Change(number, entry, self._by_inode[directory], ((_name_of(path), node),)))
 
     def _add(self, change: Change) -> None:
-        self._nodes[change.node].pending.append(change)
+        node = self._nodes[change.node]
+        node.pending.append(change)
+        if not node.busy:
+            node.busy = True
+            for other in self._nodes:
+                other.settled = None
 
     def _sync(self, number: int) -> None:
         node = self._nodes[number]
         if node.directory:
-            node.entries = _entries(node, {})
+            node.entries, node.settled = _entries(node, {}), None
         else:
             node.content = _apply(node, {})
         node.pending = []
@@ -238,10 +253,9 @@ class Disk:
         """The state that these choices leave, and the contents of its files."""
         contents: dict[str, Content] = {}
         digests: dict[str, bytes] = {}
-        present: set[str] = {""}
-        self._walk(self.root, "", choices, contents, digests, present)
-        missing = frozenset(self._all_directories - present)
-        return State(tuple(sorted(digests.items())), missing), contents
+        missing: set[str] = set()
+        self._walk(self.root, "", choices, contents, digests, missing)
+        return State(tuple(sorted(digests.items())), frozenset(missing)), contents
 
     def _walk(
         self,
@@ -250,16 +264,26 @@ class Disk:
         choices: Choices,
         contents: dict[str, Content],
         digests: dict[str, bytes],
-        present: set[str],
+        missing: set[str],
     ) -> None:
         node = self._nodes[number]
         if not node.directory:
             digests[path], contents[path] = self._content(number, choices)
             return
-        present.add(path)
-        entries = _entries(node, choices) if node.pending else node.entries
-        for name, child in entries.items():
-            self._walk(child, f"{path}/{name}" if path else name, choices, contents, digests, present)
+        if node.pending:
+            children, absent = self._children(path, _entries(node, choices))
+        else:
+            node.settled = node.settled or self._children(path, node.entries)
+            children, absent = node.settled
+        for subdirectory in absent:
+            missing.update(self._below[subdirectory])
+        for name, child in children:
+            self._walk(child, f"{path}/{name}" if path else name, choices, contents, digests, missing)
+
+    def _children(self, path: str, entries: Mapping[str, int]) -> tuple[list[tuple[str, int]], list[str]]:
+        """The entries that have to be looked into, and the directories that do not stand here."""
+        children = [(name, child) for name, child in entries.items() if self._nodes[child].busy]
+        return children, [known for known in self._known.get(path, []) if _name_of(known) not in entries]
 
     def _content(self, number: int, choices: Choices) -> tuple[bytes, Content]:
         node = self._nodes[number]
@@ -275,6 +299,11 @@ class Disk:
 
 def _name_of(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _entries(node: Node, choices: Choices) -> dict[str, int]:

@@ -4,7 +4,7 @@ For each prefix of the log: every subset of the pending changes when there are a
 all, each single one lost, each single one there alone, the pending changes of each file or directory lost together and
 there alone, each write torn in several ways with the rest there and with the later ones lost, and random subsets from a
 seed. Torn variants are looked at in both cases. Where more than MANY are pending (a store's 256 directories being made)
-the single ones are a sample.
+the single ones are a sample, and only every 16th prefix is looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crash.disk import KEPT, LOST, Change, Choices, Disk, Recording
+from crash.shim import Op
 
 EXHAUSTIVE, MANY = 6, 40
 
@@ -31,6 +32,8 @@ def systematic(pending: list[Change]) -> Iterator[dict[int, int]]:
     """The choices that are looked at at every prefix."""
     numbers = [change.number for change in pending]
     yield {}
+    if _is_one_of_many(pending):
+        return
     if len(numbers) <= EXHAUSTIVE:
         for lost in itertools.product((False, True), repeat=len(numbers)):
             yield {number: LOST for number, is_lost in zip(numbers, lost, strict=True) if is_lost}
@@ -78,20 +81,34 @@ def drawn(pending: list[Change], choose: random.Random) -> dict[int, int]:
     return choices
 
 
-def candidates(
-    recording: Recording, seed: int, random_per_prefix: int, *, only_random: bool = False
-) -> Iterator[tuple[Disk, Candidate]]:
-    """Every candidate of a recording, prefix by prefix; the disk that comes with each is the model at its prefix."""
-    disk, choose = Disk(recording), random.Random(seed)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to look at: the share of the prefixes, and on each the systematic choices and some random ones."""
+
+    seed: int
+    share: float
+    random: int
+    systematic: bool
+
+
+def candidates(recording: Recording, plan: Plan) -> Iterator[tuple[Disk, Candidate]]:
+    """The candidates of a recording, prefix by prefix; the disk that comes with each is the model at its prefix."""
+    disk, choose = Disk(recording), random.Random(plan.seed)
     yield disk, Candidate(0, {})
     for _ in recording.entries:
-        if disk.step():
-            pending = disk.pending()
-            for choices in [] if only_random else systematic(pending):
-                yield disk, Candidate(disk.position, choices)
-            if len(pending) > EXHAUSTIVE or any(change.sectors > 1 for change in pending):
-                for _ in range(random_per_prefix):
-                    yield disk, Candidate(disk.position, drawn(pending, choose))
+        if not disk.step() or choose.random() >= plan.share:
+            continue
+        pending = disk.pending()
+        for choices in systematic(pending) if plan.systematic else []:
+            yield disk, Candidate(disk.position, choices)
+        if len(pending) > EXHAUSTIVE and not _is_one_of_many(pending):
+            for _ in range(plan.random):
+                yield disk, Candidate(disk.position, drawn(pending, choose))
+
+
+def _is_one_of_many(pending: list[Change]) -> bool:
+    """Whether this prefix stands for many like it: more and more directories made and not synced yet."""
+    return len(pending) > MANY and pending[-1].entry.op is Op.MKDIR and len(pending) % 16 > 0
 
 
 def normal(choices: Choices) -> dict[int, int]:

@@ -39,6 +39,8 @@ class Expected:
     histories: dict[str, list[Version]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     opened: bool = False
+    purged: set[Payload] = field(default_factory=set)
+    """Payloads that were purged, and neither shared nor written again."""
 
     def apply(self, call: dict[str, Any], answer: dict[str, Any] | None) -> None:
         kind, key = call["kind"], call.get("key", "")
@@ -56,12 +58,21 @@ class Expected:
             left = [version for version in self.histories[key] if version.version_id != call["version_id"]]
             self.histories[key] = left
 
+        elif kind == "purge":
+            self.purged |= {version.payload for version in self.histories.pop(key)}
+            self.purged -= {version.payload for history in self.histories.values() for version in history}
+
     def _append(self, key: str, version: Version, answer: dict[str, Any] | None) -> None:
         history = self.histories.setdefault(key, [])
         suspended = self.settings.get("versioning") == "suspended"
         if suspended:
             history[:] = [old for old in history if old.version_id != "null"]
-        known: dict[str, Any] = answer or {"version_id": "null" if suspended else None, "seq": None, "modified_ms": None}
+        known: dict[str, Any] = answer or {
+            "version_id": "null" if suspended else None,
+            "seq": None,
+            "modified_ms": None,
+        }
+        self.purged.discard(version.payload)
         history.append(Version(version.payload, version.content_type, version.metadata, **known))
 
 

@@ -51,18 +51,23 @@ class Judge:
     def digests(self) -> list[bytes]:
         return list(self._digests.values())
 
-    def judge(self, promises: Promises) -> None:
-        """Raises Violation, or whatever the store raises."""
+    def judge(self, promises: Promises, *, collect: bool = False) -> None:
+        """Raises Violation, or whatever the store raises. With `collect` garbage collection is run and judged too."""
         if self._upgraded:
             self._check_copy_aside(promises)
         self._check_keys(promises)
         if all(expected.opened for expected in promises.allowed):
             require((self._directory / "metadata.sqlite3").exists(), "the database of an opened store is gone")
+        for payload in set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}:
+            copies = [path.name for path in self._directory.rglob(f"{self._digests[payload].hex()}*")]
+            require(not copies, f"{payload} was purged and is there: {copies}")
         with Store.open(self._directory) as store:
             self._check_contents(store, promises)
             self._check_below(store, promises.rotten)
             self._write_again(store)
             self._check_below(store, set())
+            if collect:
+                self._collect(store, promises)
 
     def _check_copy_aside(self, promises: Promises) -> None:
         revision = upgrade.read_revision(Layout(self._directory))
@@ -140,7 +145,9 @@ class Judge:
         require(times == sorted(times), "commit times go back")
         require(len({version.seq for version in ordered}) == len(ordered), "a sequence was given out twice")
         ((counter, last_ms),) = _rows(store, "SELECT seq, commit_ms FROM counter")
-        require(all(version.seq <= counter and version.modified_ms <= last_ms for version in ordered), "counter is behind")
+        require(
+            all(version.seq <= counter and version.modified_ms <= last_ms for version in ordered), "counter is behind"
+        )
 
     def _check_history(self, store: Store, history: list[ObjectVersion], rotten: set[Payload]) -> None:
         for version in history:
@@ -148,7 +155,9 @@ class Judge:
                 self._check_body(store, version, version.version_id, rotten)
         newest = history[-1]
         if not newest.delete_marker:
-            require(store.head(newest.key).version_id == newest.version_id, f"{newest.key} has the wrong current version")
+            require(
+                store.head(newest.key).version_id == newest.version_id, f"{newest.key} has the wrong current version"
+            )
             self._check_body(store, newest, "", rotten)
         listed = [version.key for version in store.list_page(ListQuery(BUCKET, prefix=newest.key.key)).objects]
         require((newest.key in listed) == (not newest.delete_marker), f"{newest.key} is listed wrongly")
@@ -180,7 +189,7 @@ class Judge:
         require(not left, f"cleaning leaves {left} in staging")
 
     def _check_payload(self, digest: bytes, size: int, *, reached: bool, damaged: bool) -> None:
-        path = self._directory / "blobs" / digest.hex()[:2] / digest.hex()
+        path = self._path(digest)
         if not path.exists():
             require(not reached, f"the payload {digest.hex()[:8]} of a version is missing")
             return
@@ -189,6 +198,20 @@ class Judge:
         # A row without the mark makes writers trust the file, even if no version reaches it.
         right = len(data) == size and blake3(data).digest() == digest
         require(right or damaged, f"a row vouches for the payload {digest.hex()[:8]}, and its file is wrong")
+
+    def _path(self, digest: bytes) -> Path:
+        return self._directory / "blobs" / digest.hex()[:2] / digest.hex()
+
+    def _collect(self, store: Store, promises: Promises) -> None:
+        """Two runs leave the payloads that versions reach, and nothing else."""
+        store.collect_garbage()
+        store.collect_garbage()
+        reached = {
+            row[0].hex() for row in _rows(store, "SELECT DISTINCT digest FROM versions WHERE digest IS NOT NULL")
+        }
+        there = {path.name for path in (self._directory / "blobs").glob("*/*")}
+        require(there == reached, f"gc leaves {sorted(there - reached)} and lacks {sorted(reached - there)}")
+        self._check_below(store, set())
 
     def _write_again(self, store: Store) -> None:
         for number, (payload, data) in enumerate(self._bytes.items()):

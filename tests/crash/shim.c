@@ -88,11 +88,10 @@ EXPORT long shim_count(void) { return counted; }
 EXPORT long shim_fitting(void) { return fitting; }
 EXPORT long shim_fired(void) { return fired; }
 
-__attribute__((constructor)) static void start(void) {
-  const char *wanted = getenv("CRASH_SHIM_ROOT"), *log = getenv("CRASH_SHIM_LOG"), *fault = getenv("CRASH_SHIM_FAULT");
-  if (!wanted || !realpath(wanted, root)) { root[0] = 0; return; }
-  root_length = strlen(root);
-  pthread_atfork(before_fork, after_fork, after_fork);
+/* Begin to look below a root, once in the life of a process; `log` may be absent. */
+EXPORT void shim_begin(const char *wanted, const char *log) {
+  char found[PATH_MAX];
+  if (!realpath(wanted, found)) { fprintf(stderr, "shim: the root %s cannot be found\n", wanted); _exit(99); }
   if (log) {
     int fd = (int)syscall(SYS_openat, AT_FDCWD, log, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     int high = fd < 0 ? -1 : (int)syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 900); /* out of the way of other numbers */
@@ -100,6 +99,14 @@ __attribute__((constructor)) static void start(void) {
     log_fd = high >= 0 ? high : fd;
     if (log_fd < 0) { fprintf(stderr, "shim: the log %s cannot be opened\n", log); _exit(99); }
   }
+  memcpy(root, found, sizeof root);
+  root_length = strlen(root);
+}
+
+__attribute__((constructor)) static void start(void) {
+  const char *wanted = getenv("CRASH_SHIM_ROOT"), *log = getenv("CRASH_SHIM_LOG"), *fault = getenv("CRASH_SHIM_FAULT");
+  pthread_atfork(before_fork, after_fork, after_fork);
+  if (wanted) shim_begin(wanted, log);
   if (fault) {
     int kind = 0, sticky = 0;
     long at = 0;

@@ -174,9 +174,16 @@ def _compile(library: Path) -> Path:
     return library
 
 
-def environment(root: Path, *, log: Path | None = None, fault: tuple[int, Fault, bool] | None = None) -> dict[str, str]:
-    """What to add to a child's environment so that it is recorded below `root`, or suffers faults there."""
-    added = {"LD_PRELOAD": str(build()), ROOT: str(root.resolve(strict=True))}
+def environment(
+    root: Path | None, *, log: Path | None = None, fault: tuple[int, Fault, bool] | None = None
+) -> dict[str, str]:
+    """What to add to a child's environment so that it is recorded below `root`, or suffers faults there.
+
+    Without a root the library waits for `begin`.
+    """
+    added = {"LD_PRELOAD": str(build())}
+    if root is not None:
+        added[ROOT] = str(root.resolve(strict=True))
     if log is not None:
         added[LOG] = str(log.absolute())
     if fault is not None:
@@ -221,6 +228,11 @@ def _entry(fields: tuple[int, ...], rest: bytes) -> Entry:
         other=os.fsdecode(rest[path : path + other]),
         data=rest[path + other :],
     )
+
+
+def begin(root: Path, log: Path) -> None:
+    """Record this process below `root` from now on; once in its life, and only if it was started without a root."""
+    _loaded().shim_begin(os.fsencode(root), os.fsencode(log))
 
 
 class Faults:

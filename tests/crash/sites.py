@@ -8,6 +8,7 @@ is looked at as it is written: nothing here names a module of the package.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class Site:
         return self.what == "synchronous"
 
 
+@functools.cache
 def find() -> list[Site]:
     """All sites of the package."""
     package = Path(gestalt_cas.__file__).parent
@@ -81,7 +83,9 @@ def watch(mark: Callable[[str], None], *, leave_out: str | None) -> None:
     for site in sites:
         module = importlib.import_module(f"gestalt_cas.{site.module}")
         if not site.is_pragma:
-            _replace_calls(module, site.what, [other for other in sites if other.module == site.module], mark, leave_out)
+            _replace_calls(
+                module, site.what, [other for other in sites if other.module == site.module], mark, leave_out
+            )
         elif site.name == leave_out:
             _weaken(module, site)
 

@@ -1,8 +1,8 @@
 """Makes the states of one recording stand in a real directory, one after the other, touching only what differs.
 
-A judged state leaves its traces: the store was opened and written to. Payloads are immutable, so a file in `blobs/` that
-is still the one that was put there is kept; everything else is written anew. Fan-out directories in which nothing of
-the recording and nothing of the judgement ever stands are made and removed, but not looked into.
+A judged state leaves its traces: the store was opened and written to. Payloads are immutable, so a file in `blobs/`
+that is still the one that was put there is kept; everything else is written anew. Fan-out directories in which nothing
+of the recording and nothing of the judgement ever stands are made and removed, but not looked into.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ A workload may prepare the directory first; that part is not recorded and counts
 Session is marked in the log, before the call and after its answer, in a form from which `judgement.py` can tell what a
 crash at any point has to leave. To add one: write a function that takes a Session, and put `@workload(...)` on it.
 
-Run in a child process under the shim: python -m crash.workloads NAME ROOT [SITE]. SITE names a sync that this process
-leaves out (`sites.py`). The process is forked where a workload needs several.
+`recorder.py` runs them under the shim. A workload forks where it needs several processes.
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ from typing import Any
 import alembic.command  # noqa: F401
 from blake3 import blake3
 
-from crash import sites
-from crash.shim import Faults
-from gestalt_cas import Headers, ObjectKey, ObjectVersion, Store, keys, schema, sqlite
+from gestalt_cas import Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
 from gestalt_cas.errors import Damage
 
 BUCKET = "bucket"
@@ -116,6 +113,9 @@ class Session:
     def change(self, store: Store, **settings: str) -> None:
         self.call("change", lambda: store.change_settings(settings).by_name(), settings=settings)
 
+    def purge(self, store: Store, key: str) -> None:
+        self.call("purge", lambda: store.purge(ObjectKey(BUCKET, key)).files, key=key)
+
     def checkpoint(self, store: Store, *, restart: bool = False) -> None:
         assert store._database.checkpoint(restart=restart)
 
@@ -130,6 +130,15 @@ class Session:
         os.fsync(fd)
         os.close(fd)
         path.chmod(0o400)
+
+    def take_away(self, store: Store, payload: Payload) -> None:
+        """Remove the payload's file behind the store's back, durably."""
+        self.mark(json.dumps({"rotten": payload}))
+        path = store._blobs.path(blake3(bytes_of(payload)).digest())
+        path.unlink()
+        fd = os.open(path.parent, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
     def find_damage(self, store: Store, key: str) -> None:
         try:
@@ -177,6 +186,16 @@ def a_store_with_objects(directory: Path) -> None:
 
 
 PREPARED: Mapping[str, list[Payload]] = {"old": [("old one", 300), ("old two", 9000)], "kept": [("kept", 1000)]}
+
+
+def a_store_with_a_quarantine(directory: Path) -> None:
+    """As check leaves one that set a damaged payload aside; the payload was healed since."""
+    a_store_with_objects(directory)
+    aside = directory / "quarantine"
+    aside.mkdir(0o700)
+    name = blake3(bytes_of(PREPARED["old"][0])).hexdigest()
+    (aside / f"{name}.1700000000000").write_bytes(bytes_of(PREPARED["old"][0])[:100])
+    (aside / f"{name}.1700000000000.json").write_text("{}")
 
 
 def a_store_of_the_first_format(directory: Path) -> None:
@@ -301,13 +320,17 @@ def two_processes(session: Session) -> None:
     session.in_process(second)
 
 
+def _die_at_the_next_directory() -> None:
+    """End this process, as kill -9 would, instead of syncing the next directory of a payload."""
+    vars(blobs)["sync_directory"] = lambda path: os._exit(9)
+
+
 def _dies_before_the_directory_is_synced(session: Session, payload: Payload) -> None:
     """Write the payload and end, as kill -9 would, when it has its name and its directory is not synced yet."""
-    from gestalt_cas import blobs
 
     def write() -> None:
         opened = session.open()
-        blobs.sync_directory = lambda path: os._exit(9)  # type: ignore[assignment]
+        _die_at_the_next_directory()
         session.put(opened, "lost", payload)
 
     session.in_process(write, expect=9)
@@ -358,14 +381,36 @@ def healing_what_is_missing(session: Session) -> None:
     """A payload whose file has gone without anybody having noticed is written again, by two uploads in turn."""
     payload = PREPARED["kept"][0]
     with session.open() as opened:
-        session.mark(json.dumps({"rotten": payload}))
-        path = opened._blobs.path(blake3(bytes_of(payload)).digest())
-        path.unlink()
-        fd = os.open(path.parent, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        session.take_away(opened, payload)
         session.put(opened, "a", payload)
         session.put(opened, "b", payload)
+
+
+@workload(prepare=a_store_with_objects)
+def payload_goes_before_the_lock(session: Session) -> None:
+    """It is there when an upload decides to trust it and gone when it has the lock; the upload is killed healing it."""
+    payload = PREPARED["kept"][0]
+
+    def is_killed() -> None:
+        opened = session.open()
+        publish = opened._payloads.publish
+
+        def goes(staged: Any) -> bool:
+            published = publish(staged)
+            session.take_away(opened, payload)
+            vars(opened._payloads)["publish"] = publish
+            _die_at_the_next_directory()
+            return published
+
+        vars(opened._payloads)["publish"] = goes
+        session.put(opened, "lost", payload)
+
+    def same_bytes() -> None:
+        with session.open() as opened:
+            session.put(opened, "a", payload)
+
+    session.in_process(is_killed, expect=9)
+    session.in_process(same_bytes)
 
 
 @workload(prepare=a_store_with_objects)
@@ -387,6 +432,37 @@ def cleaning(session: Session) -> None:
         session.put(opened, "a", MEDIUM)
 
 
+@workload(prepare=a_store_with_objects)
+def garbage(session: Session) -> None:
+    """Collected between removals, and what was collected is uploaded again."""
+
+    def dies_before_commit() -> None:
+        opened = session.open()
+        opened._database.write = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+        session.put(opened, "lost", MEDIUM)
+
+    session.in_process(dies_before_commit, expect=9)
+    with session.open() as opened:
+        version = session.put(opened, "a", SMALL)
+        session.remove(opened, version)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.put(opened, "b", SMALL)
+        session.put(opened, "c", MEDIUM)
+        session.call("gc", lambda: opened.collect_garbage().files)
+
+
+@workload(prepare=a_store_with_a_quarantine)
+def purge(session: Session) -> None:
+    """Bytes that must be gone when the call is answered; one of the payloads has another version."""
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+        session.put(opened, "a", MEDIUM)
+        session.put(opened, "b", MEDIUM)
+        session.purge(opened, "a")
+        session.purge(opened, "old")
+        session.put(opened, "c", SMALL)
+
+
 @workload(prepare=an_empty_store)
 def signing_keys(session: Session) -> None:
     path = session.directory / "keys.json"
@@ -398,24 +474,3 @@ def signing_keys(session: Session) -> None:
 def upgrade(session: Session) -> None:
     with session.open() as opened:
         session.put(opened, "a", SMALL)
-
-
-def main() -> None:
-    name, root, *site = sys.argv[1:]
-    chosen = WORKLOADS[name]
-    directory = Path(root) / chosen.place
-    faults = Faults()
-    sites.watch(faults.mark, leave_out=site[0] if site else None)
-    chosen.run(Session(Path(root), directory, faults.mark))
-
-
-def prepare() -> None:
-    """Entry point of the preparing process: python -c … NAME ROOT."""
-    name, root = sys.argv[1:]
-    made = WORKLOADS[name].prepare
-    if made is not None:
-        made(Path(root) / WORKLOADS[name].place)
-
-
-if __name__ == "__main__":
-    main()
