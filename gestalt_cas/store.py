@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -26,6 +26,7 @@ from gestalt_cas import allowances, backup, checking, listing, pages, purging, q
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backup import BackedUp
+from gestalt_cas.blobs import Staged
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
@@ -34,6 +35,7 @@ from gestalt_cas.errors import (
     DiskFull,
     NoSuchKey,
     NoSuchVersion,
+    StoreBusy,
 )
 from gestalt_cas.findings import Finding
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
@@ -55,7 +57,7 @@ from gestalt_cas.objects import (
     utf8,
 )
 from gestalt_cas.parts import Parts, open_parts
-from gestalt_cas.payloads import ObjectReader
+from gestalt_cas.payloads import ObjectReader, Vanished
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
 from gestalt_cas.settings import Settings
@@ -66,7 +68,7 @@ log = logging.getLogger(__name__)
 
 _PASSIVE_BYTES = 8 << 20
 _RESTART_BYTES = 64 << 20
-_OPEN_TRIES = 3
+_OPEN_TRIES = _PUBLISH_TRIES = 3
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -177,25 +179,39 @@ class Store:
         try:
             if confirm is not None:
                 confirm()
-            published = self._payloads.publish(staged)
-            with self._database.write() as tx:
-                target = self._resolve(tx, key)
-                rules.check_write(conditions, key.key, versions.current(tx, target))
-                self._payloads.vouch(tx, staged, published)
-                version = versions.append(
-                    tx,
-                    target,
-                    staged.digest,
-                    staged.size,
-                    headers=headers,
-                    metadata=metadata,
-                    suspended=store_settings.suspended(tx),
-                    now_ms=now_ms(),
-                )
-                if confirm is not None:
-                    confirm()
+            for _ in range(_PUBLISH_TRIES):
+                with suppress(Vanished):
+                    return self._add(key, staged, headers, metadata, conditions, confirm)
+            raise StoreBusy(f"payload {staged.digest.hex()} keeps going away while it is written; try again")
         finally:
             staged.discard()
+
+    def _add(
+        self,
+        key: ObjectKey,
+        staged: Staged,
+        headers: Headers,
+        metadata: Mapping[str, str],
+        conditions: Conditions,
+        confirm: Callable[[], None] | None,
+    ) -> ObjectVersion:
+        published = self._payloads.publish(staged)
+        with self._database.write() as tx:
+            target = self._resolve(tx, key)
+            rules.check_write(conditions, key.key, versions.current(tx, target))
+            self._payloads.vouch(tx, staged, published)
+            version = versions.append(
+                tx,
+                target,
+                staged.digest,
+                staged.size,
+                headers=headers,
+                metadata=metadata,
+                suspended=store_settings.suspended(tx),
+                now_ms=now_ms(),
+            )
+            if confirm is not None:
+                confirm()
         return version
 
     def head(self, key: ObjectKey, *, version_id: str = "", conditions: Conditions = NO_CONDITIONS) -> ObjectVersion:
