@@ -39,7 +39,7 @@ blobs = Table(
     metadata,
     Column("digest", LargeBinary, nullable=False, comment="BLAKE3-256 of the payload, 32 bytes"),
     Column("size", Integer, nullable=False, comment="payload size in bytes"),
-    Column("place", Integer, nullable=False, comment="0: a file below blobs/"),
+    Column("place", Integer, nullable=False, comment="0: a file below blobs/; else the id of a row of `inlined`"),
     Column("sums", LargeBinary, nullable=False, comment="XXH3-128 of each 1 MiB chunk, 16 bytes each, big-endian"),
     Column("damaged_ms", Integer, comment="when damage was found, Unix milliseconds; NULL: none known"),
     PrimaryKeyConstraint("digest"),
@@ -115,6 +115,15 @@ pins = Table(
     Column("detail", Text, comment="JSON, by kind"),
     PrimaryKeyConstraint("name"),
     sqlite_with_rowid=False,
+)
+
+# Rows with ids: a small payload then lies in the page of its row, where a table ordered by digest would give each one
+# an overflow page of its own. `blobs.place` names the id, so no index is needed.
+inlined = Table(
+    "inlined",
+    metadata,
+    Column("id", Integer, primary_key=True, comment="what blobs.place says; above 0"),
+    Column("data", LargeBinary, nullable=False, comment="the payload"),
 )
 
 unreachable = Table(

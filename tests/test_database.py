@@ -16,6 +16,7 @@ from gestalt_cas import store as store_module
 from gestalt_cas.database import connect
 from gestalt_cas.errors import (
     DatabaseDamaged,
+    DiskFull,
     NoSuchKey,
     OutcomeUnknown,
     PreconditionFailed,
@@ -860,7 +861,7 @@ def test_too_many_open_files_are_told_as_such(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("database or disk is full", StoreFull),
+        ("database or disk is full", DiskFull),
         ("disk I/O error", StorageFault),
         ("database is locked", StoreBusy),
         ("database table is locked", StoreBusy),

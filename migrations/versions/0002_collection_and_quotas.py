@@ -1,4 +1,4 @@
-"""What garbage collection has found unreachable, and quotas with the bytes counted against them.
+"""What garbage collection has found unreachable, quotas with the bytes counted against them, and inlined payloads.
 
 Revision ID: 0002
 Revises: 0001
@@ -32,4 +32,9 @@ def upgrade() -> None:
         sa.Column("used_bytes", sa.Integer, nullable=False),
         sa.PrimaryKeyConstraint("bucket", "prefix"),
         sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "inlined",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("data", sa.LargeBinary, nullable=False),
     )
