@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gestalt_cas import Conditions, Store
 from gestalt_cas.errors import NoSuchKey
+from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery
 from storage import BUCKET, body, change, history, key, overwrite, payload_path, payloads, put
 
@@ -215,11 +216,18 @@ def _opened_works(store: Store, turn: Turn) -> bool:
 
 
 def _new_directory(turn: Turn) -> Path:
-    return turn.directory / "new" / turn.name.replace(" ", "-")
+    return turn.directory.parent / "new" / turn.name.replace(" ", "-")
+
+
+def _beside_nothing(store: Store, turn: Turn) -> None:
+    os.makedirs(_new_directory(turn).parent, exist_ok=True)
+
+
+def _complete_tree(store: Store, turn: Turn) -> None:
+    Layout(_new_directory(turn)).make()
 
 
 def _create(store: Store, turn: Turn) -> None:
-    os.makedirs(_new_directory(turn).parent, exist_ok=True)
     Store.open(_new_directory(turn)).close()
 
 
@@ -269,5 +277,6 @@ CASES: dict[str, Case] = {
     "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
     "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off),
     "open": Case(_open, _opened_works, _put_before, changes_nothing=True),
-    "create": Case(_create, _created, changes_nothing=True),
+    "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
+    "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
 }

@@ -1,9 +1,10 @@
 """The n-th operation of the disk fails, for every n until the call passes untouched; then the fault is lifted.
 
-    python -m faults.sweep DIRECTORY CASE KIND STICKY [STRIDE]
+    python -m faults.sweep DIRECTORY CASE STRIDE SEED [KIND]
 
-Runs under the preloaded library (crash/shim.py), which counts and fails what happens below DIRECTORY. Each point runs
-in a fork, so that imports are paid once. Prints one line a point: its number and how the call ended. Judged at each:
+With a stride only every so many-th point is tried, from one that the seed chooses. Every kind of fault is tried, once
+and for a while. Runs under the preloaded library (crash/shim.py), which counts and fails what happens below DIRECTORY.
+Each point runs in a fork, so that imports are paid once. Prints a line for each: how the call ended. What is judged:
 
 - the call ends as done, refused, or OutcomeUnknown, the latter only when the disk failed the database; never with
   anything but a StoreError;
@@ -15,6 +16,7 @@ in a fork, so that imports are paid once. Prints one line a point: its number an
 from __future__ import annotations
 
 import os
+import random
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -26,32 +28,36 @@ from gestalt_cas import Store
 from gestalt_cas.errors import OutcomeUnknown, StoreError
 from storage import body, key, put, rows, staged
 
-DONE, REFUSED, UNKNOWN = "done", "refused", "unknown"
+DONE, REFUSED, UNKNOWN, UNTOUCHED = "done", "refused", "unknown", "untouched"
 TROUBLES_COMMIT = {Fault.EIO, Fault.FAILED_SYNC, Fault.ENOSPC, Fault.EINTR}
 """What may leave a COMMIT open: a sync that says that the disk is full, or was interrupted, has failed to SQLite."""
 MOST_POINTS = 5000
 
 
-def sweep(directory: Path, name: str, kind: Fault, *, sticky: bool, stride: int) -> None:
-    """All points of one case; with a stride only every so many-th, from a place that differs from case to case."""
-    kill_points.in_fork(lambda: Store.open(directory / "store").close())
-    number = 1 + sum(name.encode()) % stride
+def sweep(directory: Path, name: str, kind: Fault, *, sticky: bool, first: int, stride: int) -> None:
+    """All points of one case, from the first on."""
+    number = first
     while True:
-        reader, writer = os.pipe()
-
-        def work(number: int = number, writer: int = writer) -> None:
-            point = Point(CASES[name], Turn(directory / "store", f"{kind.name} {sticky} {number}"), kind, sticky)
-            os.write(writer, point.run(number).encode())
-
-        kill_points.in_fork(work)
-        os.close(writer)
-        ended = os.read(reader, 1000).decode()
-        os.close(reader)
-        print(number, ended, flush=True)
-        if ended.startswith("untouched"):
+        ended = _point(directory, name, kind, sticky, number)
+        print(f"{name}, {kind.name}{' from' if sticky else ' at'} {number}: {ended}", flush=True)
+        if ended.startswith(UNTOUCHED):
             return
         assert number < MOST_POINTS
         number += stride
+
+
+def _point(directory: Path, name: str, kind: Fault, sticky: bool, number: int) -> str:
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        turn = Turn(directory / "store", f"{kind.name} {sticky} {number}")
+        os.write(writer, Point(CASES[name], turn, kind, sticky).run(number).encode())
+
+    kill_points.in_fork(work)
+    os.close(writer)
+    ended = os.read(reader, 1000).decode()
+    os.close(reader)
+    return ended
 
 
 class Point:
@@ -77,7 +83,7 @@ class Point:
                     self._go_on(store)
             if not fired:
                 assert ended == DONE, f"failed without a fault: {error}"
-                return "untouched"
+                return UNTOUCHED
             self._judge(store, ended, error)
             present = self._case.there(store, self._turn)
             self._works_again(store, present)
@@ -160,8 +166,14 @@ def _open_payloads() -> list[str]:
 
 
 def main() -> None:
-    directory, name, kind, sticky, *stride = sys.argv[1:]
-    sweep(Path(directory), name, Fault[kind], sticky=sticky == "sticky", stride=int(stride[0]) if stride else 1)
+    directory, name, stride, seed, *kinds = sys.argv[1:]
+    kill_points.in_fork(lambda: Store.open(f"{directory}/store").close())
+    for kind in [Fault[kind] for kind in kinds] or list(Fault):
+        for sticky in (False, True):
+            if sticky and kind is Fault.EINTR:
+                continue  # Python and SQLite would try again for ever
+            first = random.Random(f"{seed} {name} {kind.name} {sticky}").randint(1, int(stride))
+            sweep(Path(directory), name, kind, sticky=sticky, first=first, stride=int(stride))
 
 
 if __name__ == "__main__":
