@@ -9,6 +9,9 @@ ARGS ?=
 TESTS ?=
 # Passed to each benchmark: make bench BENCH="--dir .build/bench" keeps the stores for later runs.
 BENCH ?=
+# Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7".
+KILL ?=
+HISTORIES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +24,7 @@ PROTO_VENV := .build/proto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev run test coverage interleavings check format bench proto clean
+.PHONY: help install install-dev run test coverage interleavings kill histories faults check format bench proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +51,16 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path, about 3 minute
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
 interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all
+
+kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 25 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)
+	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 2 $(KILL)
+
+histories: $(INSTALLED_DEV) ## linearizability beside upkeep and kills, 10 histories of 45 seconds (about 12 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m histories.harness --runs 10 --seconds 45 --kills 6 $(HISTORIES)
+
+faults: $(INSTALLED_DEV) ## every operation with the disk failing it at every point (about 10 minutes)
+	@FAULTS_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py tests/test_faults_served.py
 
 check: $(INSTALLED_DEV) ## lint, format check and strict types
 	@$(BIN)/ruff check .

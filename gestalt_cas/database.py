@@ -44,6 +44,9 @@ _FOREIGN_WAIT = 5.0
 _IDLE_READERS = 16
 _AFTER_IO_ERROR, _AFTER_DAMAGE = "quick_check", "integrity_check"
 """SQLite's checks; only the second compares indexes with their tables."""
+_PROBE = "UPDATE settings SET value = value WHERE 0"
+"""Changes nothing, and fails on a connection that cannot write. SQLite opens its files for reading only when it cannot
+have more at that moment (too many open files, a passing error), says nothing of it, and stays with that."""
 _CHECK_IS_DUE = "the next write checks the database before it does anything"
 
 _abandoned: list[Connection] = []
@@ -88,6 +91,7 @@ class Database:
         self._refusal = ""
         self._failing = ""
         self._found_no_room = False
+        self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
 
     @contextmanager
@@ -280,10 +284,22 @@ class Database:
             raise ShuttingDown("the store is closed")
         if self._refusal:
             raise DatabaseDamaged(self._refusal)
+        if not self._proven and self._writer is not None:
+            self._prove(self._writer)
         if self._suspect or self._writer is None:
             self._reopen()
         assert self._writer is not None
         return self._writer
+
+    def _prove(self, connection: Connection) -> None:
+        """Find out whether the first connection can write; if not, it is opened again like one after a fault."""
+        try:
+            connection.execute(_PROBE)
+        except DriverError as error:
+            failure = self._noted(error)
+            if not sqlite.is_read_only(error):
+                raise failure from error
+        self._proven = True
 
     def _reopen(self) -> None:
         check = self._suspect or _AFTER_IO_ERROR
@@ -302,6 +318,8 @@ class Database:
         connection = connect(self._layout.database)
         try:
             found = connection.execute(f"PRAGMA {check}(1)").fetchall()[0][0]
+            if found == "ok":
+                connection.execute(_PROBE)
         except DriverError as error:
             connection.close()
             raise self._noted(error) from error
@@ -362,7 +380,7 @@ class Database:
         return DiskFull(f"{failure}; it holds {self._layout.root}")
 
     def _note_fault(self, error: Exception) -> None:
-        if sqlite.is_io_error(error):
+        if sqlite.is_io_error(error) or sqlite.is_read_only(error):
             self._suspect = self._suspect or _AFTER_IO_ERROR
             self._failing = f"the disk failed: {error}; {_CHECK_IS_DUE}"
             log.error("I/O error of the database: %s", error)

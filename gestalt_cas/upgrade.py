@@ -20,7 +20,7 @@ import sqlalchemy
 from gestalt_cas import schema, settings, sqlite
 from gestalt_cas.database import connect
 from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.errors import NoStore, SchemaTooNew, StoreUnusable
+from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock, WriterLock
 from gestalt_cas.sqlite import Connection, DriverError
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 20.0
 """Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
+_LOOK_AGAIN_SECONDS = 0.1
 
 
 def migrations_directory() -> Path:
@@ -63,7 +64,13 @@ def open_schema(
             if found is None:
                 raise NoStore(f"no store at {layout.root}: its creation was not finished")
             raise StoreUnusable(f"the store at {layout.root} has the older format {found}; serve it once to upgrade it")
-        schema_lock.acquire(deadline)
+        try:
+            schema_lock.acquire(min(deadline, time.monotonic() + _LOOK_AGAIN_SECONDS))
+        except StoreBusy:
+            # Whoever holds it may have done our work, and then holds it shared for as long as its store is open.
+            if time.monotonic() >= deadline:
+                raise
+            continue
         try:
             with writer_lock.held(max(0.0, deadline - time.monotonic())):
                 _create_or_upgrade(layout, initial)
