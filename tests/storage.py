@@ -154,7 +154,6 @@ def inside(wrapper: Iterable[str], code: str, *arguments: object) -> str:
 
 def on_a_small_disk(code: str, mebibytes: int, *arguments: object) -> None:
     """Run code in a process whose first argument is a path on an empty file system of its own of this size."""
-    import pytest  # here, since many a child imports this module
 
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare(1) for a file system of its own")

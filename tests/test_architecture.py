@@ -26,7 +26,18 @@ LAYERS = (
         "sigv4",
     }
     | {"tokens", "urls"},
-    {"blobs", "database", "durability", "keys", "layout", "locks", "payload_files", "payload_rows", "pins", "quarantine"}
+    {
+        "blobs",
+        "database",
+        "durability",
+        "keys",
+        "layout",
+        "locks",
+        "payload_files",
+        "payload_rows",
+        "pins",
+        "quarantine",
+    }
     | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"},
     {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
     | {"examinations", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"}
@@ -42,7 +53,16 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "quotas", "reachability", "rebuilding", "row_copies", "schema", "schema_checks", "statements"}
+    "sqlalchemy": {
+        "pins",
+        "quotas",
+        "reachability",
+        "rebuilding",
+        "row_copies",
+        "schema",
+        "schema_checks",
+        "statements",
+    }
     | {"statistics", "upgrade", "versions"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "doctor_disk", "doctor_files", "durability", "http_downloads", "locks"},
