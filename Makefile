@@ -42,10 +42,10 @@ test: $(INSTALLED_DEV) ## run every test
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 # The commit path: from the staged body to COMMIT and back. Its tests alone must reach every branch of it.
-COMMIT_PATH := gestalt_cas/blobs.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/payloads.py,gestalt_cas/store.py,gestalt_cas/versions.py
+COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blobs.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/store.py,gestalt_cas/versions.py
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path, about 3 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
-	  tests/test_store.py tests/test_versions.py tests/test_reserve.py
+	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_quotas.py tests/test_statistics.py
 	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
