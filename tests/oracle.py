@@ -63,6 +63,10 @@ class Oracle:
                 return stack.pop(position)
         return None
 
+    def forget(self, name: Name) -> list[Version]:
+        """Remove all versions and markers of a key; returns them."""
+        return self.versions.pop(name, [])
+
     # ---- questions ----
 
     def newest(self, name: Name) -> Version | None:
