@@ -41,12 +41,15 @@ JOBS ?= auto
 test: $(INSTALLED_DEV) ## run every test
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
-# The commit path: from the staged body to COMMIT and back. Its tests alone must reach every branch of it.
+# The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
+# branch of them.
 COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blobs.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/store.py,gestalt_cas/versions.py
-coverage: $(INSTALLED_DEV) ## branch coverage of the commit path, about 3 minutes
+REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,gestalt_cas/reachability.py
+coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
-	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_quotas.py tests/test_statistics.py
-	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH) --fail-under=100
+	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_garbage.py tests/test_pins.py \
+	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_statistics.py
+	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH),$(REMOVAL) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
 interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes

@@ -121,7 +121,8 @@ class Collector:
         note = {"at_ms": now_ms(), "result": result.result, **asdict(result)}
         self._on_reserve(lambda: self._parts.note(NOTE, note))
         self._parts.reserve.keep()
-        self._estimate = None
+        with self._estimate_lock:
+            self._estimate = None
         return result
 
     def sweep_now(self, digests: list[bytes]) -> Collected:

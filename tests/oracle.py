@@ -64,6 +64,10 @@ class Oracle:
                 return stack.pop(position)
         return None
 
+    def forget(self, name: Name) -> list[Version]:
+        """Remove all versions and markers of a key; returns them."""
+        return self.versions.pop(name, [])
+
     # ---- questions ----
 
     def used(self, bucket: str, prefix: str) -> int:

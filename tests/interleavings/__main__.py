@@ -1,6 +1,6 @@
 """The commands; the first that is caught ends a run with the words that replay it.
 
-python -m interleavings all                   every pair of stops, in both orders, and more switches at random
+python -m interleavings all [SCENARIO ...]    every pair of stops, in both orders, and more switches at random
 python -m interleavings sample COUNT SEED     some of both
 python -m interleavings broken SEED           shows that each fault of broken.py is caught
 python -m interleavings replay SCENARIO OPPONENT SEGMENTS
@@ -14,10 +14,10 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 from interleavings.broken import BROKEN
+from interleavings.scenarios import PAIRS
 from interleavings.schedules import Arena, Fault, everything, sample, shuffled
 
 
@@ -27,15 +27,19 @@ def main(command: str, *words: str) -> None:
         COMMANDS[command](Path(name), *words)
 
 
-def play_all(directory: Path) -> None:
-    started, counts = time.monotonic(), Counter[tuple[str, str]]()
+def play_all(directory: Path, *scenarios: str) -> None:
+    started, total = time.monotonic(), 0
     with Arena(directory / "store") as arena:
-        for schedule in everything(arena, random.Random(0)):
-            arena.play(*schedule)
-            counts[schedule[:2]] += 1
-    for (scenario, opponent), count in counts.items():
-        print(f"{count:6} {scenario} / {opponent}")
-    print(f"{counts.total()} schedules, {time.monotonic() - started:.0f} s")
+        for scenario, opponent in PAIRS:
+            if scenarios and scenario not in scenarios:
+                continue
+            count = 0
+            for schedule in everything(arena, random.Random(0), scenario, opponent):
+                arena.play(*schedule)
+                count += 1
+            print(f"{count:6} {scenario} / {opponent}", flush=True)
+            total += count
+    print(f"{total} schedules, {time.monotonic() - started:.0f} s")
 
 
 def play_sample(directory: Path, count: str, seed: str) -> None:

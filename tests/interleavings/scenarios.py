@@ -73,12 +73,11 @@ def copy(store: Store, turn: int) -> str:
     return store.copy(key("source"), key("k")).version_id
 
 
-def read(store: Store, turn: int) -> str:
+def read(store: Store, turn: int) -> None:
     assert body(store, "source") == payload(turn)
-    return ""
 
 
-def put_back(store: Store, turn: int) -> str:
+def put_back(store: Store, turn: int) -> None:
     """Publish the bytes for versions that are there, as a repair from a backup does."""
     found = store._blobs.stage([payload(turn)])
     try:
@@ -87,7 +86,6 @@ def put_back(store: Store, turn: int) -> str:
             store._payloads.vouch(tx, found, published)
     finally:
         found.discard()
-    return ""
 
 
 def gc(store: Store, turn: int) -> None:
@@ -122,9 +120,11 @@ PREPARED: dict[str, Callable[[Store, int], None]] = {
     "copy": _source,
     "read": _source,
     "putting lost bytes back": _lost,
+    "another gc": _source,
 }
-VICTIM = dict.fromkeys(PREPARED, upload) | {"copy": copy, "read": read, "putting lost bytes back": put_back}
-"""What the first process does in each scenario; each returns the version id of what it made, or ""."""
+VICTIM: dict[str, Callable[[Store, int], str | None]] = dict.fromkeys(PREPARED, upload)
+VICTIM |= {"copy": copy, "read": read, "putting lost bytes back": put_back, "another gc": gc}
+"""What the first process does in each scenario; each returns the version id of what it made, if it made one."""
 REMOVERS = {"remove and gc": remove_and_gc, "purge": purge}
 """Those that take away the object `source`, where there is one."""
 OPPONENT: dict[str, Callable[[Store, int], None]] = {"gc": gc, "write, remove and gc": churn, **REMOVERS}

@@ -101,12 +101,11 @@ def sample(arena: Arena, chance: random.Random, count: int) -> Iterator[Schedule
         yield (*pair, randomly(chance) if number % 2 else chance.choice(known[pair]))
 
 
-def everything(arena: Arena, chance: random.Random) -> Iterator[Schedule]:
+def everything(arena: Arena, chance: random.Random, scenario: str, opponent: str) -> Iterator[Schedule]:
     """All pairs of stops, and a tenth as many random schedules."""
-    for pair in PAIRS:
-        schedules = arena.pairs(*pair)
-        more = (randomly(chance) for _ in range(len(schedules) // 10))
-        yield from ((*pair, segments) for segments in chain(schedules, more))
+    schedules = arena.pairs(scenario, opponent)
+    more = (randomly(chance) for _ in range(len(schedules) // 10))
+    return ((scenario, opponent, segments) for segments in chain(schedules, more))
 
 
 def shuffled(arena: Arena, chance: random.Random, scenario: str, opponent: str) -> Iterator[Schedule]:
