@@ -33,8 +33,10 @@ install-dev: $(INSTALLED_DEV) ## the same with all that the tests need
 run: $(INSTALLED) ## serve the store in .data until stopped
 	@exec $(BIN)/gestalt-cas serve --data-dir "$(DATA_DIR)" $(ARGS)
 
+# As many tests at a time as there are cores; JOBS=0 runs them one after the other in one process.
+JOBS ?= auto
 test: $(INSTALLED_DEV) ## run every test
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 # The commit path: from the staged body to COMMIT and back. Its tests alone must reach every branch of it.
 COMMIT_PATH := gestalt_cas/blobs.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/payloads.py,gestalt_cas/store.py,gestalt_cas/versions.py

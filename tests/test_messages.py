@@ -40,6 +40,7 @@ EXPECTED = {
     "BlobMissing": Code.DATA_LOSS,
     "DigestMismatch": Code.DATA_LOSS,
     "DatabaseDamaged": Code.DATA_LOSS,
+    "DiskFull": Code.RESOURCE_EXHAUSTED,
     "StoreFull": Code.RESOURCE_EXHAUSTED,
     "TooManyStreams": Code.RESOURCE_EXHAUSTED,
     "ObjectTooLarge": Code.UNIMPLEMENTED,
