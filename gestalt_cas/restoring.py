@@ -191,8 +191,8 @@ class _Restore:
         if lost and not self._allow:
             raise DigestMismatch(
                 f"{len(lost)} payloads of the backup in {self._source.root} are missing or damaged, the first: "
-                f"{lost[0].reason}; {self._target.root} is no store yet. Back up again and restore from that, or "
-                f"{_RATHER}",
+                f"{lost[0].reason}; {self._target.root} is no store yet. check --read-data on the backup marks them, "
+                f"so that the next backup copies them anew; {_RATHER}",
                 digest=lost[0].digest,
             )
 

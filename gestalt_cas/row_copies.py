@@ -292,8 +292,8 @@ def take(source: Connection, target: Path, layout: Layout, writer_lock: WriterLo
             with ExitStack() as turn:
 
                 def after_step(_: int, left: int, pages: int) -> None:
-                    turn.close()
                     tell(pages - left, pages)
+                    turn.close()
                     if left and writer_lock is not None and _length(layout.wal) > PATIENT_BYTES:
                         turn.enter_context(writer_lock.held(WRITE_TIMEOUT))
 
