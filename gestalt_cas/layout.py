@@ -118,8 +118,10 @@ class Layout:
         if not self.database.stat().st_size:
             return
         application = self._application_id()
-        # A creation that was cut off has no application id in the file yet, but the tree is made before it.
-        if application != APPLICATION_ID and not (application == 0 and self.blobs.is_dir()):
+        # A creation that was cut off has no application id in the file yet, and a checkpoint that was cut off leaves a
+        # file that makes sense with its WAL only; `upgrade.read_revision` asks again with it. The tree is made before.
+        unfinished = application == 0 or (application is None and self._has_wal())
+        if application != APPLICATION_ID and not (unfinished and self.blobs.is_dir()):
             raise StoreUnusable(
                 f"cannot use {self.root} as a data directory: {self.database} is another program's database, or damaged"
             )
@@ -136,6 +138,9 @@ class Layout:
                 return int(connection.execute("PRAGMA application_id").fetchall()[0][0])
         except DriverError:
             return None
+
+    def _has_wal(self) -> bool:
+        return self.wal.exists() and self.wal.stat().st_size > 0
 
     def refuse_orphans(self) -> None:
         """Raise StoreUnusable rather than make an empty store over payloads without rows: gc would remove them all."""

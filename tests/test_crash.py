@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import Store
+from gestalt_cas import Store, schema
 from storage import body, child, history, payload_path, put, rows, staged
 
 BEFORE, AFTER = b"the object before", b"the upload that was cut off" * 1000
@@ -160,3 +160,29 @@ def test_killed_at_every_line_of_a_write(memory: Path, kind: str) -> None:
     """
     points = int(child(code, memory / "store", kind, memory / "acknowledged"))
     assert points > 60
+
+
+@pytest.mark.parametrize("there", ["first page", "all but the first page"])
+def test_a_power_cut_in_a_checkpoint_leaves_a_store_that_opens(memory: Path, there: str) -> None:
+    """Its pages reach the disk in any order, and until it is complete only the WAL has them all."""
+    directory = memory / "store"
+    Store.open(directory).close()
+    names = [f"{number:02}" for number in range(40)]
+    code = """
+        store = Store.open(arguments[0])
+        for name in arguments[1:]:
+            store.write(ObjectKey("bucket", name), [name.encode()], metadata={"padding": "x" * 1000})
+        os._exit(9)
+    """
+    child(code, directory, *names, expect=9)
+    database, wal = directory / "metadata.sqlite3", directory / "metadata.sqlite3-wal"
+    before, log = database.read_bytes(), wal.read_bytes()
+    Store.open(directory).close()
+    after = database.read_bytes()
+    assert len(after) > len(before)
+    cut = schema.PAGE_SIZE
+    database.write_bytes(after[:cut] + before[cut:] if there == "first page" else before[:cut] + after[cut:])
+    wal.write_bytes(log)
+    with Store.open(directory) as store:
+        assert [body(store, name) for name in names] == [name.encode() for name in names]
+        assert rows(store, "PRAGMA integrity_check") == [("ok",)]
