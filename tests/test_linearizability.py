@@ -35,5 +35,5 @@ def undelete(store: Store) -> None:
 
 
 def test_a_change_that_nobody_asked_for_is_noticed(tmp_path: Path) -> None:
-    result = harness.run(tmp_path, seed=1, seconds=2, kills=0, background={"undelete": undelete})
+    result = harness.run(tmp_path, seed=1, seconds=2, kills=0, background={"undelete": (undelete, 0.02)})
     assert [verdict.linearizable for verdict in result.verdicts] == [False, True, True, True]

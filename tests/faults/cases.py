@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gestalt_cas import Conditions, Store
-from gestalt_cas.errors import NoSuchKey
+from gestalt_cas.errors import NoSuchKey, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery
 from storage import BUCKET, body, change, history, key, overwrite, payload_path, payloads, put
@@ -280,3 +280,37 @@ CASES: dict[str, Case] = {
     "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
     "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
 }
+
+
+def _check(store: Store, turn: Turn) -> object:
+    return store.check()
+
+
+def _checked(store: Store, turn: Turn) -> bool:
+    """A disk that failed meanwhile leaves no finding behind, once it works again."""
+    report = store.check()
+    assert report.clean, report.findings
+    return _unchanged(store, turn)
+
+
+def _backup(turn: Turn) -> Path:
+    return turn.directory.parent / "backup"
+
+
+def _back_up(store: Store, turn: Turn) -> object:
+    return store.back_up(_backup(turn))
+
+
+def _backed_up(store: Store, turn: Turn) -> bool:
+    """Whether the backup is a store that has the turn's object; one that was cut off may be none."""
+    try:
+        with Store.open(_backup(turn), create=False) as copy:
+            return body(copy, turn.name) == turn.before
+    except StoreError:
+        return False
+
+
+if hasattr(Store, "check"):
+    CASES["check"] = Case(_check, _checked, _put_before, changes_nothing=True)
+if hasattr(Store, "back_up"):
+    CASES["back up"] = Case(_back_up, _backed_up, _put_before, in_steps=True)

@@ -31,6 +31,8 @@ from storage import body, key, put, rows, staged
 DONE, REFUSED, UNKNOWN, UNTOUCHED = "done", "refused", "unknown", "untouched"
 TROUBLES_COMMIT = {Fault.EIO, Fault.FAILED_SYNC, Fault.ENOSPC, Fault.EINTR}
 """What may leave a COMMIT open: a sync that says that the disk is full, or was interrupted, has failed to SQLite."""
+_SYNC_OF_SQLITE = "disk I/O error"
+"""What SQLite makes of an interrupted sync; all else is tried again by it or by Python."""
 MOST_POINTS = 5000
 
 
@@ -118,7 +120,7 @@ class Point:
 
     def _judge(self, store: Store, ended: str, error: str) -> None:
         assert ended == DONE or self._kind is not Fault.SHORT_WRITE, f"a short write showed: {error}"
-        assert ended != REFUSED or self._kind is not Fault.EINTR, f"an interruption showed: {error}"
+        assert ended == DONE or self._kind is not Fault.EINTR or _SYNC_OF_SQLITE in error, f"EINTR showed: {error}"
         if ended == UNKNOWN:
             assert self._kind in TROUBLES_COMMIT, error
             return

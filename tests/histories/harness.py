@@ -46,13 +46,30 @@ def checkpoint(store: Store) -> None:
     store._database.checkpoint(restart=True)
 
 
-BACKGROUND: Mapping[str, Activity] = {
-    "checkpoint": checkpoint,
-    "cleaning": Store.clean_staging,
-    "gc": Store.collect_garbage,
-    "gc, dry": lambda store: store.collect_garbage(dry_run=True),
+def check_store(store: Store) -> None:
+    report = store.check()
+    assert report.clean, report.findings
+
+
+def back_up(store: Store) -> None:
+    backed_up = store.back_up(store.directory.parent / "backup")
+    assert not backed_up.lost, backed_up.lost
+
+
+BACKGROUND: dict[str, tuple[Activity, float]] = {
+    "checkpoint": (checkpoint, 0.02),
+    "cleaning": (Store.clean_staging, 0.02),
+    "gc": (Store.collect_garbage, 0.02),
+    "gc, dry": (lambda store: store.collect_garbage(dry_run=True), 0.1),
 }
-"""What runs beside the clients, each on a thread of its own; whatever it raises fails the run."""
+"""What runs beside the clients, each on a thread of its own, with a pause in seconds after each turn.
+
+Whatever it raises fails the run. Backups pause long, since gc removes nothing while one runs.
+"""
+if hasattr(Store, "check"):
+    BACKGROUND["check"] = (check_store, 0.2)
+if hasattr(Store, "back_up"):
+    BACKGROUND["backup"] = (back_up, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +122,9 @@ class Clients:
 class Run:
     """One history in the making: a context manager that ends all its processes."""
 
-    def __init__(self, directory: Path, seed: int, seconds: float, background: Mapping[str, Activity]) -> None:
+    def __init__(
+        self, directory: Path, seed: int, seconds: float, background: Mapping[str, tuple[Activity, float]]
+    ) -> None:
         self._directory = directory
         self._seed = seed
         self._random = random.Random(seed)
@@ -190,8 +209,9 @@ class Run:
 
     def _repeat(self, store: Store, name: str) -> None:
         try:
-            while not self._over.wait(0.02):
-                self._background[name](store)
+            activity, pause = self._background[name]
+            while not self._over.wait(pause):
+                activity(store)
                 self._rounds[name] += 1
         except BaseException as error:  # noqa: BLE001 - raised where the run ends
             self._failures.append(error)
@@ -214,7 +234,12 @@ def judge(operations: list[Operation]) -> list[Verdict]:
 
 
 def run(
-    directory: Path, *, seed: int, seconds: float, kills: int, background: Mapping[str, Activity] = BACKGROUND
+    directory: Path,
+    *,
+    seed: int,
+    seconds: float,
+    kills: int,
+    background: Mapping[str, tuple[Activity, float]] = BACKGROUND,
 ) -> Result:
     with Run(directory, seed, seconds, background) as made:
         return made.go(kills)
