@@ -25,14 +25,14 @@ from benchmarks.measuring import Samples, Spread, Timing, by_round, in_turn, not
 from benchmarks.partners import Partner, program
 from benchmarks.reads import blob_of
 from benchmarks.runs import Run
-from benchmarks.serving import Server, served
+from benchmarks.serving import Server, Wanted, served, served_together
 from benchmarks.syncing import MIB
 from gestalt_cas import Store
 from gestalt_cas.chunks import ChunkSummer
 from gestalt_cas.clock import now_ms
 
 CALLERS = 16
-_LARGE, _SMALL = "copied/large", "copied/small"
+LARGE, SMALL = "copied/large", "copied/small"
 _SMALL_BYTES = 1024
 _MOST_MOVED = 256 << 10
 """Bytes of rows, pages and messages that a copy may move."""
@@ -49,8 +49,9 @@ def compare_heads(run: Run, driver: Driver) -> list[Finding]:
         return driver.timing(server, heads(keys, CALLERS))
 
     directory = store_of(run, run.keys)
-    with served(directory) as ours, served(run.root / "noop", program(Partner.NOOP)) as noop:
-        candidates = {"HeadObject": partial(look_up, ours), "no-op": partial(look_up, noop)}
+    wanted = {"HeadObject": Wanted(directory), "no-op": Wanted(run.root / "noop", program(Partner.NOOP))}
+    with served_together(wanted) as servers:
+        candidates = {name: partial(look_up, server) for name, server in servers.items()}
         samples = in_turn(candidates, run.repetitions, warm_up=1)
     title = f"HeadObject, {CALLERS} callers"
     _print(f"{title}, {run.keys:,} objects, {driver.name}", samples)
@@ -74,8 +75,8 @@ def compare_copies(run: Run, driver: Driver) -> list[Finding]:
     directory, calls = run.root / "copies", run.sized(20, 2)
     size = run.sized(10 << 30, 10 << 20)
     note(f"copying {size >> 20} MiB and 1 KiB")
-    _build(directory, size)
-    moved: dict[str, list[float]] = {_LARGE: [], _SMALL: []}
+    build_copies(directory, size)
+    moved: dict[str, list[float]] = {LARGE: [], SMALL: []}
 
     def copy(server: Server, source: str, _: int) -> Timing:
         number, before = next(_numbers), server.transferred_bytes()
@@ -85,27 +86,27 @@ def compare_copies(run: Run, driver: Driver) -> list[Finding]:
         return timing
 
     with served(directory) as server:
-        candidates = {source: partial(copy, server, source) for source in (_LARGE, _SMALL)}
+        candidates = {source: partial(copy, server, source) for source in (LARGE, SMALL)}
         samples = in_turn(candidates, run.repetitions, warm_up=1)
-    shown = {_LARGE: f"{size / (1 << 30):.3g} GiB", _SMALL: "1 KiB"}
+    shown = {LARGE: f"{size / (1 << 30):.3g} GiB", SMALL: "1 KiB"}
     _print("CopyObject, one caller, median call", {shown[name]: taken for name, taken in samples.items()})
-    longer = by_round(quotient, samples[_LARGE].wall, samples[_SMALL].wall)
+    longer = by_round(quotient, samples[LARGE].wall, samples[SMALL].wall)
     return [
-        Finding(f"CopyObject {shown[_LARGE]}: time, 1 KiB = 1", longer, at_most(1.5)),
+        Finding(f"CopyObject {shown[LARGE]}: time, 1 KiB = 1", longer, at_most(1.5)),
         Finding(
-            f"CopyObject {shown[_LARGE]}: bytes read and written per call, messages and pages of rows included",
-            Spread.of(value / 1024 for value in moved[_LARGE][1:]),
+            f"CopyObject {shown[LARGE]}: bytes read and written per call, messages and pages of rows included",
+            Spread.of(value / 1024 for value in moved[LARGE][1:]),
             at_most(_MOST_MOVED / 1024, "KiB"),
         ),
     ]
 
 
-def _build(directory: Path, size: int) -> None:
+def build_copies(directory: Path, size: int) -> None:
     """A store with a large object of zeros, which takes no room, and a small one."""
     shutil.rmtree(directory, ignore_errors=True)
     Store.open(directory).close()
     with building.database(directory) as database, database.write() as tx:
-        for key, length, fill in ((_LARGE, size, b"\0"), (_SMALL, _SMALL_BYTES, b"s")):
+        for key, length, fill in ((LARGE, size, b"\0"), (SMALL, _SMALL_BYTES, b"s")):
             digest, sums = _digests(length, fill)
             building.add(tx, key, digest, length, sums, now_ms=now_ms())
             path = blob_of(directory, digest.hex())

@@ -28,7 +28,7 @@ from gestalt_cas.rpc import SERVICE
 
 COMPILED, RAW, SDK = "compiled client", "raw Python client", "Python SDK client"
 _SOURCE = ROOT / "benchmarks" / "client_go"
-_PROGRAM = ROOT / ".build" / "bench-client"
+PROGRAM = ROOT / ".build" / "bench-client"
 _GO_HOME = "/usr/local/go/bin"
 """Where Go's own packages put it, which is not on every PATH."""
 
@@ -125,23 +125,23 @@ def _driver(name: str, command: Sequence[str], suffix: str) -> Iterator[Driver]:
 def compiled_client() -> Path | None:
     """The compiled client, built now if its sources have changed; None, with a note, where that cannot be."""
     newest = max(path.stat().st_mtime for path in _SOURCE.iterdir())
-    if _PROGRAM.exists() and _PROGRAM.stat().st_mtime > newest:
-        return _PROGRAM
+    if PROGRAM.exists() and PROGRAM.stat().st_mtime > newest:
+        return PROGRAM
     go = shutil.which("go") or shutil.which("go", path=_GO_HOME)
     if go is None:
         note("there is no Go toolchain to build the compiled client with: the raw Python client drives")
         return None
     note("building the compiled client")
-    _PROGRAM.parent.mkdir(exist_ok=True)
-    built = _PROGRAM.with_suffix(f".{os.getpid()}")
+    PROGRAM.parent.mkdir(exist_ok=True)
+    built = PROGRAM.with_suffix(f".{os.getpid()}")
     done = subprocess.run(
         [go, "build", "-o", str(built), "."], cwd=_SOURCE, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         note(f"the compiled client cannot be built, the raw Python client drives:\n{done.stderr.strip()}")
         return None
-    built.replace(_PROGRAM)
-    return _PROGRAM
+    built.replace(PROGRAM)
+    return PROGRAM
 
 
 def ref(key: str) -> wire_pb2.ObjectRef:

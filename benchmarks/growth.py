@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from itertools import count
 
 from benchmarks import runs
@@ -19,7 +18,7 @@ from benchmarks.findings import Finding, at_most
 from benchmarks.listing import key_at, store_of
 from benchmarks.measuring import Samples, by_round, note, print_table, quotient, us
 from benchmarks.runs import Run
-from benchmarks.serving import Server, served
+from benchmarks.serving import Server, Wanted, served_together
 
 GOAL = at_most(1.3)
 _SMALL_BYTES = 4096
@@ -61,11 +60,8 @@ def measure(run: Run, driver: Driver, servers: Mapping[int, Server]) -> Mapping[
 
 def benchmark(run: Run) -> list[Finding]:
     driver = run.drivers[0]
-    with ExitStack() as stack:
-        servers = {
-            keys: stack.enter_context(served(store_of(run, keys), settings=_NO_COLLECTION))
-            for keys in (run.small, run.keys)
-        }
+    wanted = {keys: Wanted(store_of(run, keys), settings=_NO_COLLECTION) for keys in (run.small, run.keys)}
+    with served_together(wanted) as servers:
         note(f"looking up, writing and deleting in stores of {run.small:,} and {run.keys:,} objects")
         found = measure(run, driver, servers)
     rows, findings = [], []

@@ -30,7 +30,7 @@ from benchmarks.measuring import by_round, note, place, print_machine, print_tab
 from benchmarks.partners import Partner, program
 from benchmarks.reads import KEY, blob_of, filled, random_pieces
 from benchmarks.runs import Run
-from benchmarks.serving import cpu_seconds, served
+from benchmarks.serving import Wanted, cpu_seconds, served, served_together
 from benchmarks.syncing import MIB, written
 from gestalt_cas import Store, wire_pb2
 
@@ -238,8 +238,11 @@ def all_servers(directory: Path, digest: str) -> Iterator[list[Candidate]]:
             found.append(stack.enter_context(_nginx(nginx, directory, digest)))
         else:
             note("nginx is not installed: nothing to compare with")
-        for name, arguments in (("verified", ("-m", "gestalt_cas")), ("unverified", program(Partner.UNVERIFIED))):
-            server = stack.enter_context(served(directory, arguments))
+        wanted = {
+            "verified": Wanted(directory),
+            "unverified": Wanted(directory, program(Partner.UNVERIFIED)),
+        }
+        for name, server in stack.enter_context(served_together(wanted)).items():
             url = presigned(server.call, wire_pb2.PRESIGN_METHOD_GET, KEY)
             found.append(Candidate(name, server.pid, url))
         yield found

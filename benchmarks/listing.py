@@ -32,7 +32,7 @@ from benchmarks.measuring import (
     us,
 )
 from benchmarks.runs import Run
-from benchmarks.serving import Server, served
+from benchmarks.serving import Server, Wanted, served_together
 from gestalt_cas import Store, wire_pb2
 from gestalt_cas.messages import Namespace
 from gestalt_cas.objects import MAX_PAGE, ListPage, ListQuery
@@ -133,8 +133,8 @@ def compare_served(small: Filled, large: Filled, repetitions: int) -> list[Findi
     """The same through a server process: CPU of the server per page, gRPC and reply included."""
     at = fractions(repetitions)
     rows, findings = [], []
-    with ExitStack() as stack:
-        servers = [(filled, stack.enter_context(served(filled.directory))) for filled in (small, large)]
+    with served_together({filled.keys: Wanted(filled.directory) for filled in (small, large)}) as found:
+        servers = [(filled, found[filled.keys]) for filled in (small, large)]
         for name, ask, goal in CASES:
             note(f"measuring, served: {name}")
             cpu: dict[int, list[float]] = {small.keys: [], large.keys: []}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from benchmarks.findings import Finding, at_least
 from benchmarks.measuring import Samples, Timing, by_round, in_turn, ms, note, print_table, quotient
 from benchmarks.partners import Partner, program
 from benchmarks.runs import Run
-from benchmarks.serving import Server, hosted, served
+from benchmarks.serving import Server, Wanted, hosted, served_together
 from benchmarks.syncing import MIB
 from gestalt_cas import Store
 from gestalt_cas.errors import NoSuchKey
@@ -60,11 +60,12 @@ def servers(run: Run, size: int) -> Iterator[Mapping[str, Server]]:
         UNVERIFIED: program(Partner.UNVERIFIED),
         KEPT: program(Partner.PASSTHROUGH),
     }
-    with ExitStack() as stack:
-        found = {name: stack.enter_context(served(directory, arguments)) for name, arguments in kinds.items()}
-        environment = {open_file.OBJECT_FILE: str(blob.resolve())}
-        found[OPEN_FILE] = stack.enter_context(hosted("benchmarks.open_file:provider", environment))
-        yield found
+    environment = {open_file.OBJECT_FILE: str(blob.resolve())}
+    with (
+        served_together({name: Wanted(directory, arguments) for name, arguments in kinds.items()}) as ours,
+        hosted("benchmarks.open_file:provider", environment) as other,
+    ):
+        yield {**ours, OPEN_FILE: other}
 
 
 def compare(run: Run, driver: Driver, found: Mapping[str, Server], size: int) -> list[Finding]:

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import NamedTuple
 
 import grpc
 
+from benchmarks.measuring import Name
 from gestalt_cas.rpc import SERVICE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,25 +70,52 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+class Wanted(NamedTuple):
+    """A store to be served; `program` is what the interpreter runs as the command line's `gestalt-cas`."""
+
+    directory: Path
+    program: Sequence[str] = ("-m", "gestalt_cas")
+    settings: Mapping[str, object] = MappingProxyType({})
+
+
 @contextmanager
 def served(
     directory: Path, program: Sequence[str] = ("-m", "gestalt_cas"), settings: Mapping[str, object] | None = None
 ) -> Iterator[Server]:
-    """Serve a store for the block; `program` is what the interpreter runs as the command line's `gestalt-cas`."""
+    """Serve a store for the block."""
+    with served_together({"": Wanted(directory, program, settings or {})}) as servers:
+        yield servers[""]
+
+
+@contextmanager
+def served_together(wanted: Mapping[Name, Wanted]) -> Iterator[dict[Name, Server]]:
+    """Serve several stores for the block; the servers start at the same time."""
+    with ExitStack() as stack:
+        waiting = {name: stack.enter_context(_serving(one)) for name, one in wanted.items()}
+        yield {name: stack.enter_context(ready()) for name, ready in waiting.items()}
+
+
+@contextmanager
+def _serving(wanted: Wanted) -> Iterator[Callable[[], AbstractContextManager[Server]]]:
+    """A server that starts; gives what waits until it is ready."""
     with TemporaryDirectory(prefix="gcb") as home:
-        target = f"unix://{home}/s"
-        arguments = ["serve", "--data-dir", str(directory.resolve()), "--grpc", target]
-        for name, value in (settings or {}).items():
+        target, log = f"unix://{home}/s", Path(home) / "log"
+        arguments = ["serve", "--data-dir", str(wanted.directory.resolve()), "--grpc", target]
+        for name, value in wanted.settings.items():
             arguments += ["--set", f"{name}={value}"]
-        log = Path(home) / "log"
-        with _started([*program, *arguments], log) as process:
-            assert process.stdout is not None
-            first = process.stdout.readline()
-            ready = json.loads(first) if first else {}
-            if ready.get("event") != "ready":
-                raise SystemExit(f"the server did not start:\n{log.read_text()}")
-            with grpc.insecure_channel(target) as channel:
-                yield Server(process.pid, target, channel, log, ready.get("http", ""))
+        with _started([*wanted.program, *arguments], log) as process:
+
+            @contextmanager
+            def ready() -> Iterator[Server]:
+                assert process.stdout is not None
+                first = process.stdout.readline()
+                announced = json.loads(first) if first else {}
+                if announced.get("event") != "ready":
+                    raise SystemExit(f"the server did not start:\n{log.read_text()}")
+                with grpc.insecure_channel(target) as channel:
+                    yield Server(process.pid, target, channel, log, announced.get("http", ""))
+
+            yield ready
 
 
 @contextmanager

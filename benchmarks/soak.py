@@ -38,7 +38,7 @@ _KEYS = 500
 _SIZES = (100, 4096, 4096, 4096, 50_000, 300_000, 3_000_000)
 _FRAME = 64 << 10
 _DEADLINE_SECONDS = 60
-_SETTINGS = {"versioning": "suspended", "gc.everySeconds": 20, "gc.graceSeconds": 1}
+SETTINGS = {"versioning": "suspended", "gc.everySeconds": 20, "gc.graceSeconds": 1}
 _EXPECTED = {grpc.StatusCode.NOT_FOUND}
 """What calls on keys that other callers delete may end with."""
 _MB = 1_000_000
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with place(options.dir) as chosen:
         directory = Path(chosen) / "soak"
         note(f"mixed load by {options.callers} callers for {options.seconds:.0f} s")
-        with served(directory, settings=_SETTINGS) as server:
+        with served(directory, settings=SETTINGS) as server:
             times, samples = loaded(server, directory, options.seconds, options.callers)
         columns = list(zip(*samples, strict=True))
         rows = [judged(series, times, values) for series, values in zip(SERIES, columns, strict=True)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -23,38 +23,47 @@ from benchmarks.findings import Finding, Goal, at_least, at_most
 from benchmarks.measuring import Samples, Timing, by_round, in_turn, ms, note, print_table, quotient
 from benchmarks.partners import Partner, program
 from benchmarks.runs import Run
-from benchmarks.serving import Server, served
+from benchmarks.serving import Server, Wanted, served_together
 from benchmarks.syncing import MIB, hashed, plain_syncs, written
 
 SMALL_BYTES = 4096
 CALLERS = 16
 STORED, INLINED, UNSTORED, NAIVE, NOOP = "stored in files", "stored inline", "storing off", "naive", "no-op"
+SYNCED, HASHED = "write and fdatasync", "BLAKE3"
 APPENDED, OVERWRITTEN = "append and fdatasync", "overwrite and fdatasync"
 _QUICK_SYNC_SECONDS = 0.5e-3
 _FRAMES = {64 << 10: 0.9, MIB: 1.1}
 """Bytes of a frame, and the goal for 64 MiB in such frames."""
 _seeds = count(1)
 
+_INLINE = {building.INLINE: SMALL_BYTES}
+
 Servers = Mapping[str, Server]
 
 
 @contextmanager
-def servers(run: Run, *, small: bool) -> Iterator[Servers]:
-    """A server of each kind, each on an empty store; the partners of small writes only if asked for."""
-    with ExitStack() as stack:
-        found: dict[str, Server] = {}
-        kinds = {STORED: ("-m", "gestalt_cas"), UNSTORED: program(Partner.UNSTORED)}
-        if small:
-            kinds |= {NAIVE: program(Partner.NAIVE), NOOP: program(Partner.NOOP)}
-            if building.inlines(_empty(run.root / "inlines")):
-                kinds |= {INLINED: kinds[STORED]}
-            else:
-                note("this version keeps no payload in the database: nothing is measured inline")
-        for name, arguments in kinds.items():
-            directory = _empty(run.root / f"writes-{name.replace(' ', '-')}")
-            settings = {building.INLINE: SMALL_BYTES} if name == INLINED else {}
-            found[name] = stack.enter_context(served(directory, arguments, settings))
+def servers(run: Run) -> Iterator[Servers]:
+    """A server of each kind, each on an empty store of its own."""
+    kinds = {
+        STORED: ("-m", "gestalt_cas"),
+        UNSTORED: program(Partner.UNSTORED),
+        NAIVE: program(Partner.NAIVE),
+        NOOP: program(Partner.NOOP),
+    }
+    if building.inlines(_empty(run.root / "inlines")):
+        kinds |= {INLINED: kinds[STORED]}
+    else:
+        note("this version keeps no payload in the database: nothing is measured inline")
+    wanted = {
+        name: Wanted(_empty(_directory(run.root, name)), arguments, _INLINE if name == INLINED else {})
+        for name, arguments in kinds.items()
+    }
+    with served_together(wanted) as found:
         yield found
+
+
+def _directory(root: Path, name: str) -> Path:
+    return root / f"writes-{name.replace(' ', '-')}"
 
 
 def _empty(directory: Path) -> Path:
@@ -76,30 +85,28 @@ def writing(
     return write
 
 
-def measure_small(run: Run, driver: Driver, callers: int) -> dict[str, Samples]:
+def measure_small(run: Run, driver: Driver, found: Servers, callers: int) -> dict[str, Samples]:
     calls, syncs = run.sized(320 if callers > 1 else 60, 8), run.sized(20, 4)
     note(f"writing {calls} objects of 4 KiB by {callers} at once, {run.repetitions} times, with the {driver.name}")
-    with servers(run, small=True) as found, plain_syncs(run.root) as plain:
+    with plain_syncs(run.root) as plain:
         candidates: dict[str, Callable[[int], Timing]] = {
             name: writing(driver, server, SMALL_BYTES, calls=calls, callers=callers) for name, server in found.items()
         }
         candidates |= {APPENDED: lambda _: plain.appended(syncs), OVERWRITTEN: lambda _: plain.overwritten(syncs)}
-        samples = in_turn(candidates, run.repetitions, warm_up=1)
-        _check_storing(found, run.root)
-    return samples
+        return in_turn(candidates, run.repetitions, warm_up=1)
 
 
 def _check_storing(found: Servers, root: Path) -> None:
     """That each server did what its name says: files where there must be some, and none where there must be none."""
     for name in found:
-        blobs = root / f"writes-{name.replace(' ', '-')}" / "blobs"
+        blobs = _directory(root, name) / "blobs"
         files = any(path.is_file() for path in blobs.rglob("*"))
         assert files == (name == STORED), f"{name}: {'there are' if files else 'no'} files in {blobs}"
 
 
-def compare_many(run: Run, driver: Driver) -> list[Finding]:
+def compare_many(run: Run, driver: Driver, found: Servers) -> list[Finding]:
     """16 callers at once: calls per second against those of the partners."""
-    samples = measure_small(run, driver, CALLERS)
+    samples = measure_small(run, driver, found, CALLERS)
     _print_small(f"WriteObject 4 KiB, {CALLERS} callers, {driver.name}", samples)
     sync = samples[APPENDED].wall_median
     slow = "" if sync < _QUICK_SYNC_SECONDS else f"fdatasync took {ms(sync)} ms"
@@ -118,9 +125,9 @@ def _rate(what: str, ours: Samples, theirs: Samples, goal: Goal, unjudged: str =
     return Finding(what, by_round(quotient, theirs.wall, ours.wall), goal, unjudged)
 
 
-def compare_one(run: Run, driver: Driver) -> list[Finding]:
+def compare_one(run: Run, driver: Driver, found: Servers) -> list[Finding]:
     """One caller: what storing adds to the median call, in that run's plain syncs."""
-    samples = measure_small(run, driver, 1)
+    samples = measure_small(run, driver, found, 1)
     _print_small(f"WriteObject 4 KiB, one caller, median call, {driver.name}", samples)
     findings = []
     for name, bound in ((STORED, 3.0), (INLINED, 1.3)):
@@ -154,28 +161,23 @@ def _print_small(title: str, samples: Mapping[str, Samples]) -> None:
     )
 
 
-def compare_large(run: Run, driver: Driver) -> list[Finding]:
+def compare_large(run: Run, driver: Driver, found: Servers) -> list[Finding]:
     """64 MiB in small and in large frames, against what the three steps would take one after another."""
     size = run.sized(64 * MIB, 2 * MIB)
     body = bytearray(os.urandom(size))
     findings = []
-    with servers(run, small=False) as found:
-        for frame, bound in _FRAMES.items():
-            note(f"writing {size >> 20} MiB in frames of {frame >> 10} KiB with the {driver.name}")
-            samples = in_turn(
-                {name: writing(driver, server, size, calls=1, frame=frame) for name, server in found.items()}
-                | {
-                    "write and fdatasync": lambda _: written(run.root / "plain", body),
-                    "BLAKE3": lambda _: hashed(body),
-                },
-                run.repetitions,
-                warm_up=1,
-            )
-            title = f"WriteObject {size >> 20} MiB, frames of {frame >> 10} KiB"
-            _print_large(f"{title}, {driver.name}", size, samples)
-            in_turn_of = (samples[name].wall for name in (UNSTORED, "write and fdatasync", "BLAKE3"))
-            speed = by_round(lambda stored, *steps: sum(steps) / stored, samples[STORED].wall, *in_turn_of)
-            findings.append(Finding(f"{title}{driver.suffix}: rate, the steps in turn = 1", speed, at_least(bound)))
+    for frame, bound in _FRAMES.items():
+        note(f"writing {size >> 20} MiB in frames of {frame >> 10} KiB with the {driver.name}")
+        candidates: dict[str, Callable[[int], Timing]] = {
+            name: writing(driver, found[name], size, calls=1, frame=frame) for name in (STORED, UNSTORED)
+        }
+        candidates |= {SYNCED: lambda _: written(run.root / "plain", body), HASHED: lambda _: hashed(body)}
+        samples = in_turn(candidates, run.repetitions, warm_up=1)
+        title = f"WriteObject {size >> 20} MiB, frames of {frame >> 10} KiB"
+        _print_large(f"{title}, {driver.name}", size, samples)
+        in_turn_of = (samples[name].wall for name in (UNSTORED, SYNCED, HASHED))
+        speed = by_round(lambda stored, *steps: sum(steps) / stored, samples[STORED].wall, *in_turn_of)
+        findings.append(Finding(f"{title}{driver.suffix}: rate, the steps in turn = 1", speed, at_least(bound)))
     return findings
 
 
@@ -191,13 +193,14 @@ def _print_large(title: str, size: int, samples: Mapping[str, Samples]) -> None:
 
 
 def benchmark(run: Run) -> list[Finding]:
-    findings = []
-    for driver in run.drivers:
-        findings += compare_many(run, driver)
-    for driver in run.drivers:
-        findings += compare_one(run, driver)
-    for driver in run.drivers:
-        findings += compare_large(run, driver)
+    with servers(run) as found:
+        findings = [
+            finding
+            for compare in (compare_many, compare_one, compare_large)
+            for driver in run.drivers
+            for finding in compare(run, driver, found)
+        ]
+        _check_storing(found, run.root)
     return findings
 
 
