@@ -7,11 +7,13 @@ DATA_DIR ?= .data
 ARGS ?=
 # Passed to pytest: make test TESTS="tests/test_ranges.py -q"
 TESTS ?=
-# Passed to each benchmark: make bench BENCH="--dir .build/bench" keeps the stores for later runs.
+# Passed to the benchmarks: make bench BENCH="--dir .build/bench" keeps the stores for later runs, BENCH="writes reads"
+# runs those alone; make soak SOAK="--seconds 60".
 BENCH ?=
 # Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7".
 KILL ?=
 HISTORIES ?=
+SOAK ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +26,8 @@ PROTO_VENV := .build/proto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev run test coverage interleavings kill histories faults check format bench proto clean
+.PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
+.PHONY: clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -74,10 +77,14 @@ format: $(INSTALLED_DEV) ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED_DEV) ## measure listings, the format's choices and HTTP (about 5 minutes; 3 GB of disk)
-	@$(BIN)/python -m benchmarks.listing $(BENCH)
-	@$(BIN)/python -m benchmarks.format $(BENCH)
-	@$(BIN)/python -m benchmarks.http $(BENCH)
+bench: $(INSTALLED_DEV) ## measure everything against its goals, 1,000,000 objects (about 20 minutes; 4 GB of disk)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+bench-large: $(INSTALLED_DEV) ## what may grow with the store, at 10,000,000 objects (about an hour; 8 GB of disk)
+	@$(BIN)/python -m benchmarks calls listing growth start disk --keys 10000000 $(BENCH)
+
+soak: $(INSTALLED_DEV) ## mixed load for 10 minutes: memory, open files and WAL must stay flat
+	@$(BIN)/python -m benchmarks.soak $(SOAK)
 
 # Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
 # 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
