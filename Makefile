@@ -21,7 +21,7 @@ PROTO_VENV := .build/proto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev run test coverage check format bench proto clean
+.PHONY: help install install-dev run test coverage check format bench crash proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,13 @@ bench: $(INSTALLED_DEV) ## measure listings, the format's choices and HTTP (abou
 	@$(BIN)/python -m benchmarks.listing $(BENCH)
 	@$(BIN)/python -m benchmarks.format $(BENCH)
 	@$(BIN)/python -m benchmarks.http $(BENCH)
+
+# Distinct disk states of the long campaign, and the seed of those that are drawn: make crash STATES=5000 SEED=7
+STATES ?= 30000
+SEED ?= 1
+crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes)
+	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
+	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)
 
 # Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
 # 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
