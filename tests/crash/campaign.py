@@ -136,9 +136,8 @@ def bench(workload: str, recording: Recording, leave_out: str | None = None) -> 
         yield Bench(workload, recording, Path(place), leave_out)
 
 
-def judged(workload: str, recording: Recording, *, states: int, seed: int) -> Outcome:
-    """Judge up to `states` distinct states of a recording."""
-    chosen = all_over(recording, seed, states)
+def judged(workload: str, recording: Recording, chosen: list[Candidate]) -> Outcome:
+    """Judge these states of a recording."""
     with bench(workload, recording) as judging:
         return Outcome(workload, len(chosen), tuple(judging.judge(chosen)))
 
@@ -191,12 +190,9 @@ def quiet() -> None:
     reserve._LARGEST = 1 << 16
 
 
-def _judged(job: tuple[str, int, int]) -> Outcome:
+def _judged(job: tuple[str, Recording, list[Candidate]]) -> Outcome:
     quiet()
-    workload, states, seed = job
-    with recorder.Recorder() as records:
-        recording = records.record(workload)
-    return judged(workload, recording, states=states, seed=seed)
+    return judged(*job)
 
 
 def _missed(job: tuple[sites.Site, list[str], int, int]) -> tuple[sites.Site, Finding | None]:
@@ -206,12 +202,23 @@ def _missed(job: tuple[sites.Site, list[str], int, int]) -> tuple[sites.Site, Fi
         return site, missed(site, workloads, records, states=states, seed=seed)
 
 
+def shared_out(found: dict[str, list[Candidate]], states: int) -> dict[str, list[Candidate]]:
+    """So many states in all, as evenly from the workloads as those allow that have few."""
+    chosen: dict[str, list[Candidate]] = {}
+    for left, name in zip(range(len(found), 0, -1), sorted(found, key=lambda name: len(found[name])), strict=True):
+        chosen[name] = found[name][: -(-states // left)]
+        states -= len(chosen[name])
+    return chosen
+
+
 def run(names: list[str], states: int, seed: int, jobs: int) -> int:
-    """Judge all workloads and print a line for each; returns the exit status."""
-    share, began = -(-states // len(names)), time.monotonic()
+    """Judge workloads and print a line for each; returns the exit status."""
+    began, recordings = time.monotonic(), all_recordings(names)
+    chosen = shared_out({name: all_over(recordings[name], seed, states) for name in names}, states)
     total, failed = 0, False
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        for outcome in pool.imap_unordered(_judged, [(name, share, seed) for name in names]):
+        work = [(name, recordings[name], chosen[name]) for name in names]
+        for outcome in pool.imap_unordered(_judged, work):
             total += outcome.judged
             print(f"{outcome.workload:40} {outcome.judged:7} states, {len(outcome.findings)} findings", flush=True)
             for finding in outcome.findings[:3]:
@@ -221,14 +228,14 @@ def run(names: list[str], states: int, seed: int, jobs: int) -> int:
     return int(failed)
 
 
-def all_recordings() -> dict[str, Recording]:
+def all_recordings(names: Iterable[str]) -> dict[str, Recording]:
     with recorder.Recorder() as records:
-        return {name: records.record(name) for name in WORKLOADS}
+        return {name: records.record(name) for name in names}
 
 
 def run_sites(states: int, seed: int, jobs: int, only: str) -> int:
     """Leave out each sync in turn; returns the exit status."""
-    began, recordings = time.monotonic(), all_recordings()
+    began, recordings = time.monotonic(), all_recordings(WORKLOADS)
     work = [(site, reached_by(site, recordings), states, seed) for site in sites.find() if only in site.name]
     failed = shown = 0
     with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:

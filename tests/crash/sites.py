@@ -25,6 +25,8 @@ SPARE = {
     "and nothing is promised of the new directories before one",
     "upgrade:_create_or_upgrade:sync_directory": "SQLite synced the directory at the transaction's commit, and what is "
     "removed after it may come back",
+    "upgrade:_make_empty_database:sync_directory": "SQLite syncs the directory in the commit that makes the tables, "
+    "and nothing is promised before",
     "upgrade:copy_aside:sync_directory": "SQLite syncs the same directory in the commit of the upgrade, before that "
     "can be on the disk",
 }
