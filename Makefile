@@ -86,6 +86,13 @@ bench-large: $(INSTALLED_DEV) ## what may grow with the store, at 10,000,000 obj
 soak: $(INSTALLED_DEV) ## mixed load for 10 minutes: memory, open files and WAL must stay flat
 	@$(BIN)/python -m benchmarks.soak $(SOAK)
 
+# Distinct disk states of the long campaign, and the seed of those that are drawn: make crash STATES=5000 SEED=7
+STATES ?= 30000
+SEED ?= 1
+crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes)
+	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
+	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)
+
 # Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
 # 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
 # protobuf below 7.

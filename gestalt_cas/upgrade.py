@@ -187,6 +187,7 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     source, destination = connect(layout.database), sqlite.driver.connect(part)
     try:
+        destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
         source.backup(destination)
     except DriverError as error:
         raise sqlite.translate(error) from error

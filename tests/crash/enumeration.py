@@ -87,8 +87,13 @@ class Plan:
 
     seed: int
     share: float
-    random: int
+    extra: int
     systematic: bool
+    positions: frozenset[int] | None = None
+    """The only prefixes to look at; None: all."""
+
+    def takes(self, position: int, choose: random.Random) -> bool:
+        return choose.random() < self.share if self.positions is None else position in self.positions
 
 
 def candidates(recording: Recording, plan: Plan) -> Iterator[tuple[Disk, Candidate]]:
@@ -96,13 +101,13 @@ def candidates(recording: Recording, plan: Plan) -> Iterator[tuple[Disk, Candida
     disk, choose = Disk(recording), random.Random(plan.seed)
     yield disk, Candidate(0, {})
     for _ in recording.entries:
-        if not disk.step() or choose.random() >= plan.share:
+        if not disk.step() or not plan.takes(disk.position, choose):
             continue
         pending = disk.pending()
         for choices in systematic(pending) if plan.systematic else []:
             yield disk, Candidate(disk.position, choices)
         if len(pending) > EXHAUSTIVE and not _is_one_of_many(pending):
-            for _ in range(plan.random):
+            for _ in range(plan.extra):
                 yield disk, Candidate(disk.position, drawn(pending, choose))
 
 

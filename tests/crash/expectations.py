@@ -107,6 +107,10 @@ class Expectations:
         written = [_payload(mark) for _, mark in self._marks if mark.get("kind") == "put"]
         return list(dict.fromkeys([*written, *itertools.chain(*self._prepared.values())]))
 
+    def answers(self) -> frozenset[int]:
+        """The prefixes that end with an answer: all that is promised then has to be on the disk."""
+        return frozenset(place + 1 for place, mark in self._marks if "answered" in mark)
+
     def at(self, position: int) -> Promises:
         count = sum(place < position for place, _ in self._marks)
         if count not in self._memo:

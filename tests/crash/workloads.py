@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -84,9 +85,11 @@ class Session:
         return answer
 
     def open(self, **settings: str) -> Store:
-        opened: list[Store] = []
-        self.call("open", lambda: opened.append(Store.open(self.directory, settings=settings)), settings=settings)
-        return opened[0]
+        def open_it() -> None:
+            _left_open.append(Store.open(self.directory, settings=settings))
+
+        self.call("open", open_it, settings=settings)
+        return _left_open[-1]
 
     def put(self, store: Store, key: str, payload: Payload, **metadata: str) -> ObjectVersion:
         def write() -> ObjectVersion:
@@ -170,6 +173,15 @@ def _plain(answer: Any) -> Any:
     return answer
 
 
+_left_open: list[Store] = []
+"""A store that nothing refers to would close its database."""
+
+
+def has_objects(name: str) -> bool:
+    """Whether the workload begins with the objects of PREPARED."""
+    return WORKLOADS[name].prepare not in (None, an_empty_store, a_store_without_directories)
+
+
 # Preparations
 
 
@@ -186,6 +198,15 @@ def a_store_with_objects(directory: Path) -> None:
 
 
 PREPARED: Mapping[str, list[Payload]] = {"old": [("old one", 300), ("old two", 9000)], "kept": [("kept", 1000)]}
+
+
+def a_store_without_directories(directory: Path) -> None:
+    """As a copy of a running one that leaves out empty directories: with a WAL, for which SQLite syncs no directory."""
+    opened = Store.open(directory)
+    opened.change_settings({"versioning": "suspended"})
+    _left_open.append(opened)
+    shutil.rmtree(directory / "blobs")
+    shutil.rmtree(directory / "staging")
 
 
 def a_store_with_a_quarantine(directory: Path) -> None:
@@ -223,6 +244,13 @@ def create(session: Session) -> None:
 def create_in_a_new_directory(session: Session) -> None:
     """The directory itself was just made by somebody else, who did not sync it."""
     session.directory.mkdir()
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_without_directories)
+def completing(session: Session) -> None:
+    """Opening makes the directories that are missing."""
     with session.open() as opened:
         session.put(opened, "a", SMALL)
 
