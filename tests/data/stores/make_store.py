@@ -65,6 +65,7 @@ def fill(store: Store) -> None:
         put(store, "", "history", f"version {number}".encode(), metadata={"number": str(number)})
     store.delete(ObjectKey("", "history"))
     put(store, "", "history", b"after the marker")
+    put(store, "", "history", b"removed at last")
     put(store, "", "deleted", b"has a marker on top")
     store.delete(ObjectKey("", "deleted"))
     store.delete(ObjectKey("", "never was"))
