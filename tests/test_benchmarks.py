@@ -15,7 +15,7 @@ from benchmarks import (
     calls,
     driving,
     findings,
-    format,
+    format,  # noqa: A004 - named after its subject
     http,
     listing,
     memory,
