@@ -76,6 +76,10 @@ class NeedsFile(Exception):
     """The payload is held in memory and must be a file: the threshold was lowered, or a file is where it belongs."""
 
 
+class Vanished(Exception):
+    """The file of a sound row went between `publish` and the writer lock; `publish` once more marks the row first."""
+
+
 class Payloads:
     """The payloads of one store. Thread-safe."""
 
@@ -108,7 +112,8 @@ class Payloads:
 
         Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
         one whose directory entry is not synced yet. A payload keeps the place that its row names; one without a row is
-        inlined up to `inline_max` bytes. Raises NeedsFile when what is held has to become a file.
+        inlined up to `inline_max` bytes. Raises NeedsFile when what is held has to become a file, Vanished when a sound
+        row has lost its file.
         """
         row = versions.blob(tx, staged.digest)
         if self._vouches(tx, row, staged):
@@ -121,6 +126,9 @@ class Payloads:
                 raise NeedsFile
             place = inlined.put(tx, staged.data)
         elif not (published and self._blobs.is_ours(staged)):
+            if row is not None and not row.damaged:
+                # If we ended between the link and its sync, others would trust the name: the mark has to come first.
+                raise Vanished
             self._blobs.publish(staged)
         versions.keep_blob(tx, staged.digest, staged.size, staged.sums, place)
 
