@@ -12,6 +12,8 @@ is no writer thread, whose hand-offs cost several times as much.
     - When the transaction is lost (disk full, an I/O error), every member is judged again in one of its own.
     - When COMMIT itself meets an I/O error the outcome is unknown for those who would have been done; those who were
       refused have no effect either way, and are judged again.
+    - A leader that is interrupted (ctrl-C on the main thread) leaves nobody behind and nothing done twice: before its
+      COMMIT the others go back into the queue, after it they are answered, and in between their outcome is unknown.
 
 Work may therefore run more than once; it must not count on the first time. Design: docs/design.md, "Group commit".
 """
@@ -23,7 +25,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from enum import Enum, auto
+from typing import Any, Protocol, TypeVar, cast
 
 from gestalt_cas.errors import OutcomeUnknown, StoreError
 from gestalt_cas.sqlite import Connection, DriverError
@@ -38,10 +41,31 @@ Result = TypeVar("Result")
 Work = Callable[[Connection], Any]
 
 
-class _Member:
-    """One writer: its work, when it gives up waiting for the lock, and what came of it."""
+class Begin(Protocol):
+    """`Database.write`: a write transaction for a block, waiting at most `timeout` seconds for its turn."""
 
-    __slots__ = ("_wake", "deadline", "error", "result", "settled", "weight", "work")
+    def __call__(
+        self, timeout: float, *, committed: Callable[[], None] | None = None
+    ) -> AbstractContextManager[Connection]: ...
+
+
+class _Fate(Enum):
+    """How far a member is: what whoever interrupts its leader has to know."""
+
+    OPEN = auto()
+    """Not judged, or judged in a transaction that has not come to its COMMIT: it can be judged again."""
+    UNSURE = auto()
+    """COMMIT has begun and has not returned."""
+    SETTLED = auto()
+
+
+class _Member:
+    """One writer: its work, when it gives up waiting for the lock, and what came of it.
+
+    `followers` are those whom it has taken into its group and not let go.
+    """
+
+    __slots__ = ("_wake", "deadline", "error", "fate", "followers", "result", "weight", "work")
 
     def __init__(self, work: Work, weight: int, deadline: float) -> None:
         self.work = work
@@ -49,7 +73,8 @@ class _Member:
         self.deadline = deadline
         self.result: Any = None
         self.error: Exception | None = None
-        self.settled = False
+        self.fate = _Fate.OPEN
+        self.followers: list[_Member] = []
         self._wake = threading.Lock()
         self._wake.acquire()
 
@@ -58,7 +83,9 @@ class _Member:
         self._wake.acquire()
 
     def wake(self) -> None:
-        self._wake.release()
+        """End its wait; a second call does no harm."""
+        if self._wake.locked():
+            self._wake.release()
 
     def attempt(self, connection: Connection) -> bool:
         """Do the work and keep what comes of it; returns whether it was done. Failures of the database go up."""
@@ -80,12 +107,11 @@ class _Member:
 class Committer:
     """Commits the work of one process's writers. Thread-safe."""
 
-    def __init__(self, begin: Callable[[float], AbstractContextManager[Connection]]) -> None:
-        """`begin` gives a write transaction for a block, waiting at most so many seconds: `Database.write`."""
+    def __init__(self, begin: Begin) -> None:
         self._begin = begin
         self._lock = threading.Lock()
         self._waiting: deque[_Member] = deque()
-        self._led = False
+        self._leader: _Member | None = None
 
     def commit(self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float) -> Result:
         """Do the work in a write transaction and return its result once that is committed.
@@ -94,102 +120,138 @@ class Committer:
         raised here; so are StoreBusy, StoreFull, StorageFault, DatabaseDamaged (no effect) and OutcomeUnknown.
         """
         member = _Member(work, weight, time.monotonic() + timeout)
-        with self._lock:
-            leads = not self._led
-            self._led = True
-            if not leads:
-                self._waiting.append(member)
-        if not leads:
-            self._follow(member)
-        if not member.settled:
-            self._lead(member)
+        try:
+            self._join(member)
+            if self._leader is not member:
+                member.wait()
+            if member.fate is not _Fate.SETTLED:
+                self._lead(member)
+        except BaseException:
+            self._withdraw(member)
+            raise
         return cast(Result, member.answer())
 
-    def _follow(self, member: _Member) -> None:
-        """Wait until a leader has settled the member, or it is to lead itself."""
-        try:
-            member.wait()
-        except BaseException:  # ctrl-C on the main thread
-            self._leave(member)
-            raise
+    def _join(self, member: _Member) -> None:
+        """Lead if nobody does, else queue."""
+        with self._lock:
+            if self._leader is None:
+                self._leader = member
+            else:
+                self._waiting.append(member)
 
-    def _leave(self, member: _Member) -> None:
-        """Take back work that no leader has taken yet; what one has taken is waited for."""
+    def _withdraw(self, member: _Member) -> None:
+        """Leave the queue or leadership, whatever came; what a leader has taken is waited for.
+
+        Its work may be running now, on what its caller is about to let go of. One more interrupt does not end that
+        wait: the next one to lead might be this member, and everybody would wait for it.
+        """
+        while not self._left(member):
+            try:
+                member.wait()
+            except BaseException:  # noqa: BLE001 - the first one is raised once it is safe to
+                continue
+
+    def _left(self, member: _Member) -> bool:
         with self._lock:
             if member in self._waiting:
                 self._waiting.remove(member)
-                return
-        member.wait()
-        if not member.settled:
-            self._hand_on()
+                return True
+            leads = self._leader is member
+            is_led = self._leader is not None and member in self._leader.followers
+        if leads or member.followers:
+            self._let_go(member)
+        return member.fate is _Fate.SETTLED or not is_led
 
     def _lead(self, leader: _Member) -> None:
         """Commit a group with the leader in it, hand leadership on, and wake the others of the group."""
-        group = [leader]
+        group = leader.followers
         try:
             try:
-                self._together(group)
+                self._together(leader, group)
             except StoreError as failure:
-                if len(group) == 1:
+                if not group:
                     raise
-                self._apart(group, failure)
-        except BaseException:
-            self._put_back(group[1:])
+                self._apart([leader, *group], failure)
+        except BaseException as interrupt:
+            self._give_up(group, interrupt)
             raise
-        else:
-            for member in group:
-                member.settled = True
         finally:
-            self._hand_on()
-        for member in group[1:]:
-            member.wake()
+            self._let_go(leader)
 
-    def _together(self, group: list[_Member]) -> None:
-        """One transaction for the leader and whoever is waiting by now. Of a group of one, every failure goes up."""
-        with self._begin(max(0.0, group[0].deadline - time.monotonic())) as connection:
-            self._gather(group)
-            if len(group) == 1:
-                group[0].result = group[0].work(connection)
+    def _together(self, leader: _Member, group: list[_Member]) -> None:
+        """One transaction for the leader and whoever is waiting by now. Of a leader alone, every failure goes up."""
+
+        def committed() -> None:
+            _all_are(_Fate.SETTLED, [leader, *group])
+
+        with self._begin(max(0.0, leader.deadline - time.monotonic()), committed=committed) as connection:
+            self._gather(leader, group)
+            if not group:
+                leader.error, leader.result = None, leader.work(connection)
                 return
-            for member in group:
+            for member in (leader, *group):
                 connection.execute("SAVEPOINT member")
                 if not member.attempt(connection):
                     connection.execute("ROLLBACK TO member")
                 connection.execute("RELEASE member")
+            _all_are(_Fate.UNSURE, group)
 
-    def _gather(self, group: list[_Member]) -> None:
-        weight = group[0].weight
+    def _gather(self, leader: _Member, group: list[_Member]) -> None:
+        weight = leader.weight
         with self._lock:
-            while self._waiting and len(group) < MOST_MEMBERS:
+            while self._waiting and len(group) + 1 < MOST_MEMBERS:
                 weight += self._waiting[0].weight
                 if weight > MOST_WEIGHT:
                     return
-                group.append(self._waiting.popleft())
+                group.append(self._waiting[0])
+                self._waiting.popleft()
 
-    def _apart(self, group: list[_Member], failure: StoreError) -> None:
+    def _apart(self, members: list[_Member], failure: StoreError) -> None:
         """The transaction of the group is lost, or nobody knows: settle each member by itself."""
-        for member in group:
-            if isinstance(failure, OutcomeUnknown) and member.error is None:
-                member.error = OutcomeUnknown(str(failure))
-            else:
-                self._alone(member)
+        unknown = [member for member in members if isinstance(failure, OutcomeUnknown) and member.error is None]
+        for member in unknown:
+            member.error, member.fate = OutcomeUnknown(str(failure)), _Fate.SETTLED
+        again = [member for member in members if member not in unknown]
+        _all_are(_Fate.OPEN, again)
+        for member in again:
+            self._alone(member)
 
     def _alone(self, member: _Member) -> None:
+        def committed() -> None:
+            member.fate = _Fate.SETTLED
+
         member.error = None
         try:
-            with self._begin(max(_LEAST_WAIT, member.deadline - time.monotonic())) as connection:
+            with self._begin(max(_LEAST_WAIT, member.deadline - time.monotonic()), committed=committed) as connection:
                 member.result = member.work(connection)
+                member.fate = _Fate.UNSURE
         except Exception as error:  # noqa: BLE001 - raised again on the member's own thread, whatever it is
-            member.error = error
+            member.error, member.fate = error, _Fate.SETTLED
 
-    def _put_back(self, members: list[_Member]) -> None:
+    def _give_up(self, group: list[_Member], interrupt: BaseException) -> None:
+        """The leader ends here: who is not settled is so now if the outcome is unknown, and goes back otherwise."""
+        for member in group:
+            if member.fate is _Fate.UNSURE and member.error is None:
+                member.error = OutcomeUnknown(f"outcome unknown: its COMMIT was cut off by {interrupt!r}")
+                member.fate = _Fate.SETTLED
+        back = [member for member in group if member.fate is not _Fate.SETTLED]
+        _all_are(_Fate.OPEN, back)
         with self._lock:
-            self._waiting.extendleft(reversed(members))
+            self._waiting.extendleft(member for member in reversed(back) if member not in self._waiting)
+            group[:] = [member for member in group if member not in back]
 
-    def _hand_on(self) -> None:
-        """Have the one who has waited longest lead next."""
+    def _let_go(self, leader: _Member) -> None:
+        """Have the one who has waited longest lead next, and wake the group; done twice it does nothing more."""
         with self._lock:
-            heir = self._waiting.popleft() if self._waiting else None
-            self._led = heir is not None
-        if heir is not None:
-            heir.wake()
+            if self._leader is leader:
+                self._leader = self._waiting.popleft() if self._waiting else None
+                if self._leader is not None:
+                    self._leader.wake()
+        while leader.followers:
+            leader.followers[-1].wake()
+            leader.followers.pop()
+
+
+def _all_are(fate: _Fate, members: list[_Member]) -> None:
+    for member in members:
+        member.fate = fate

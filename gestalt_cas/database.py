@@ -357,6 +357,9 @@ class Database:
             if sqlite.is_io_error(error):
                 failure = OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}")
             raise failure from error
+        except BaseException:  # ctrl-C before it or after it; the next writer must not find a transaction open
+            self._roll_back(connection)
+            raise
 
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:

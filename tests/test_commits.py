@@ -31,10 +31,11 @@ class Disk:
         self.commits: list[list[str]] = []
         self.failures: list[Exception | None] = []
         self.timeouts: list[float] = []
+        self.interrupts = ""
         self.writer = threading.Lock()
 
     @contextmanager
-    def begin(self, timeout: float) -> Iterator[Connection]:
+    def begin(self, timeout: float, *, committed: Callable[[], None] | None = None) -> Iterator[Connection]:
         with self.writer:
             self.begun += 1
             self.timeouts.append(timeout)
@@ -52,8 +53,17 @@ class Disk:
                     raise StorageFault(str(error)) from error
                 raise
             assert self.gate.wait(WAIT)
+            if self.interrupts == "before":
+                self.connection.execute("ROLLBACK")
+                self.interrupts = ""
+                raise KeyboardInterrupt
             self.connection.execute("COMMIT")
             self.commits.append(self.names()[len(before) :])
+            if committed is not None:
+                committed()
+            if self.interrupts == "after":
+                self.interrupts = ""
+                raise KeyboardInterrupt
 
     def names(self) -> list[str]:
         return [name for (name,) in self.connection.execute("SELECT name FROM done ORDER BY rowid").fetchall()]
@@ -97,6 +107,19 @@ class Crowd:
         self.waiting += 1
         until(lambda: len(self.committer._waiting) == self.waiting)
         return coming
+
+    def interrupt_the_next(self, when: str) -> None:
+        """Have ctrl-C reach the leader of the next group `before` or `after` its COMMIT has taken effect."""
+        begin = self.disk.begin
+
+        @contextmanager
+        def next_one(timeout: float, *, committed: Callable[[], None] | None = None) -> Iterator[Connection]:
+            self.committer._begin = begin
+            self.disk.interrupts = when
+            with begin(timeout, committed=committed) as connection:
+                yield connection
+
+        self.committer._begin = next_one
 
     def go(self) -> None:
         self.disk.gate.set()
@@ -260,10 +283,10 @@ def test_a_lock_that_is_not_had_is_the_failure_of_who_waited_longest(disk: Disk,
     refusals = [StoreBusy("held")]
 
     @contextmanager
-    def busy(timeout: float) -> Iterator[Connection]:
+    def busy(timeout: float, *, committed: Callable[[], None] | None = None) -> Iterator[Connection]:
         if refusals:
             raise refusals.pop()
-        with begin(timeout) as connection:
+        with begin(timeout, committed=committed) as connection:
             yield connection
 
     crowd.committer._begin = busy
@@ -305,11 +328,54 @@ def test_a_leader_that_is_interrupted_leaves_the_others_to_the_next(disk: Disk, 
     assert crowd.committer.commit(adding("later"), timeout=WAIT) == "later"
 
 
+@pytest.mark.parametrize("refused_first", [False, True])
+def test_a_leader_that_is_interrupted_after_the_commit_has_the_others_answered_and_nothing_done_twice(
+    disk: Disk, crowd: Crowd, refused_first: bool
+) -> None:
+    error = PreconditionFailed("no") if refused_first else None
+    coming = [crowd.come(adding("a")), crowd.come(adding("b", error)), crowd.come(adding("c"))]
+    crowd.interrupt_the_next("after")
+    crowd.go()
+    with pytest.raises(KeyboardInterrupt):
+        coming[0].result(WAIT)
+    if refused_first:
+        with pytest.raises(PreconditionFailed):
+            coming[1].result(WAIT)
+    else:
+        assert coming[1].result(WAIT) == "b"
+    assert coming[2].result(WAIT) == "c"
+    assert disk.names() == (["first", "a", "c"] if refused_first else ["first", "a", "b", "c"])
+    assert crowd.committer.commit(adding("later"), timeout=WAIT) == "later"
+
+
+def test_a_leader_that_is_interrupted_in_commit_leaves_an_unknown_outcome_and_judges_the_refused_again(
+    disk: Disk, crowd: Crowd
+) -> None:
+    answers = iter([PreconditionFailed("while a might be there"), None])
+
+    def judged(connection: Connection) -> str:
+        return adding("b", next(answers))(connection)
+
+    coming = [crowd.come(adding("a")), crowd.come(judged), crowd.come(adding("c"))]
+    crowd.interrupt_the_next("before")
+    crowd.go()
+    with pytest.raises(KeyboardInterrupt):
+        coming[0].result(WAIT)
+    with pytest.raises(OutcomeUnknown, match="KeyboardInterrupt"):
+        coming[2].result(WAIT)
+    assert coming[1].result(WAIT) == "b"
+    assert disk.names() == ["first", "b"]
+    assert crowd.committer.commit(adding("later"), timeout=WAIT) == "later"
+
+
 class Interrupted:
     """Stands in for the lock that a follower waits on: ctrl-C at the first wait, then the real one."""
 
     def __init__(self, real: Any) -> None:
         self.real, self.calls = real, 0
+
+    def locked(self) -> bool:
+        return bool(self.real.locked())
 
     def acquire(self) -> bool:
         self.calls += 1
@@ -346,6 +412,45 @@ def test_a_follower_that_is_interrupted_takes_its_work_back(
     crowd.come(adding("b"))
     crowd.go()
     until(lambda: disk.names() == ["first", "b"])
+
+
+def test_a_follower_that_is_interrupted_while_a_leader_works_for_it_waits_for_that(
+    disk: Disk, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, held = threading.Event(), threading.Event()
+
+    def work(connection: Connection) -> str:
+        reached.set()
+        assert held.wait(WAIT)
+        return adding("b")(connection)
+
+    class Late(Interrupted):
+        """Ctrl-C twice, once the leader is at the work of this one."""
+
+        def acquire(self) -> bool:
+            self.calls += 1
+            if self.calls <= 2:
+                assert reached.wait(WAIT)
+                if self.calls == 2:
+                    held.set()
+                raise KeyboardInterrupt
+            return bool(self.real.acquire())
+
+    real = commits._Member.__init__
+
+    def make(self: commits._Member, *arguments: Any) -> None:
+        real(self, *arguments)
+        if self.work is work:
+            self._wake = Late(self._wake)  # type: ignore[assignment]
+
+    monkeypatch.setattr(commits._Member, "__init__", make)
+    before, leaving = crowd.come(adding("a")), crowd.come(work)
+    crowd.go()
+    with pytest.raises(KeyboardInterrupt):
+        leaving.result(WAIT)
+    assert before.result(WAIT) == "a"
+    assert disk.names() == ["first", "a", "b"]
+    assert crowd.committer.commit(adding("later"), timeout=WAIT) == "later"
 
 
 def test_many_writers_on_a_real_database_all_stand(tmp_path: Path) -> None:
