@@ -71,7 +71,8 @@ class Lost:
 class BackedUp:
     """A backup that is complete. Sizes in bytes; `blobs` and `bytes` count every payload, `lost` ones included.
 
-    Of the payloads `kept` were in DEST, `reused` too but had to be read first, `copied` are new.
+    Payloads that are rows come with the rows. Of the others `kept` were in DEST, `reused` too but had to be read first,
+    `copied` are new.
     """
 
     directory: str
@@ -202,7 +203,9 @@ class _Backup:
             )
             with closing(rows.payloads()) as payloads:
                 copier.copy(payloads)
-            copier.tally.lost += rows.damage_inside()
+            for damage in rows.damage_inside():
+                copier.tally.lost.append(damage)
+                self._parts.payloads.record_unsound(damage)
         finally:
             vouchers.close()
         return copier.tally

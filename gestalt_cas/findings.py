@@ -19,10 +19,10 @@ DAMAGE = {
     "row-missing": "a version's payload has no row in blobs",
     "size": "version, row and file do not agree on the payload's size",
     "sums": "the row's chunk sums are not those of the payload",
-    "missing": "the payload of a version has no file",
+    "missing": "the payload of a version has no file, or no row in inlined",
     "type": "something that is no regular file stands under the payload's name",
-    "bytes": "the file's bytes are not those that were stored",
-    "unreadable": "the file, or its directory, cannot be read",
+    "bytes": "the payload's bytes are not those that were stored",
+    "unreadable": "the file, its directory, or the row of an inlined payload cannot be read",
 }
 FAULTS = {
     "index": "an index does not agree with its table, or is missing",

@@ -9,6 +9,9 @@ unlinked before the lock is let go. So
     - a power cut cannot bring back a row whose file went: the commit is on the disk before the file goes. At worst it
       brings back a file without a row, which nobody trusts and the next run finds.
 
+Payloads that are rows go the same way, and are gone with the commit. Two more things are collected: a file whose
+payload is a row by now, which nobody reads, and a row of `inlined` that no payload names (`strays.py`).
+
 The lock is held for at most BATCH_FILES files or about BATCH_SECONDS, so writers hardly wait: batches begin small and
 grow while the disk keeps up. Grace is politeness (an
 unreachable payload may be written again soon); the lock is the safety. A live pin (a running backup) keeps everything.
@@ -26,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from gestalt_cas import pins, reachability
+from gestalt_cas import pins, reachability, strays
 from gestalt_cas.blobs import free_bytes
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
@@ -59,7 +62,7 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a run removed, or in a dry run would remove. Sizes in bytes.
+    """What a run removed, or in a dry run would remove. Sizes in bytes; payloads that were rows count as files.
 
     `fresh_*` are unreachable for less than the grace; `pinned_*` are kept by `pinned_by`, the live pins; `stuck_files`
     could not be removed, the last of them for `stuck_reason`: nothing vouches for them, and the next run tries again.
@@ -117,6 +120,7 @@ class Collector:
             tell(_LOOKING, first + 1, FAN_OUT)
         sweep = _Sweep(self._parts, until_ms)
         self._sweep(sweep, tell)
+        self._on_reserve(lambda: strays.collect(self._parts))
         result = self._outcome(sweep, until_ms, staging)
         note = {"at_ms": now_ms(), "result": result.result, **asdict(result)}
         self._on_reserve(lambda: self._parts.note(NOTE, note))
@@ -220,11 +224,14 @@ class Collector:
         with self._parts.database.read() as tx:
             names = tuple(pin.name for pin in pins.live(tx, now_ms())) if ripe else ()
         pinned = [garbage.size for garbage in ripe] if names else []
-        # A row may have lost its file: then there is nothing to remove but the row.
-        removed = [] if names else [garbage.size for garbage in ripe if self._parts.blobs.removable(garbage.digest)]
+        removed = [] if names else [garbage.size for garbage in ripe if self._has_bytes(garbage)]
         return Collected(
             True, len(removed), sum(removed), len(fresh), sum(fresh), len(pinned), sum(pinned), names, staging
         )
+
+    def _has_bytes(self, garbage: Garbage) -> bool:
+        """A row may have lost its file: then there is nothing to remove but the row."""
+        return garbage.inlined or self._parts.blobs.removable(garbage.digest)
 
     # ---- removing ----
 
@@ -260,6 +267,7 @@ class _Sweep:
         self._after = b""
         self._most = FIRST_BATCH_FILES
         self._stuck: list[str] = []
+        self._were_rows: set[bytes] = set()
         self.files = self.bytes = 0
         self.pinned_by: tuple[str, ...] = ()
 
@@ -295,9 +303,15 @@ class _Sweep:
             self.pinned_by = tuple(pin.name for pin in pins.live(tx, now_ms()))
             if not self.pinned_by:
                 taken += self._next(tx)
-            for garbage in taken:
-                reachability.forget(tx, garbage.digest)
+            self._were_rows = {garbage.digest for garbage in taken if self._forget(tx, garbage)}
         return bool(taken)
+
+    def _forget(self, tx: Connection, garbage: Garbage) -> bool:
+        """Remove the rows, but of a payload that is a row and is reached: of that only a stray file is to go."""
+        if garbage.inlined and reachability.is_reached(tx, garbage.digest):
+            reachability.unmark(tx, garbage.digest)
+            return False
+        return reachability.forget(tx, garbage.digest)
 
     def _next(self, tx: Connection) -> list[Garbage]:
         """The next batch of what is recorded, unreachable still, and old enough: one file at least."""
@@ -322,7 +336,7 @@ class _Sweep:
             except StoreError as error:
                 self._stuck.append(str(error))
                 continue
-            if removed:
+            if removed or garbage.digest in self._were_rows:
                 self.files += 1
                 self.bytes += garbage.size
         if len(self._stuck) > before:

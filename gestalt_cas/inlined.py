@@ -6,22 +6,36 @@ and collected like any other. Every function works in the transaction of its cal
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
 
-from sqlalchemy import Integer, delete, insert, select
+from blake3 import blake3
+from sqlalchemy import Integer, LargeBinary, cast, func, insert, select
 
 from gestalt_cas import chunks, schema
 from gestalt_cas.errors import BlobMissing, DigestMismatch
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
+MOST_BYTES = chunks.CHUNK_BYTES
+"""The largest payload that may be a row: an upload of that size is held in memory, and SQLite reads it as a whole."""
+
 _c = schema.inlined.c
 _PUT = Prepared(insert(schema.inlined).values(data=parameter("data")).returning(_c.id))
-_GET = Prepared(select(_c.data).where(_c.id == parameter("place", Integer)))
+# Whatever a damaged row holds comes as bytes, to be compared with its sums.
+_GET = Prepared(select(cast(_c.data, LargeBinary)).where(_c.id == parameter("place", Integer)))
+# The length of a BLOB is in the row's header: its bytes are not read.
+_LENGTH = Prepared(select(func.length(_c.data), func.typeof(_c.data)).where(_c.id == parameter("place", Integer)))
 _PUT_AT = Prepared(
     insert(schema.inlined).prefix_with("OR REPLACE").values(id=parameter("place"), data=parameter("data"))
 )
-_REMOVE = Prepared(delete(schema.inlined).where(_c.id == parameter("place", Integer)))
+_MOST = Prepared(select(func.coalesce(func.max(_c.id), 0)))
+_IDS = Prepared(
+    select(_c.id)
+    .where(_c.id > parameter("after", Integer), _c.id <= parameter("last", Integer))
+    .order_by(_c.id)
+    .limit(parameter("limit", Integer))
+)
 
 
 def put(connection: Connection, data: bytes) -> int:
@@ -36,9 +50,14 @@ def get(connection: Connection, place: int) -> bytes | None:
 
 
 def holds(connection: Connection, place: int, size: int) -> bool:
-    """Whether a payload of exactly `size` bytes is at the place."""
-    data = get(connection, place)
-    return data is not None and len(data) == size
+    """Whether a payload of exactly `size` bytes is at the place; its bytes are not read."""
+    return length(connection, place) == size
+
+
+def length(connection: Connection, place: int) -> int | None:
+    """The size of the payload at a place; None when there is none, -1 when it is no BLOB."""
+    rows = _LENGTH(connection, place=place)
+    return None if not rows else int(rows[0][0]) if rows[0][1] == "blob" else -1
 
 
 def replace(connection: Connection, place: int, data: bytes) -> None:
@@ -46,9 +65,20 @@ def replace(connection: Connection, place: int, data: bytes) -> None:
     _PUT_AT(connection, place=place, data=data)
 
 
-def remove(connection: Connection, place: int) -> None:
-    """Remove the payload at a place."""
-    _REMOVE(connection, place=place)
+def most(connection: Connection) -> int:
+    """The greatest id of a row; 0 when there is none."""
+    return int(_MOST(connection)[0][0])
+
+
+def ids(connection: Connection, after: int, last: int, limit: int) -> array[int]:
+    """The ids of at most `limit` rows, after `after` (exclusive) and up to `last`, in order."""
+    return array("q", (row[0] for row in _IDS(connection, after=after, last=last, limit=limit)))
+
+
+def digest(connection: Connection, place: int) -> bytes | None:
+    """The BLAKE3-256 of the bytes at a place; None when there is none."""
+    data = get(connection, place)
+    return None if data is None else blake3(data).digest()
 
 
 class InlinedBlob:

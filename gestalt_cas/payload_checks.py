@@ -1,4 +1,4 @@
-"""Payloads: rows against files both ways, and the bytes of those that are to be read.
+"""Payloads: rows against files both ways, or against rows of `inlined`, and the bytes of those that are to be read.
 
 The files of a fan-out directory are listed before their rows are read, so a row always is older than the look at its
 file would have to be. What looks wrong then is looked at again, and becomes a finding only in a transaction under
@@ -14,13 +14,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gestalt_cas import chunks, payload_rows, reachability, versions
+from gestalt_cas import chunks, inlined_checks, payload_rows, reachability, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection, broken
 from gestalt_cas.layout import FAN_OUT
-from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Look, examine, identity_of
+from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of
 from gestalt_cas.payload_rows import PayloadRow, Reached
 from gestalt_cas.repairs import mend_payload
 from gestalt_cas.sqlite import Connection
@@ -83,8 +83,12 @@ class PayloadPass:
                 self._close_gap(rows[0].digest if rows else None)
             here = {digest: found for digest, found in names.items() if place < digest <= last}
             _count_orphans(self._run, here, {row.digest for row in rows})
+            lengths = _lengths(self._run, rows)
             for row in rows:
-                check_row(self._run, row, here.get(row.digest))
+                if row.inlined:
+                    _check_inlined(self._run, row, here.get(row.digest), lengths.get(row.digest))
+                else:
+                    check_row(self._run, row, here.get(row.digest))
             place = last
             yield place
 
@@ -146,15 +150,12 @@ def _before(first: int) -> bytes:
 
 def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) -> None:
     """Judge one payload by its row and by what the directory had of it; look closer where that is called for."""
-    run.tally.payloads += 1
-    if len(row.digest) != DIGEST_BYTES:
-        text = f"a row of blobs has a digest of {len(row.digest)} bytes: {row.digest.hex()}"
-        run.report(Finding("row", text, where="blobs", digest=row.digest.hex(), remedy=run.restore_command()))
+    if not _is_digest(run, row):
         return
     if not row.reached:
         run.tally.reclaimable_files += listed is not None
         run.tally.reclaimable_bytes += listed[1] if listed else 0
-    wanted = run.options.read_data is not None and run.options.read_data.holds(row.digest)
+    wanted = _is_wanted(run, row)
     sound = (
         row.usable
         and listed is not None
@@ -173,6 +174,56 @@ def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) 
         judge_row(run, row.digest, read=wanted or row.damaged_ms is not None)
     elif listed is not None and stat.S_IMODE(listed[0]) != PAYLOAD_MODE:
         check_mode(run, row.digest)
+
+
+def _check_inlined(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None, stored: int | None) -> None:
+    """The same of a payload that is a row; a file under its name is one that nobody reads, and gc's to remove."""
+    if not _is_digest(run, row):
+        return
+    if listed is not None and stat.S_ISREG(listed[0]):
+        run.tally.reclaimable_files += 1
+        run.tally.reclaimable_bytes += listed[1]
+    if not row.reached and stored is not None:
+        run.tally.reclaimable_files += 1
+        run.tally.reclaimable_bytes += max(0, stored)
+    wanted = _is_wanted(run, row)
+    sound = (
+        stored == row.size
+        and row.damaged_ms is None
+        and len(row.sums) == chunks.SUM_BYTES * chunks.count(row.size)
+        and not (wanted and _examine(run, Expected(row.digest, row.size, row.sums), read=True, place=row.place).kind)
+    )
+    if not sound:
+        judge_row(run, row.digest, read=wanted or row.damaged_ms is not None)
+
+
+def _is_digest(run: Inspection, row: PayloadRow) -> bool:
+    """Count the row; report one whose digest can be none."""
+    run.tally.payloads += 1
+    if len(row.digest) == DIGEST_BYTES:
+        return True
+    text = f"a row of blobs has a digest of {len(row.digest)} bytes: {row.digest.hex()}"
+    run.report(Finding("row", text, where="blobs", digest=row.digest.hex(), remedy=run.restore_command()))
+    return False
+
+
+def _is_wanted(run: Inspection, row: PayloadRow) -> bool:
+    return run.options.read_data is not None and run.options.read_data.holds(row.digest)
+
+
+def _lengths(run: Inspection, rows: list[PayloadRow]) -> dict[bytes, int | None]:
+    """What is stored of the payloads that are rows, in one view; each in its own where that cannot be read."""
+    if not any(row.inlined for row in rows):
+        return {}
+    try:
+        with run.view() as tx:
+            return payload_rows.lengths(tx, rows)
+    except StoreError as error:
+        if not broken(error):
+            raise
+        if len(rows) == 1:
+            return {rows[0].digest: -1}
+    return {digest: length for row in rows for digest, length in _lengths(run, [row]).items()}
 
 
 def judge_row(run: Inspection, digest: bytes, *, read: bool = False) -> None:
@@ -246,18 +297,38 @@ def _verdict(run: Inspection, digest: bytes, read: bool) -> Verdict | None:
 def _look(run: Inspection, digest: bytes, row: PayloadRow | None, reached: Reached, read: bool) -> Look:
     suspicious = row is None or not row.usable or _rows_disagree(row, reached)
     size, sums = (row.size, row.sums) if row is not None and row.usable else (reached.greatest, b"")
-    return _examine(run, Expected(digest, size, sums), read=read or suspicious)
+    place = row.place if row is not None and row.inlined else 0
+    return _examine(run, Expected(digest, size, sums), read=read or suspicious, place=place)
 
 
-def _examine(run: Inspection, expected: Expected, *, read: bool) -> Look:
+def _examine(run: Inspection, expected: Expected, *, read: bool, place: int = 0) -> Look:
     def advance(count: int) -> None:
         run.tally.bytes_read += count
         run.pace.read(count)
         _tell(run, expected.digest)
 
-    look = examine(run.parts.blobs.path(expected.digest), expected, read=read, advance=advance)
+    if place:
+        look = _examine_inlined(run, place, expected, read)
+        if look.whole:
+            advance(look.size)
+    else:
+        look = examine(run.parts.blobs.path(expected.digest), expected, read=read, advance=advance)
     run.tally.payloads_read += look.whole
     return look
+
+
+def _examine_inlined(run: Inspection, place: int, expected: Expected, read: bool) -> Look:
+    try:
+        with run.view() as tx:
+            return inlined_checks.examine(tx, place, expected, read=read)
+    except StoreError as error:
+        if not broken(error):
+            raise
+        return inlined_checks.unreadable(place, expected, str(error))
+
+
+def _identity_now(run: Inspection, tx: Connection, digest: bytes, place: int) -> Identity | None:
+    return inlined_checks.identity_of(tx, place) if place else identity_of(run.parts.blobs.path(digest))
 
 
 def _rows_disagree(row: PayloadRow | None, reached: Reached) -> bool:
@@ -287,7 +358,11 @@ def _still(run: Inspection, tx: Connection, digest: bytes, row: PayloadRow | Non
     )
     if row is not None and row.damaged_ms is not None and now is not None and now.damaged_ms is None:
         return None  # healed meanwhile
-    if not same_row or identity_of(run.parts.blobs.path(digest)) != look.identity:
+    if not same_row:
+        return None
+    # A row that cannot be read cannot be compared with itself.
+    comparable = look.kind != "unreadable" or not look.place
+    if comparable and _identity_now(run, tx, digest, look.place) != look.identity:
         return None
     return payload_rows.reached_by(tx, digest, indexed=run.digest_index)
 
@@ -314,7 +389,7 @@ def _finding(run: Inspection, digest: bytes, verdict: Verdict) -> Finding | None
     return Finding(
         kind,
         message,
-        where=str(run.parts.blobs.path(digest)),
+        where=f"inlined, row {look.place}" if look.place else str(run.parts.blobs.path(digest)),
         digest=name,
         expected=expected,
         found=found,
@@ -326,7 +401,7 @@ def _finding(run: Inspection, digest: bytes, verdict: Verdict) -> Finding | None
 
 
 def _check_mode_of(run: Inspection, digest: bytes, look: Look) -> None:
-    if look.identity is not None and look.mode != PAYLOAD_MODE:
+    if look.identity is not None and not look.place and look.mode != PAYLOAD_MODE:
         check_mode(run, digest)
 
 

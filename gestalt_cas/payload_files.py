@@ -38,7 +38,8 @@ class Look:
     """What was found under a payload's name.
 
     `kind` is a kind of finding, "" when nothing is wrong. `whole` tells that all bytes were read and have the digest;
-    `size` and `sums` are the payload's real ones then. `identity` is None when nothing stands under the name.
+    `size` and `sums` are the payload's real ones then. `identity` is None when nothing stands under the name. `place`
+    is that of a payload which is a row, looked at by `inlined_checks.py`; 0: a file.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Look:
     whole: bool = False
     size: int = 0
     sums: bytes = b""
+    place: int = 0
 
 
 def identity_of(path: Path) -> Identity | None:
@@ -106,13 +108,21 @@ def _judge_file(
     except OSError as error:
         text = f"payload {name} cannot be read: {error.strerror or error}"
         return Look("unreadable", text, "", str(error.strerror), identity, mode)
+    return judge(expected, status.st_size, digest, sums, identity, mode)
+
+
+def judge(
+    expected: Expected, size: int, digest: bytes, sums: bytes, identity: Identity, mode: int = PAYLOAD_MODE
+) -> Look:
+    """Judge bytes that were read whole: `size` of them, with this BLAKE3-256 and these chunk sums."""
+    name = expected.digest.hex()
     if digest != expected.digest:
-        kind, text, wanted, found = _wrong_bytes(name, status.st_size, expected, digest, sums)
+        kind, text, wanted, found = _wrong_bytes(name, size, expected, digest, sums)
         return Look(kind, text, wanted, found, identity, mode)
-    proven = {"identity": identity, "mode": mode, "whole": True, "size": status.st_size, "sums": sums}
-    if wrong_size:
-        text = f"the row of payload {name} says {expected.size} bytes, its proven bytes are {status.st_size}"
-        return Look("size", text, str(status.st_size), str(expected.size), **proven)  # type: ignore[arg-type]
+    proven = {"identity": identity, "mode": mode, "whole": True, "size": size, "sums": sums}
+    if size != expected.size:
+        text = f"the row of payload {name} says {expected.size} bytes, its proven bytes are {size}"
+        return Look("size", text, str(size), str(expected.size), **proven)  # type: ignore[arg-type]
     if sums != expected.sums:
         text = f"the chunk sums in the row of payload {name} are wrong; its bytes are proven whole"
         return Look("sums", text, sums.hex(), expected.sums.hex(), **proven)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gestalt_cas import schema
+from gestalt_cas import inlined, schema
 from gestalt_cas.findings import SHOWN_VERSIONS, Affected
 from gestalt_cas.sqlite import Connection
 
@@ -23,6 +23,9 @@ _SET_ROW = """
     INSERT INTO blobs (digest, size, place, sums) VALUES (?, ?, ?, ?)
     ON CONFLICT (digest) DO UPDATE
     SET size = excluded.size, place = excluded.place, sums = excluded.sums, damaged_ms = NULL
+"""
+_SUSPECT_FILE = """
+    UPDATE blobs SET size = ?, place = ?, sums = ?, damaged_ms = ? WHERE digest = ?
 """
 _SET_SIZES = "UPDATE versions SET size = ? WHERE digest = ? AND size <> ?"
 
@@ -41,6 +44,11 @@ class PayloadRow:
     damaged_ms: int | None
     reached: bool
     usable: bool
+
+    @property
+    def inlined(self) -> bool:
+        """Whether the payload is a row of `inlined`."""
+        return self.usable and self.place != schema.PLACE_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +90,20 @@ def _alone(sql: str) -> str:
     return sql.replace("WHERE digest", "WHERE ifnull(digest, x'')")
 
 
-def set_row(connection: Connection, digest: bytes, size: int, sums: bytes) -> None:
-    """Record what proven bytes have told: the payload's size and sums. A mark of damage is lifted."""
-    connection.execute(_SET_ROW, (digest, size, schema.PLACE_FILE, sums))
+def lengths(connection: Connection, rows: list[PayloadRow]) -> dict[bytes, int | None]:
+    """The sizes of those payloads that are rows themselves; None for one that is missing, -1 for what is no BLOB."""
+    return {row.digest: inlined.length(connection, row.place) for row in rows if row.inlined}
+
+
+def set_row(connection: Connection, digest: bytes, size: int, sums: bytes, place: int) -> None:
+    """Record what proven bytes have told: the payload's size, sums and place. A mark of damage is lifted."""
+    connection.execute(_SET_ROW, (digest, size, place, sums))
     connection.execute(_SET_SIZES, (size, digest, size))
+
+
+def set_suspect_file(connection: Connection, digest: bytes, size: int, sums: bytes, now_ms: int) -> None:
+    """Turn a row that means nothing into one of a payload whose file cannot be relied on."""
+    connection.execute(_SUSPECT_FILE, (size, schema.PLACE_FILE, sums, now_ms, digest))
 
 
 def _row(values: tuple[Any, ...]) -> PayloadRow:
@@ -93,7 +111,8 @@ def _row(values: tuple[Any, ...]) -> PayloadRow:
     usable = (
         isinstance(size, int)
         and size >= 0
-        and place == schema.PLACE_FILE
+        and isinstance(place, int)
+        and place >= schema.PLACE_FILE
         and isinstance(sums, bytes)
         and isinstance(damaged_ms, int | None)
     )

@@ -185,6 +185,17 @@ class Payloads:
 
         self.record_damage(damage, still)
 
+    def record_unsound(self, damage: Damage) -> None:
+        """Record that the row of an inlined payload does not hold its bytes, if that still holds."""
+        digest = bytes.fromhex(damage.digest)
+
+        def still() -> bool:
+            with self._database.read() as tx:
+                row = versions.blob(tx, digest)
+                return row is not None and bool(row.place) and inlined.digest(tx, row.place) != digest
+
+        self.record_damage(damage, still)
+
     def mark_damaged(self, digest: bytes, still: Callable[[], bool], timeout: float = WRITE_TIMEOUT) -> None:
         """Keep later writes of the same bytes from trusting the file, so that they heal it.
 

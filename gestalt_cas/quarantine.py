@@ -23,11 +23,7 @@ def set_aside(layout: Layout, path: Path, judged: Identity, note: Mapping[str, o
 
     For the holder of write.lock. Raises OSError; a failure leaves the file where it is, or where it was to go.
     """
-    _make(layout)
-    at_ms = now_ms()
-    while (target := layout.quarantine / f"{path.name}.{at_ms}").exists() or target.is_symlink():
-        at_ms += 1
-    _write_note(target.with_name(f"{target.name}.json"), {"at_ms": at_ms, "from": str(path), **note})
+    target = _named(layout, path.name, {"from": str(path), **note})
     if identity_of(path) != judged:
         target.with_name(f"{target.name}.json").unlink()
         return ""
@@ -35,6 +31,31 @@ def set_aside(layout: Layout, path: Path, judged: Identity, note: Mapping[str, o
     sync_directory(layout.quarantine)
     sync_directory(path.parent)
     return str(target.relative_to(layout.root))
+
+
+def keep(layout: Layout, name: str, data: bytes, note: Mapping[str, object]) -> str:
+    """Write down the bytes of a damaged payload that is a row, whose digest is `name`; returns where to.
+
+    They are on the disk when this returns. For the holder of write.lock. Raises OSError.
+    """
+    target = _named(layout, name, {"from": "inlined", **note})
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        sync_file(fd)
+    sync_directory(layout.quarantine)
+    return str(target.relative_to(layout.root))
+
+
+def _named(layout: Layout, name: str, note: Mapping[str, object]) -> Path:
+    """A name in quarantine that is free, with its note on the disk."""
+    _make(layout)
+    at_ms = now_ms()
+    while (target := layout.quarantine / f"{name}.{at_ms}").exists() or target.is_symlink():
+        at_ms += 1
+    _write_note(target.with_name(f"{target.name}.json"), {"at_ms": at_ms, **note})
+    return target
 
 
 def _make(layout: Layout) -> None:

@@ -26,8 +26,14 @@ def _within(digest: ColumnElement[bytes]) -> ColumnElement[bool]:
     return and_(digest >= parameter("lower"), digest < parameter("upper"))
 
 
-_KNOWN = Prepared(select(_b.digest).where(_within(_b.digest), _b.place == literal_column(str(schema.PLACE_FILE))))
-_UNREACHED = Prepared(select(_b.digest, _b.size).where(_within(_b.digest), ~_reached(_b.digest)).order_by(_b.digest))
+_IS_FILE = _b.place == literal_column(str(schema.PLACE_FILE))
+# A file whose payload is a row was published by an upload that came to nothing, or came too late: nobody reads it.
+_IS_ROW = exists().where(_b.digest == _u.digest, ~_IS_FILE)
+_KNOWN = Prepared(select(_b.digest).where(_within(_b.digest), _IS_FILE))
+_PLACES = Prepared(select(_b.place).where(_within(_b.digest), ~_IS_FILE))
+_UNREACHED = Prepared(
+    select(_b.digest, _b.size, ~_IS_FILE).where(_within(_b.digest), ~_reached(_b.digest)).order_by(_b.digest)
+)
 _MARKED = Prepared(select(_u.digest, _u.size, _u.since_ms).where(_within(_u.digest)).order_by(_u.digest))
 _MARK = Prepared(
     insert(schema.unreachable)
@@ -36,12 +42,12 @@ _MARK = Prepared(
 )
 _UNMARK = Prepared(delete(schema.unreachable).where(_u.digest == parameter("digest")))
 _RIPE = Prepared(
-    select(_u.digest, _u.size)
-    .where(_u.digest > parameter("after"), _u.since_ms <= parameter("until_ms"), ~_reached(_u.digest))
+    select(_u.digest, _u.size, _IS_ROW)
+    .where(_u.digest > parameter("after"), _u.since_ms <= parameter("until_ms"), ~_reached(_u.digest) | _IS_ROW)
     .order_by(_u.digest)
     .limit(parameter("limit", Integer))
 )
-_RECORDED = Prepared(select(_u.digest, _u.size).where(_u.digest == parameter("digest"), ~_reached(_u.digest)))
+_RECORDED = Prepared(select(_u.digest, _u.size, _IS_ROW).where(_u.digest == parameter("digest"), ~_reached(_u.digest)))
 _STANDING = Prepared(
     select(
         func.count().filter(_u.since_ms <= parameter("until_ms", Integer)),
@@ -52,10 +58,12 @@ _STANDING = Prepared(
 )
 _IS_REACHED = Prepared(select(_v.seq).where(_v.digest == parameter("digest")).limit(literal_column("1")))
 _TAKE_OUT = Prepared(
-    delete(schema.inlined).where(
-        schema.inlined.c.id == select(_b.place).where(_b.digest == parameter("digest")).scalar_subquery()
-    )
+    delete(schema.inlined)
+    .where(schema.inlined.c.id == select(_b.place).where(_b.digest == parameter("digest")).scalar_subquery())
+    .returning(schema.inlined.c.id)
 )
+_ALL_PLACES = Prepared(select(_b.place).where(~_IS_FILE))
+_DROP_ROW = Prepared(delete(schema.inlined).where(schema.inlined.c.id == parameter("place", Integer)))
 _FORGET = Prepared(delete(schema.blobs).where(_b.digest == parameter("digest")))
 _SIZE = Prepared(
     select(
@@ -69,10 +77,14 @@ _SIZE = Prepared(
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """A payload that no version reaches; `size` in bytes."""
+    """A payload that no version reaches, or a file that its row does not mean; `size` in bytes.
+
+    `inlined` tells that the payload is a row by its row of `blobs`.
+    """
 
     digest: bytes
     size: int
+    inlined: bool = False
 
 
 def bounds(first: int) -> tuple[bytes, bytes]:
@@ -89,7 +101,7 @@ def known(connection: Connection, first: int) -> set[bytes]:
 def unreached(connection: Connection, first: int) -> list[Garbage]:
     """The payloads with a row and without a version, of those whose digest begins with the byte `first`."""
     lower, upper = bounds(first)
-    return [Garbage(*row) for row in _UNREACHED(connection, lower=lower, upper=upper)]
+    return [_garbage(*row) for row in _UNREACHED(connection, lower=lower, upper=upper)]
 
 
 def marked(connection: Connection, first: int) -> dict[bytes, int]:
@@ -109,8 +121,11 @@ def unmark(connection: Connection, digest: bytes) -> None:
 
 
 def ripe(connection: Connection, after: bytes, until_ms: int, limit: int) -> list[Garbage]:
-    """Recorded payloads that are unreachable still, found so at `until_ms` or before; digests after `after`."""
-    return [Garbage(*row) for row in _RIPE(connection, after=after, until_ms=until_ms, limit=limit)]
+    """Recorded payloads that are unreachable still, found so at `until_ms` or before; digests after `after`.
+
+    Those that are rows come also when they are reached: of these only a file may go.
+    """
+    return [_garbage(*row) for row in _RIPE(connection, after=after, until_ms=until_ms, limit=limit)]
 
 
 def is_reached(connection: Connection, digest: bytes) -> bool:
@@ -120,7 +135,7 @@ def is_reached(connection: Connection, digest: bytes) -> bool:
 
 def recorded(connection: Connection, digest: bytes) -> list[Garbage]:
     """The payload, if it is recorded as unreachable and is so still."""
-    return [Garbage(*row) for row in _RECORDED(connection, digest=digest)]
+    return [_garbage(*row) for row in _RECORDED(connection, digest=digest)]
 
 
 def standing(connection: Connection, until_ms: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -129,11 +144,31 @@ def standing(connection: Connection, until_ms: int) -> tuple[tuple[int, int], tu
     return (ripe_count, ripe_bytes), (count - ripe_count, total - ripe_bytes)
 
 
-def forget(connection: Connection, digest: bytes) -> None:
-    """Remove the payload's rows: an inlined payload is gone with them, and nothing vouches for a file any more."""
-    _TAKE_OUT(connection, digest=digest)
+def forget(connection: Connection, digest: bytes) -> bool:
+    """Remove the payload's rows: nothing vouches for a file any more, and an inlined payload is gone with them.
+
+    Returns whether it was an inlined one.
+    """
+    removed = bool(_TAKE_OUT(connection, digest=digest))
     _FORGET(connection, digest=digest)
     _UNMARK(connection, digest=digest)
+    return removed
+
+
+def places(connection: Connection, first: int) -> list[int]:
+    """The rows of `inlined` that are payloads whose digest begins with the byte `first`."""
+    lower, upper = bounds(first)
+    return [place for (place,) in _PLACES(connection, lower=lower, upper=upper)]
+
+
+def strays(connection: Connection, candidates: set[int]) -> set[int]:
+    """Those rows of `inlined` that no payload names; reads all rows of payloads."""
+    return candidates - {place for (place,) in _ALL_PLACES(connection)} if candidates else set()
+
+
+def drop_stray(connection: Connection, place: int) -> None:
+    """Remove a row of `inlined` that no payload names."""
+    _DROP_ROW(connection, place=place)
 
 
 def unreached_bytes(connection: Connection, first: int) -> int:
@@ -141,3 +176,7 @@ def unreached_bytes(connection: Connection, first: int) -> int:
     lower, upper = bounds(first)
     of_rows, of_files = _SIZE(connection, lower=lower, upper=upper)[0]
     return int(of_rows) + int(of_files)
+
+
+def _garbage(digest: bytes, size: int, inlined: int) -> Garbage:
+    return Garbage(digest, size, bool(inlined))

@@ -1,4 +1,4 @@
-"""Mending payloads: what `check --repair` does about a finding that concerns one payload.
+"""Mending payloads, files and rows alike: what `check --repair` does about a finding that concerns one payload.
 
 Rows are put right from proven bytes. A damaged file is set aside, never deleted, and only if it still is the one that
 was judged; the same bytes are taken from a backup where one was named: verified while they are staged, and published
@@ -10,17 +10,22 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
-from gestalt_cas import payload_rows, versions
+from gestalt_cas import inlined, inlined_checks, payload_rows, schema, versions
 from gestalt_cas.blobs import Staged
 from gestalt_cas.chunks import CHUNK_BYTES
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import InvalidArgument, StoreError
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection
-from gestalt_cas.payload_files import PAYLOAD_MODE, Look, identity_of
-from gestalt_cas.quarantine import set_aside
+from gestalt_cas.layout import Layout
+from gestalt_cas.manifests import open_rows
+from gestalt_cas.payload_files import PAYLOAD_MODE, Identity, Look, identity_of
+from gestalt_cas.quarantine import keep, set_aside
+from gestalt_cas.sqlite import Connection, DriverError
 
 
 def check_backup(run: Inspection) -> None:
@@ -50,15 +55,20 @@ def mend_payload(run: Inspection, digest: bytes, look: Look, finding: Finding) -
 
 
 def _correct_rows(run: Inspection, digest: bytes, look: Look, finding: Finding) -> Finding:
-    path = run.parts.blobs.path(digest)
     with run.parts.database.write() as tx:
-        if identity_of(path) != look.identity:
-            return _not_mended(finding, "the file was replaced meanwhile; check again")
-        payload_rows.set_row(tx, digest, look.size, look.sums)
-    if look.mode != PAYLOAD_MODE:
-        path.chmod(PAYLOAD_MODE)
+        if _identity_now(run, tx, digest, look) != look.identity:
+            return _not_mended(finding, "the payload was replaced meanwhile; check again")
+        payload_rows.set_row(tx, digest, look.size, look.sums, look.place)
+    if not look.place and look.mode != PAYLOAD_MODE:
+        run.parts.blobs.path(digest).chmod(PAYLOAD_MODE)
     what = {"mark": "lifted the mark", "row-missing": "made the row anew from the proven bytes"}
     return finding.mended(what.get(finding.kind, "corrected the rows from the proven bytes"))
+
+
+def _identity_now(run: Inspection, tx: Connection, digest: bytes, look: Look) -> Identity | None:
+    if look.place:
+        return inlined_checks.identity_of(tx, look.place)
+    return identity_of(run.parts.blobs.path(digest))
 
 
 def _replace(run: Inspection, digest: bytes, look: Look, finding: Finding) -> Finding:
@@ -90,25 +100,52 @@ def _set_aside(run: Inspection, digest: bytes, look: Look, finding: Finding) -> 
         "versions_total": finding.affected_total,
     }
     with run.parts.database.write() as tx:
-        aside = set_aside(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
+        if look.place:
+            aside = _keep_row(run, tx, digest, look, note)
+        else:
+            aside = set_aside(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
         versions.mark_damaged(tx, digest, now_ms())
     return aside
 
 
+def _keep_row(run: Inspection, tx: Connection, digest: bytes, look: Look, note: dict[str, object]) -> str:
+    """Write down what a damaged row holds, if it still is what was judged; the row itself stays until it is healed."""
+    data = inlined.get(tx, look.place)
+    if data is None or inlined_checks.identity_of(tx, look.place) != look.identity:
+        return ""
+    return keep(run.parts.layout, digest.hex(), data, note)
+
+
 def _put_back(run: Inspection, staged: Staged) -> None:
-    """Publish as a write does, and record size and sums; a mark of damage is lifted."""
+    """Publish as a write does, at the place that the payload has; record size and sums, and lift a mark of damage."""
+    with run.parts.database.write() as tx:
+        row = payload_rows.one(tx, staged.digest)
+        if row is not None and not row.usable:
+            payload_rows.set_suspect_file(tx, staged.digest, staged.size, staged.sums, now_ms())
     published = run.parts.payloads.publish(staged)
     with run.parts.database.write() as tx:
         run.parts.payloads.vouch(tx, staged, published, inline_max=0)
-        payload_rows.set_row(tx, staged.digest, staged.size, staged.sums)
+        kept = versions.blob(tx, staged.digest)
+        place = kept.place if kept is not None else schema.PLACE_FILE
+        payload_rows.set_row(tx, staged.digest, staged.size, staged.sums, place)
 
 
 def _staged(run: Inspection, digest: bytes) -> tuple[Staged | None, str]:
-    """The payload from the backup, staged and proven; or why there is none."""
+    """The payload from the backup, its file or its row, staged and proven; or why there is none."""
     backup = run.options.backup
-    name = digest.hex()
     if backup is None:
         return None, "without a backup its bytes cannot be had (--from BACKUP)"
+    staged, why = _staged_file(run, backup, digest)
+    if staged is None:
+        staged, why = _staged_row(run, backup, digest, why)
+    if staged is None or staged.digest == digest:
+        return staged, why
+    staged.discard()
+    return None, f"the copy in {backup} is damaged as well"
+
+
+def _staged_file(run: Inspection, backup: Path, digest: bytes) -> tuple[Staged | None, str]:
+    name = digest.hex()
     source = backup / "blobs" / name[:2] / name
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -117,13 +154,26 @@ def _staged(run: Inspection, digest: bytes) -> tuple[Staged | None, str]:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None, f"{source} is no regular file"
-        staged = run.parts.blobs.stage(_pieces(run, fd))
+        return run.parts.blobs.stage(_pieces(run, fd)), ""
     finally:
         os.close(fd)
-    if staged.digest == digest:
-        return staged, ""
-    staged.discard()
-    return None, f"the copy in {backup} is damaged as well"
+
+
+def _staged_row(run: Inspection, backup: Path, digest: bytes, why: str) -> tuple[Staged | None, str]:
+    """The payload from the rows of the backup, where it may be inlined; `why` is returned when it is not."""
+    rows = Layout(backup).database
+    if not rows.exists():
+        return None, why
+    try:
+        with closing(open_rows(rows)) as connection:
+            row = versions.blob(connection, digest)
+            data = inlined.get(connection, row.place) if row is not None and row.place else None
+    except (StoreError, DriverError) as error:
+        return None, f"{why}; its rows cannot be read: {error}"
+    if data is None:
+        return None, why
+    run.pace.read(len(data))
+    return run.parts.blobs.stage([data]), ""
 
 
 def _pieces(run: Inspection, fd: int) -> Iterator[bytes]:

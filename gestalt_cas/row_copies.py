@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from blake3 import blake3
-from sqlalchemy import Integer, delete, exists, func, literal_column, not_, null, or_, select, update
+from sqlalchemy import Integer, LargeBinary, cast, delete, exists, func, literal_column, not_, null, or_, select, update
 
 from gestalt_cas import schema, sqlite
 from gestalt_cas import settings as store_settings
@@ -85,15 +85,17 @@ _PAYLOADS = Prepared(
     select(_b.digest, _b.size, _b.sums).where(_b.place == literal_column(str(schema.PLACE_FILE))).order_by(_b.digest)
 )
 _INLINED = Prepared(
-    select(_b.digest, _i.data)
+    select(_b.digest, cast(_i.data, LargeBinary))
     .select_from(schema.blobs.outerjoin(schema.inlined, _i.id == _b.place))
     .where(_b.place != literal_column(str(schema.PLACE_FILE)))
     .order_by(_b.digest)
 )
 _COUNTER = Prepared(select(_n.seq, _n.commit_ms))
 _TOTALS = Prepared(select(func.count(), func.coalesce(func.sum(_b.size), 0)).select_from(schema.blobs))
-_VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None)))
+_IS_FILE = _b.place == literal_column(str(schema.PLACE_FILE))
+_VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None), _IS_FILE))
 _DROP_UNREACHED = Prepared(delete(schema.blobs).where(~exists().where(_v.digest == _b.digest)))
+_DROP_LOOSE = Prepared(delete(schema.inlined).where(_i.id.not_in(select(_b.place))))
 _DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*store_settings.FIELDS, STORE_NOTE))))
 _DROP_PINS = Prepared(delete(schema.pins))
 _DROP_RECORD = Prepared(delete(schema.unreachable))
@@ -157,7 +159,7 @@ class RowCopy:
         configured keys of a server, where a check goes on, when something last ran.
         """
         with self._changing() as tx:
-            for statement in (_DROP_PINS, _DROP_RECORD, _DROP_UNREACHED, _UNMARK, _DROP_NOTES):
+            for statement in (_DROP_PINS, _DROP_RECORD, _DROP_UNREACHED, _DROP_LOOSE, _UNMARK, _DROP_NOTES):
                 statement(tx)
             store_settings.store(tx, notes)
 
@@ -259,7 +261,7 @@ class Vouchers:
                 self._connection = open_rows(path)
 
     def vouch(self, payload: Payload) -> bool:
-        """Whether a row has this payload, of this size and not marked as damaged."""
+        """Whether a row has this payload as a file, of this size and not marked as damaged."""
         if self._connection is None:
             return False
         try:

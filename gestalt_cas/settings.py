@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
-from gestalt_cas import quotas
+from gestalt_cas import inlined, quotas
 from gestalt_cas.config import quota_range
 from gestalt_cas.errors import InvalidConfig, SettingsConflict
 from gestalt_cas.objects import check_bucket
@@ -23,7 +23,7 @@ from gestalt_cas.sqlite import Connection
 class Settings:
     """`bucket`: what the empty bucket name stands for. `versioning`: "enabled" or "suspended".
 
-    `inline_max_bytes`: payloads up to this many bytes are to be kept in the database (accepted; not used yet).
+    `inline_max_bytes`: payloads up to this many bytes are kept in the database; a payload stays where it is.
     `quotas`: by BUCKET or BUCKET/PREFIX, the bytes that all versions below may take.
     """
 
@@ -65,7 +65,7 @@ def validate(changes: Mapping[str, object]) -> dict[str, object]:
 
 def _validate_one(name: str, value: object) -> object:
     if name == "blobs.inlineMaxBytes":
-        return _validate_bytes(name, value)
+        return _validate_bytes(name, value, inlined.MOST_BYTES)
     if name == _QUOTAS:
         return _validate_quotas(value)
     if not isinstance(value, str):
@@ -79,9 +79,9 @@ def _validate_one(name: str, value: object) -> object:
     return value
 
 
-def _validate_bytes(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_BYTES:
-        raise InvalidConfig(f"{name}: {value!r} is not a whole number of bytes from 0 to {_MOST_BYTES}")
+def _validate_bytes(name: str, value: object, most: int = _MOST_BYTES) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise InvalidConfig(f"{name}: {value!r} is not a whole number of bytes from 0 to {most}")
     return value
 
 
@@ -117,7 +117,10 @@ def for_writing(connection: Connection) -> Settings:
     rows = connection.execute(
         "SELECT name, value FROM settings WHERE name IN ('versioning', 'blobs.inlineMaxBytes')"
     ).fetchall()
-    return Settings(**{FIELDS[name]: json.loads(value) for name, value in rows})
+    found = {FIELDS[name]: json.loads(value) for name, value in rows}
+    if found.get("inline_max_bytes", 0) > inlined.MOST_BYTES:  # releases that did not use it took any number
+        found["inline_max_bytes"] = inlined.MOST_BYTES
+    return Settings(**found)
 
 
 def default_bucket(connection: Connection) -> str:

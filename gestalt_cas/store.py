@@ -187,8 +187,9 @@ class Store:
                 except Vanished:
                     continue
                 except NeedsFile:
-                    held, staged = staged, self._blobs.stage([staged.read()])
-                    held.discard()
+                    data = staged.read()
+                    staged.discard()  # else its bytes would count twice
+                    staged = self._blobs.stage([data])
             raise StoreBusy(f"payload {staged.digest.hex()} keeps going away while it is written; try again")
         finally:
             staged.discard()

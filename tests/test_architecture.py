@@ -32,6 +32,7 @@ LAYERS = (
         "database",
         "durability",
         "inlined",
+        "inlined_checks",
         "keys",
         "layout",
         "locks",
@@ -42,7 +43,19 @@ LAYERS = (
     }
     | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"},
     {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
-    | {"examinations", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"}
+    | {
+        "examinations",
+        "garbage",
+        "pages",
+        "parts",
+        "paths",
+        "payloads",
+        "purging",
+        "statistics",
+        "store",
+        "strays",
+        "trees",
+    }
     | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"}
     | {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "rebuilding", "repairs"}
     | {"row_checks", "schema_checks", "unopened", "wal_checks"},
