@@ -28,7 +28,7 @@ from gestalt_cas.errors import (
     QuotaExceeded,
 )
 from oracle import NULL, Name, Oracle, Version
-from storage import flip, payload_path, payloads, rows, staged
+from storage import change, flip, payload_path, payloads, rows, staged
 
 KEYS = ["a", "a/", "a/b", "a/b/c", "a\0", "ab", "b", "b//c", "é/x", "é", "\U0010ffff", "z" * 300]
 BUCKETS = ["", "", "default", "other"]
@@ -176,6 +176,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.oracle.suspended = suspended
         assert self.store.change_settings({"versioning": self.versioning}).suspended == suspended
 
+    @rule(most=st.sampled_from([0, 0, 1, 100, 70_000, 1 << 20]))
+    def inline(self, most: int) -> None:
+        """Payloads from now on; each keeps the place that it has."""
+        assert self.store.change_settings({"blobs.inlineMaxBytes": most}).inline_max_bytes == most
+
     @rule(bucket=st.sampled_from(["default", "other"]))
     def name_default_bucket(self, bucket: str) -> None:
         self.oracle.default_bucket = bucket
@@ -201,7 +206,7 @@ class StoreMachine(RuleBasedStateMachine):
     def collect_garbage(self, dry_run: bool, grace: float) -> None:
         """Without grace all goes that no version reaches, and only that; with an hour of it nothing does."""
         reached = {blake3(data).hexdigest() for data in self.oracle.payloads()}
-        before = payloads(self.store)
+        before = self.kept()
         unreached = [name for name in before if name not in reached]
         found = self.store.collect_garbage(dry_run=dry_run, grace_seconds=grace)
         assert found.staging_files == found.stuck_files == found.pinned_files == 0
@@ -210,7 +215,7 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             assert (found.files, found.fresh_files) == (len(unreached), 0)
         kept = before if dry_run or grace else sorted(reached)
-        assert payloads(self.store) == kept
+        assert self.kept() == kept
         assert rows(self.store, "SELECT count(*) FROM blobs") == [(len(kept),)]
 
     @rule(bucket=buckets, key=keys)
@@ -227,7 +232,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert (found.key.bucket, found.key.key) == name
         assert (found.versions, found.files, found.shared) == (len(gone), len(bodies - shared), len(shared))
         assert found.bytes == sum(map(len, bodies - shared))
-        left = payloads(self.store)
+        left = self.kept()
         assert not {blake3(data).hexdigest() for data in bodies - shared} & set(left)
 
     @rule(restart=st.booleans())
@@ -240,7 +245,7 @@ class StoreMachine(RuleBasedStateMachine):
         """A bit changes on the disk, and a read meets it; writing the same bytes heals it (see `write`)."""
         whole = sorted(self.oracle.payloads() - self.damaged - {b""})
         data = whole[pick % len(whole)]
-        flip(payload_path(self.store, data), pick * 7919 % len(data))
+        self.flip(data, pick * 7919 % len(data))
         self.damaged.add(data)
         for (bucket, key), stack in self.oracle.versions.items():
             for version in stack:
@@ -342,7 +347,11 @@ class StoreMachine(RuleBasedStateMachine):
         if not getattr(self, "stores", None):
             return
         assert staged(self.store) == []
-        assert {blake3(data).hexdigest() for data in self.oracle.payloads()} <= set(payloads(self.store))
+        assert {blake3(data).hexdigest() for data in self.oracle.payloads()} <= set(self.kept())
+        ((named, held),) = rows(
+            self.store, "SELECT (SELECT count(*) FROM blobs WHERE place > 0), (SELECT count(*) FROM inlined)"
+        )
+        assert named == held
         assert self.store.buckets() == self.oracle.buckets()
         counted = {(quota.bucket, quota.prefix): (quota.max_bytes, quota.used_bytes) for quota in self.store.quotas()}
         assert counted == {place: (most, self.oracle.used(*place)) for place, most in self.oracle.quotas.items()}
@@ -355,6 +364,22 @@ class StoreMachine(RuleBasedStateMachine):
         assert (least or 0) <= (most or 0)
 
     # ---- helpers ----
+
+    def kept(self) -> list[str]:
+        """The digests of all payloads that are kept, files and rows; none is both."""
+        inlined = rows(self.store, "SELECT lower(hex(digest)) FROM blobs JOIN inlined ON id = place")
+        return sorted([*payloads(self.store), *(name for (name,) in inlined)])
+
+    def flip(self, data: bytes, position: int) -> None:
+        """Change a bit of the payload where it is."""
+        digest = blake3(data).digest()
+        ((place,),) = rows(self.store, "SELECT place FROM blobs WHERE digest = ?", digest)
+        if not place:
+            flip(payload_path(self.store, data), position)
+            return
+        wrong = bytearray(data)
+        wrong[position] ^= 1
+        change(self.store, "UPDATE inlined SET data = ? WHERE id = ?", bytes(wrong), place)
 
     def some_id(self, name: Name, pick: int) -> str:
         """The id of one of the key's versions, or one that names none."""

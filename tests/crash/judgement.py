@@ -62,12 +62,19 @@ class Judge:
             copies = [path.name for path in self._directory.rglob(f"{self._digests[payload].hex()}*")]
             require(not copies, f"{payload} was purged and is there: {copies}")
         with Store.open(self._directory) as store:
+            self._check_purged(store, promises)
             self._check_contents(store, promises)
             self._check_below(store, promises.rotten)
             self._write_again(store)
             self._check_below(store, set())
             if collect:
                 self._collect(store, promises)
+
+    def _check_purged(self, store: Store, promises: Promises) -> None:
+        purged = set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}
+        held = {bytes(data) for (data,) in _rows(store, "SELECT data FROM inlined")} if purged else set()
+        for payload in purged:
+            require(self._bytes[payload] not in held, f"{payload} was purged and is a row of inlined")
 
     def _check_copy_aside(self, promises: Promises) -> None:
         revision = upgrade.read_revision(Layout(self._directory))
@@ -179,25 +186,34 @@ class Judge:
         require(_rows(store, "PRAGMA foreign_key_check") == [], "rows refer to nothing")
         reached = {row[0] for row in _rows(store, "SELECT DISTINCT digest FROM versions WHERE digest IS NOT NULL")}
         excused = {self._digests[payload] for payload in rotten}
-        for digest, size, damaged in _rows(store, "SELECT digest, size, damaged_ms FROM blobs"):
+        for digest, size, place, mark in _rows(store, "SELECT digest, size, place, damaged_ms FROM blobs"):
             if digest not in excused:
-                self._check_payload(digest, size, reached=digest in reached, damaged=damaged is not None)
+                data = self._bytes_of(store, digest, place)
+                self._check_payload(digest, size, data, reached=digest in reached, damaged=mark is not None)
+        loose = _rows(store, "SELECT id FROM inlined WHERE id NOT IN (SELECT place FROM blobs)")
+        require(not loose, f"rows of inlined belong to no payload: {loose}")
         strangers = [path.name for path in self._directory.iterdir() if not _KNOWN.fullmatch(path.name)]
         require(not strangers, f"unknown files are left over: {strangers}")
         store.clean_staging()
         left = [path.name for path in (self._directory / "staging").iterdir()]
         require(not left, f"cleaning leaves {left} in staging")
 
-    def _check_payload(self, digest: bytes, size: int, *, reached: bool, damaged: bool) -> None:
+    def _bytes_of(self, store: Store, digest: bytes, place: int) -> bytes | None:
+        """What stands at the place of a payload; None when nothing does."""
+        if place:
+            found = _rows(store, f"SELECT data FROM inlined WHERE id = {place}")
+            return bytes(found[0][0]) if found else None
         path = self._path(digest)
-        if not path.exists():
+        return path.read_bytes() if path.exists() else None
+
+    def _check_payload(self, digest: bytes, size: int, data: bytes | None, *, reached: bool, damaged: bool) -> None:
+        if data is None:
             require(not reached, f"the payload {digest.hex()[:8]} of a version is missing")
             return
         require(not (damaged and reached), f"the payload {digest.hex()[:8]} is marked as damaged")
-        data = path.read_bytes()
         # A row without the mark makes writers trust the file, even if no version reaches it.
         right = len(data) == size and blake3(data).digest() == digest
-        require(right or damaged, f"a row vouches for the payload {digest.hex()[:8]}, and its file is wrong")
+        require(right or damaged, f"a row vouches for the payload {digest.hex()[:8]}, and its bytes are wrong")
 
     def _path(self, digest: bytes) -> Path:
         return self._directory / "blobs" / digest.hex()[:2] / digest.hex()
@@ -206,10 +222,11 @@ class Judge:
         """Two runs leave the payloads that versions reach, and nothing else."""
         store.collect_garbage()
         store.collect_garbage()
-        reached = {
-            row[0].hex() for row in _rows(store, "SELECT DISTINCT digest FROM versions WHERE digest IS NOT NULL")
-        }
+        has_version = "digest IN (SELECT digest FROM versions)"
+        reached = {row[0].hex() for row in _rows(store, f"SELECT digest FROM blobs WHERE place = 0 AND {has_version}")}
         there = {path.name for path in (self._directory / "blobs").glob("*/*")}
+        unneeded = _rows(store, f"SELECT digest FROM blobs WHERE NOT {has_version}")
+        require(not unneeded, f"gc leaves rows of payloads: {unneeded}")
         require(there == reached, f"gc leaves {sorted(there - reached)} and lacks {sorted(reached - there)}")
         self._check_below(store, set())
 

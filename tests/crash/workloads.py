@@ -14,8 +14,11 @@ import os
 import random
 import shutil
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,14 @@ from typing import Any
 import alembic.command  # noqa: F401
 from blake3 import blake3
 
-from gestalt_cas import Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
-from gestalt_cas.errors import Damage
+from gestalt_cas import Conditions, Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
+from gestalt_cas.errors import Damage, PreconditionFailed
 
 BUCKET = "bucket"
 SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)
 """Payloads by name and size; LARGE has two chunks."""
 Payload = tuple[str, int]
+INLINE = "blobs.inlineMaxBytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +78,36 @@ class Session:
     directory: Path
     mark: Callable[[str], None]
     _calls: int = field(default=0)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def call(self, kind: str, act: Callable[[], Any], **what: Any) -> Any:
         """Mark and make a call whose answer is a JSON value or an ObjectVersion."""
-        self._calls += 1
-        number = f"{os.getpid()}.{self._calls}"
-        self.mark(json.dumps({"begin": number, "kind": kind, **what}))
+        with self._lock:  # the numbers are in the order of the marks
+            self._calls += 1
+            number = f"{os.getpid()}.{self._calls}"
+            self.mark(json.dumps({"begin": number, "kind": kind, **what}))
         answer = act()
         self.mark(json.dumps({"answered": number, "answer": _plain(answer)}))
         return answer
 
-    def open(self, **settings: str) -> Store:
+    def open(self, **settings: str | int) -> Store:
         def open_it() -> None:
             _left_open.append(Store.open(self.directory, settings=settings))
 
         self.call("open", open_it, settings=settings)
         return _left_open[-1]
 
-    def put(self, store: Store, key: str, payload: Payload, **metadata: str) -> ObjectVersion:
+    def put(
+        self, store: Store, key: str, payload: Payload, hold: Callable[[], None] | None = None, **metadata: str
+    ) -> ObjectVersion:
         def write() -> ObjectVersion:
-            headers = Headers(content_type="text/plain")
-            return store.write(ObjectKey(BUCKET, key), pieces_of(payload), headers=headers, metadata=metadata)
+            return store.write(
+                ObjectKey(BUCKET, key),
+                pieces_of(payload),
+                headers=Headers(content_type="text/plain"),
+                metadata=metadata,
+                confirm=hold,
+            )
 
         found: ObjectVersion = self.call("put", write, key=key, payload=payload, metadata=metadata)
         return found
@@ -113,8 +126,56 @@ class Session:
         name, wanted = version.key.key, version.version_id
         self.call("remove", lambda: store.delete(version.key, version_id=wanted), key=name, version_id=wanted)
 
-    def change(self, store: Store, **settings: str) -> None:
+    def change(self, store: Store, **settings: str | int) -> None:
         self.call("change", lambda: store.change_settings(settings).by_name(), settings=settings)
+
+    def inline(self, store: Store, most: int) -> None:
+        self.change(store, **{INLINE: most})
+
+    def together(self, store: Store, writes: Sequence[tuple[str, Payload]], *, refuse: bool = False) -> None:
+        """Write from as many threads at once: all but the first share a COMMIT.
+
+        The first holds its transaction open until the others wait for the next; keys differ, so that it does not matter
+        in which order they come. With `refuse` one more is refused in that COMMIT, since by then the first has made its
+        key; it is not marked, as it has no effect whatever happens.
+        """
+        committer, asked = store._database._committer, iter([False, True])
+
+        def hold() -> None:
+            if next(asked):  # just before COMMIT
+                until(lambda: len(committer._waiting) == len(writes) - 1 + refuse)
+
+        def write(number: int) -> None:
+            key, payload = writes[number]
+            self.put(store, key, payload, hold=None if number else hold)
+
+        def be_refused() -> None:
+            try:
+                store.write(ObjectKey(BUCKET, writes[0][0]), [b"lost"], conditions=Conditions(if_none_match="*"))
+            except PreconditionFailed:
+                return
+            raise AssertionError(f"{writes[0][0]} exists and was written")
+
+        with ThreadPoolExecutor(len(writes) + 1) as pool:
+            first = pool.submit(write, 0)
+            until(lambda: committer._leader is not None or first.done())
+            others = [pool.submit(write, number) for number in range(1, len(writes))]
+            if refuse:
+                others.append(pool.submit(be_refused))
+            for done in (first, *others):
+                done.result()
+
+    def rot_row(self, store: Store, payload: Payload) -> None:
+        """Flip a bit of the payload in its row, durably."""
+        self.mark(json.dumps({"rotten": payload}))
+        data = bytes_of(payload)
+        digest = blake3(data).digest()
+        with store._database.write() as tx:
+            wrong = bytes([data[0] ^ 1]) + data[1:]
+            changed = tx.execute(
+                "UPDATE inlined SET data = ? WHERE id = (SELECT place FROM blobs WHERE digest = ?)", (wrong, digest)
+            )
+            assert changed.rowcount == 1
 
     def purge(self, store: Store, key: str) -> None:
         self.call("purge", lambda: store.purge(ObjectKey(BUCKET, key)).files, key=key)
@@ -165,6 +226,14 @@ class Session:
             os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code == expect, f"a forked process ended with {code}"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(10_000):
+        if condition():
+            return
+        time.sleep(0.001)
+    raise AssertionError("it did not come to that")
 
 
 def _plain(answer: Any) -> Any:
@@ -466,7 +535,7 @@ def garbage(session: Session) -> None:
 
     def dies_before_commit() -> None:
         opened = session.open()
-        opened._database.write = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+        opened._database.commit = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
         session.put(opened, "lost", MEDIUM)
 
     session.in_process(dies_before_commit, expect=9)
@@ -489,6 +558,126 @@ def purge(session: Session) -> None:
         session.purge(opened, "a")
         session.purge(opened, "old")
         session.put(opened, "c", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def inlined(session: Session) -> None:
+    """Payloads that are rows, beside those that are files; shared, copied, removed, collected, and written again."""
+    with session.open(**{INLINE: 1000}) as opened:
+        first = session.put(opened, "a", SMALL, color="red")
+        session.put(opened, "b", MEDIUM)
+        session.put(opened, "old", ("empty", 0))
+        session.copy(opened, "a", "c")
+        second = session.put(opened, "a", ("other", 900))
+        session.checkpoint(opened, restart=True)
+        session.remove(opened, second)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.put(opened, "d", ("other", 900))
+        session.remove(opened, first)
+        session.delete(opened, "c")
+
+
+@workload(prepare=a_store_with_objects)
+def thresholds(session: Session) -> None:
+    """The threshold changes over the life of a store, and the same payloads come again at both of its values."""
+    with session.open() as opened:
+        first = session.put(opened, "a", SMALL)
+        session.inline(opened, 30_000)
+        session.put(opened, "b", SMALL)
+        second = session.put(opened, "c", MEDIUM)
+        session.put(opened, "d", ("kept", 1000))
+        session.inline(opened, 0)
+        session.put(opened, "e", MEDIUM)
+        session.remove(opened, first)
+        session.delete(opened, "b")
+        session.remove(opened, second)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.inline(opened, 1000)
+        session.put(opened, "f", SMALL)
+        session.put(opened, "g", MEDIUM)
+
+
+@workload(prepare=an_empty_store)
+def places_change_hands(session: Session) -> None:
+    """A payload that was a row is collected and comes back as a file, and the other way round."""
+    with session.open(**{INLINE: 1000}) as opened:
+        first = session.put(opened, "a", SMALL)
+        session.remove(opened, first)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.inline(opened, 0)
+        second = session.put(opened, "b", SMALL)
+        session.remove(opened, second)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.inline(opened, 1000)
+        session.put(opened, "c", SMALL)
+
+
+@workload(prepare=an_empty_store)
+def a_file_in_the_way_of_a_row(session: Session) -> None:
+    """An upload published its payload and was killed before its row; the same bytes then become a row."""
+
+    def dies_before_commit() -> None:
+        opened = session.open()
+        opened._database.commit = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+        session.put(opened, "lost", SMALL)
+
+    session.in_process(dies_before_commit, expect=9)
+    with session.open(**{INLINE: 1000}) as opened:
+        session.put(opened, "a", SMALL)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.put(opened, "b", SMALL)
+
+
+@workload(prepare=an_empty_store)
+def inlined_healing(session: Session) -> None:
+    """Damage of rows, healed by uploads that would be rows and by such that would be files."""
+    with session.open(**{INLINE: 1000}) as opened:
+        session.put(opened, "a", SMALL)
+        session.put(opened, "b", ("other", 900))
+        session.rot_row(opened, SMALL)
+        session.find_damage(opened, "a")
+        session.put(opened, "heals", SMALL)
+        session.rot_row(opened, ("other", 900))
+        session.find_damage(opened, "b")
+        session.inline(opened, 0)
+        session.put(opened, "heals too", ("other", 900))
+
+
+@workload(prepare=an_empty_store)
+def inlined_purge(session: Session) -> None:
+    """Rows that must be gone when the call is answered; one of the payloads has another version."""
+    with session.open(**{INLINE: 1000}) as opened:
+        session.put(opened, "a", SMALL)
+        session.put(opened, "a", ("other", 900))
+        session.put(opened, "b", ("other", 900))
+        session.purge(opened, "a")
+        session.put(opened, "c", MEDIUM)
+
+
+@workload(prepare=a_store_with_objects)
+def many_writers(session: Session) -> None:
+    """Several threads at once: files and rows, the same bytes twice, and one that is refused, in one COMMIT."""
+    with session.open(**{INLINE: 1000}) as opened:
+        writes = [("a", SMALL), ("b", ("other", 900)), ("c", MEDIUM), ("d", MEDIUM), ("e", ("other", 900))]
+        session.together(opened, writes, refuse=True)
+        session.checkpoint(opened, restart=True)
+        session.together(opened, [("f", MEDIUM), ("b", SMALL), ("c", ("third", 100))], refuse=True)
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def many_writers_of_files(session: Session) -> None:
+    """The same with every payload a file, in two processes after each other; the first leaves without closing."""
+
+    def first() -> None:
+        session.together(session.open(), [("a", SMALL), ("b", MEDIUM), ("c", MEDIUM), ("d", ("other", 900))])
+
+    def second() -> None:
+        with session.open(**{INLINE: 1000}) as opened:
+            session.together(opened, [("e", SMALL), ("f", ("third", 100)), ("g", ("third", 100))], refuse=True)
+
+    session.in_process(first)
+    session.in_process(second)
 
 
 @workload(prepare=an_empty_store)

@@ -7,8 +7,10 @@ answers True or False and fails on anything in between.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from gestalt_cas import Conditions, Store
 from gestalt_cas.errors import NoSuchKey, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery
-from storage import BUCKET, body, change, history, key, overwrite, payload_path, payloads, put
+from gestalt_cas.sqlite import Connection
+from storage import BUCKET, body, change, history, key, overwrite, payload_path, payloads, put, rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,72 @@ def _cut_off(store: Store, turn: Turn) -> None:
     _leftover(turn).write_bytes(b"cut off")
 
 
+def _inlining(store: Store, turn: Turn) -> None:
+    store.change_settings({"blobs.inlineMaxBytes": 1 << 20})
+
+
+def _inlined_before(store: Store, turn: Turn) -> None:
+    _inlining(store, turn)
+    _put_before(store, turn)
+
+
+def _inlined_damaged(store: Store, turn: Turn) -> None:
+    """A row that is known to be damaged; the upload that heals it would have made a file."""
+    _inlining(store, turn)
+    _known(store, turn)
+    store.change_settings({"blobs.inlineMaxBytes": 0})
+    digest = bytes.fromhex(payload_path(store, turn.data).name)
+    place = "(SELECT place FROM blobs WHERE digest = ?)"
+    change(store, f"UPDATE inlined SET data = zeroblob(length(data)) WHERE id = {place}", digest)
+    change(store, "UPDATE blobs SET damaged_ms = 1 WHERE digest = ?", digest)
+
+
+def _missing_and_raised(store: Store, turn: Turn) -> None:
+    _missing(store, turn)
+    _inlining(store, turn)
+
+
+def _inlined_garbage(store: Store, turn: Turn) -> None:
+    _inlining(store, turn)
+    _garbage(store, turn)
+
+
+def _row_collected(store: Store, turn: Turn) -> bool:
+    assert _versions(store, turn) == [turn.before]
+    return not rows(store, "SELECT 1 FROM inlined WHERE data = ?", turn.data)
+
+
+def _together(store: Store, turn: Turn) -> None:
+    """Two writers whose work shares a COMMIT: the turn's own, and one that comes while the first waits for it.
+
+    Each ends in its own way; the turn's is the one that is judged.
+    """
+    committer, begin = store._database._committer, store._database._committer._begin
+    other: list[threading.Thread] = []
+
+    def write_other() -> None:
+        with suppress(StoreError):
+            put(store, f"beside {turn.name}", b"beside")
+
+    @contextmanager
+    def begin_in_company(timeout: float, *, committed: Callable[[], None] | None = None) -> Iterator[Connection]:
+        with begin(timeout, committed=committed) as tx:
+            if not other:
+                other.append(threading.Thread(target=write_other))
+                other[0].start()
+                while other[0].is_alive() and not committer._waiting:
+                    time.sleep(0.001)
+            yield tx
+
+    committer._begin = begin_in_company
+    try:
+        _write(store, turn)
+    finally:
+        committer._begin = begin
+        for thread in other:
+            thread.join()
+
+
 def _checkpoint(store: Store, turn: Turn) -> object:
     return store._database.checkpoint(restart=True)
 
@@ -266,6 +335,13 @@ CASES: dict[str, Case] = {
     "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
     "write missing bytes": Case(_write, either(_nothing, _new), _missing),
     "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
+    "write an inlined payload": Case(_write, either(_nothing, _new), _inlining),
+    "replace an inlined payload": Case(_replace, either(_before, _both), _inlined_before),
+    "write over a damaged row": Case(_write, either(_nothing, _new), _inlined_damaged),
+    "write a missing file as a row": Case(_write, either(_nothing, _new), _missing_and_raised),
+    "write in company": Case(_together, either(_nothing, _new), _inlining),
+    "read an inlined payload": Case(_read, _unchanged, _inlined_before, changes_nothing=True),
+    "collect a row": Case(_collect, _row_collected, _inlined_garbage, in_steps=True),
     "copy": Case(_copy, either(_nothing, _new), _known),
     "delete": Case(lambda store, turn: store.delete(key(turn.name)), either(_before, _marked), _put_before),
     "remove a version": Case(_remove_newest, either(_both, _before), _two_versions),

@@ -146,10 +146,14 @@ def _sound(store: Store) -> None:
     assert staged(store) == [], "left in staging"
     assert store._blobs.budget._taken == 0, "bytes of finished uploads still count"
     assert rows(store, "PRAGMA integrity_check") == [("ok",)]
-    reached = rows(store, "SELECT DISTINCT v.digest, v.size, b.size FROM versions v LEFT JOIN blobs b USING (digest)")
-    for digest, size, kept in reached:
+    columns = "v.digest, v.size, b.size, b.place, length(i.data)"
+    joined = "versions v LEFT JOIN blobs b USING (digest) LEFT JOIN inlined i ON i.id = b.place"
+    for digest, size, kept, place, stored in rows(store, f"SELECT DISTINCT {columns} FROM {joined}"):
         if digest is not None:
             assert kept == size, "a version without a sound row for its payload"
+        if place:
+            assert stored == size, "a row without its payload"
+        elif digest is not None:
             path = store.directory / "blobs" / digest.hex()[:2] / digest.hex()
             assert path.stat().st_size == size, "a row without its payload"
 

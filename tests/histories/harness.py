@@ -39,6 +39,9 @@ THREADS = {"one": 4, "two": 4, "own": 2}
 SETTINGS = ("gc.everySeconds=0.5", "gc.graceSeconds=0", "versioning=suspended")
 """Suspended, so that overwritten payloads become garbage and gc has something to remove."""
 
+INLINE = "blobs.inlineMaxBytes=4096"
+"""What every other seed's servers are told besides: small payloads are rows, of which most of the clients' are."""
+
 Activity = Callable[[Store], object]
 
 
@@ -159,7 +162,8 @@ class Run:
         return Result(operations, judge(operations), self._rounds, kills)
 
     def _server(self) -> Server:
-        server = Server(*SETTINGS, data_dir=self._directory / "store")
+        settings = [*SETTINGS, INLINE] if self._seed % 2 else SETTINGS
+        server = Server(*settings, data_dir=self._directory / "store")
         self._undo.callback(server.forget)
         return server
 

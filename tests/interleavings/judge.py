@@ -21,6 +21,8 @@ def prepare(store: Store, scenario: str, turn: int) -> None:
 
 def judge(store: Store, scenario: str, opponent: str, turn: int, answer: list[Any], other: list[Any]) -> list[str]:
     """What is wrong after both have ended: nothing, unless the store has lost or kept something that it must not."""
+    if scenario.endswith("with a file without a row"):
+        store.collect_garbage()  # takes the file, which nobody reads
     faults = [*_answers(store, scenario, opponent, turn, answer, other), *_versions(store)]
     reached, known, files = _reached(store), _known(store), _files(store)
     if files != known:
@@ -43,7 +45,7 @@ def _answers(
     if answer[0] == "done" and answer[1]:
         if not made or made[0].version_id != answer[1] or _reading(store, "k", answer[1]) != payload(turn):
             yield f"the answered version is not there: {answer}, {made}"
-    elif answer[0] != "done" and not (gone and scenario in ("copy", "read") and opponent != "gc"):
+    elif answer[0] != "done" and not (gone and scenario.startswith(("copy", "read")) and opponent != "gc"):
         yield f"not done: {answer}"
     elif made:
         yield f"{answer} had an effect: {made}"
@@ -70,7 +72,11 @@ def _versions(store: Store) -> Iterator[str]:
 
 
 def _files(store: Store) -> set[str]:
-    return set(os.listdir(store.directory / "blobs" / "00"))
+    """What is kept of payloads, files and rows."""
+    inlined = {blake3(data).hexdigest() for (data,) in rows(store, "SELECT data FROM inlined")}
+    files = set(os.listdir(store.directory / "blobs" / "00"))
+    assert not inlined & files, "a payload is kept twice"
+    return inlined | files
 
 
 def _reached(store: Store) -> set[str]:
@@ -88,7 +94,7 @@ def clean(store: Store) -> None:
             store.purge(key(name))
         except NoSuchKey:
             continue
-    store.change_settings({"versioning": "enabled"})
+    store.change_settings({"versioning": "enabled", "blobs.inlineMaxBytes": 0})
     assert not _files(store)
 
 

@@ -61,6 +61,45 @@ def _suspended_other(store: Store, turn: int) -> None:
     put(store, "k", payload(turn, 1))
 
 
+def _inlining(store: Store, turn: int) -> None:
+    """Payloads become rows."""
+    store.change_settings({"blobs.inlineMaxBytes": 4096})
+
+
+def _row_removed(store: Store, turn: int) -> None:
+    _inlining(store, turn)
+    _removed(store, turn)
+
+
+def _row_removed_and_lowered(store: Store, turn: int) -> None:
+    """The payload is an unreachable row, and the upload would make it a file."""
+    _row_removed(store, turn)
+    store.change_settings({"blobs.inlineMaxBytes": 0})
+
+
+def _file_removed_and_raised(store: Store, turn: int) -> None:
+    _removed(store, turn)
+    _inlining(store, turn)
+
+
+def _row_damaged(store: Store, turn: int) -> None:
+    _row_removed(store, turn)
+    with store._database.write() as tx:
+        tx.execute("UPDATE inlined SET data = zeroblob(length(data))")
+    store._payloads.mark_damaged(blake3(payload(turn)).digest(), lambda: True)
+
+
+def _row_planted(store: Store, turn: int) -> None:
+    """A file without a row stands under the name of what becomes a row."""
+    _planted(store, turn)
+    _inlining(store, turn)
+
+
+def _row_source(store: Store, turn: int) -> None:
+    _inlining(store, turn)
+    _source(store, turn)
+
+
 def _nothing(store: Store, turn: int) -> None:
     """Begin with an empty store."""
 
@@ -83,7 +122,7 @@ def put_back(store: Store, turn: int) -> None:
     try:
         published = store._payloads.publish(found)
         with store._database.write() as tx:
-            store._payloads.vouch(tx, found, published)
+            store._payloads.vouch(tx, found, published, inline_max=0)
     finally:
         found.discard()
 
@@ -117,16 +156,25 @@ PREPARED: dict[str, Callable[[Store, int], None]] = {
     "upload of bytes that another key has": _source,
     "upload over the null version with the same bytes": _suspended,
     "upload over the null version with bytes found unreachable": _suspended_other,
+    "upload of new bytes as a row": _inlining,
+    "upload of a row found unreachable": _row_removed,
+    "upload, as a file, of a row found unreachable": _row_removed_and_lowered,
+    "upload, as a row, of a file found unreachable": _file_removed_and_raised,
+    "upload of a row marked damaged": _row_damaged,
+    "upload of a row with a file without a row": _row_planted,
     "copy": _source,
+    "copy of a row": _row_source,
     "read": _source,
+    "read of a row": _row_source,
     "putting lost bytes back": _lost,
     "another gc": _source,
 }
 VICTIM: dict[str, Callable[[Store, int], str | None]] = dict.fromkeys(PREPARED, upload)
-VICTIM |= {"copy": copy, "read": read, "putting lost bytes back": put_back, "another gc": gc}
+VICTIM |= {"copy": copy, "copy of a row": copy, "read": read, "read of a row": read}
+VICTIM |= {"putting lost bytes back": put_back, "another gc": gc}
 """What the first process does in each scenario; each returns the version id of what it made, if it made one."""
 REMOVERS = {"remove and gc": remove_and_gc, "purge": purge}
 """Those that take away the object `source`, where there is one."""
 OPPONENT: dict[str, Callable[[Store, int], None]] = {"gc": gc, "write, remove and gc": churn, **REMOVERS}
-WITH_SOURCE = {scenario for scenario, prepared in PREPARED.items() if prepared in (_source, _lost)}
+WITH_SOURCE = {scenario for scenario, prepared in PREPARED.items() if prepared in (_source, _row_source, _lost)}
 PAIRS = [(s, o) for s in PREPARED for o in OPPONENT if o not in REMOVERS or s in WITH_SOURCE]
