@@ -181,6 +181,7 @@ def _inlined_damaged(store: Store, turn: Turn) -> None:
 
 
 def _missing_and_raised(store: Store, turn: Turn) -> None:
+    store.change_settings({"blobs.inlineMaxBytes": 0})  # the turn before raised it
     _missing(store, turn)
     _inlining(store, turn)
 
