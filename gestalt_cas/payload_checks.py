@@ -20,7 +20,7 @@ from gestalt_cas.errors import StoreError
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection, broken
 from gestalt_cas.layout import FAN_OUT
-from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Look, examine, identity_of
+from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Look, examine, identity_of, is_want
 from gestalt_cas.payload_rows import PayloadRow, Reached
 from gestalt_cas.repairs import mend_payload
 from gestalt_cas.sqlite import Connection
@@ -353,6 +353,8 @@ def _listed(run: Inspection, first: int) -> Names:
                     continue
                 names[digest] = status.st_mode, status.st_size
     except OSError as error:
+        if is_want(error):
+            raise
         # A directory that is missing is the layout's finding; its payloads are found missing one by one.
         if not isinstance(error, FileNotFoundError):
             text = f"the directory {directory} cannot be read: {error.strerror}"

@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gestalt_cas import schema
+from gestalt_cas import quotas, schema
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
@@ -262,13 +262,15 @@ def append(
 ) -> ObjectVersion:
     """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
 
-    With versioning suspended it becomes the null version and the previous null version is removed for good.
+    With versioning suspended it becomes the null version and the previous null version is removed for good. Raises
+    QuotaExceeded, with which the transaction must end, when the key's versions would then take too much.
     """
     encoded = key.key.encode()
-    if suspended:
-        for row in _NULL(connection, bucket=key.bucket, key=encoded):
-            draw(connection, now_ms)
-            _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])
+    replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
+    quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
+    for row in replaced:
+        draw(connection, now_ms)
+        _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])
     seq, commit_ms = draw(connection, now_ms)
     version_id = NULL_VERSION if suspended else _new_id(seq)
     _INSERT(
@@ -297,6 +299,7 @@ def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
     """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker."""
     draw(connection, now_ms)
     encoded = version.key.key.encode()
+    quotas.charge(connection, version.key.bucket, encoded, -version.size)
     _REMOVE(connection, bucket=version.key.bucket, key=encoded, seq=version.seq)
     left = newest(connection, version.key)
     if left is None or left.delete_marker:

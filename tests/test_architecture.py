@@ -37,16 +37,13 @@ LAYERS = (
         "payload_rows",
         "pins",
         "quarantine",
-        "reachability",
-        "reserve",
-        "schema",
-        "settings",
     }
-    | {"sqlite", "statements", "upgrade", "versions"},
-    {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "rebuilding", "repairs"}
-    | {"row_checks"}
-    | {"schema_checks", "unopened", "wal_checks"}
-    | {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
+    | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"},
+    {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
+    | {"examinations", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"}
+    | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"}
+    | {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "rebuilding", "repairs"}
+    | {"row_checks", "schema_checks", "unopened", "wal_checks"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -58,16 +55,17 @@ ONLY_IN = {
     "pysqlite3": {"sqlite"},
     "sqlalchemy": {
         "pins",
+        "quotas",
         "reachability",
         "rebuilding",
+        "row_copies",
         "schema",
         "schema_checks",
         "statements",
-        "upgrade",
-        "versions",
-    },
+    }
+    | {"statistics", "upgrade", "versions"},
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "durability", "http_downloads", "locks"},
+    "fcntl": {"blobs", "doctor_disk", "doctor_files", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
