@@ -37,7 +37,11 @@ def set_aside(layout: Layout, path: Path, note: Mapping[str, object]) -> str:
     while (target := layout.quarantine / f"{path.name}.{at_ms}").exists() or target.is_symlink():
         at_ms += 1
     _write_note(target.with_name(f"{target.name}.json"), {"at_ms": at_ms, "from": str(path), **note})
-    os.rename(path, target)
+    try:
+        os.rename(path, target)
+    except OSError:
+        target.with_name(f"{target.name}.json").unlink()
+        raise
     sync_directory(layout.quarantine)
     sync_directory(path.parent)
     return str(target.relative_to(layout.root))
@@ -56,9 +60,9 @@ def _make(layout: Layout) -> None:
 
 def _write_note(path: Path, note: Mapping[str, object]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, (json.dumps(dict(note), indent=1) + "\n").encode())
+    with os.fdopen(fd, "w") as file:
+        json.dump(dict(note), file, indent=1)
+        file.write("\n")
+        file.flush()
         sync_file(fd)
-    finally:
-        os.close(fd)
     sync_directory(path.parent)
