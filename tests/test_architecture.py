@@ -27,7 +27,7 @@ LAYERS = (
         "schema",
         "settings",
     }
-    | {"sqlite", "statements", "upgrade", "versions"},
+    | {"sqlite", "statements", "upgrade", "versions", "wal"},
     {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
@@ -38,7 +38,7 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions", "wal"},
     "alembic": {"upgrade"},
     "fcntl": {"blobs", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
