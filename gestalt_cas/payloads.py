@@ -71,6 +71,10 @@ class ObjectReader:
         self.close()
 
 
+class Vanished(Exception):
+    """The file of a sound row went between `publish` and the writer lock; `publish` once more marks the row first."""
+
+
 class Payloads:
     """The payloads of one store. Thread-safe."""
 
@@ -95,11 +99,15 @@ class Payloads:
         """Make sure, under the writer lock, that the payload's row and file are both good; publish again if not.
 
         Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
-        one whose directory entry is not synced yet.
+        one whose directory entry is not synced yet. Raises Vanished when a sound row has lost its file.
         """
-        if self._vouches(versions.blob(tx, staged.digest), staged):
+        row = versions.blob(tx, staged.digest)
+        if self._vouches(row, staged):
             return
         if not (published and self._blobs.is_ours(staged)):
+            if row is not None and not row.damaged:
+                # If we ended between the link and its sync, others would trust the name: the mark has to come first.
+                raise Vanished
             self._blobs.publish(staged)
         versions.keep_blob(tx, staged.digest, staged.size, staged.sums)
 

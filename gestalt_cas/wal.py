@@ -86,6 +86,10 @@ class Wal:
         """Move all pages and cut the file; returns whether that was done within `patience` seconds."""
         return not self._cut(connection, patience)[0]
 
+    def begin_anew(self, connection: Connection) -> bool:
+        """Have the next write use the room that the file has, which stays as long as it is; returns whether it will."""
+        return not self._cut(connection, FIRST_PATIENCE, "RESTART")[0]
+
     def _shorten(self, connection: Connection, *, wait: bool) -> None:
         found = self._cut(connection, self._patience if wait else 0.0)
         if not found[0]:
@@ -105,7 +109,7 @@ class Wal:
             self._patience, self._pause = min(self._patience * 2, LONGEST_PATIENCE), _FIRST_PAUSE
         self._wait_again = time.monotonic() + self._pause
 
-    def _cut(self, connection: Connection, patience: float) -> tuple[int, int, int]:
+    def _cut(self, connection: Connection, patience: float, mode: str = "TRUNCATE") -> tuple[int, int, int]:
         """Try until it is done or patience ends, once at least; returns whether it is not, the pages, and the moved.
 
         The first try moves most pages, however long that takes; what it waits for afterwards are readers.
@@ -114,11 +118,11 @@ class Wal:
         # SQLite's own waiting goes on in steps of up to 100 ms, and tries but once what moves the pages.
         connection.execute("PRAGMA busy_timeout=0")
         try:
-            found = _try(connection)
+            found = _try(connection, mode)
             deadline = time.monotonic() + patience
             while found[0] and time.monotonic() < deadline:
                 time.sleep(_TURN)
-                found = _try(connection)
+                found = _try(connection, mode)
             return found
         finally:
             connection.execute(f"PRAGMA busy_timeout={timeout}")
@@ -141,9 +145,9 @@ class Wal:
         return ", ".join(names) or "some process"
 
 
-def _try(connection: Connection) -> tuple[int, int, int]:
-    """Move all pages and cut the file if no reader bars the way; returns whether one does, the pages, and the moved."""
-    found: tuple[int, int, int] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+def _try(connection: Connection, mode: str) -> tuple[int, int, int]:
+    """Move all pages if no reader bars the way; returns whether one does, the pages, and the moved."""
+    found: tuple[int, int, int] = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
     return found
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import Store
-from storage import body, child, history, payload_path, put, rows, staged
+from gestalt_cas import Store, blobs, schema
+from gestalt_cas.durability import sync_directory
+from storage import body, child, damaged, history, key, payload_path, put, rows, staged
 
 BEFORE, AFTER = b"the object before", b"the upload that was cut off" * 1000
 
@@ -160,3 +161,101 @@ def test_killed_at_every_line_of_a_write(memory: Path, kind: str) -> None:
     """
     points = int(child(code, memory / "store", kind, memory / "acknowledged"))
     assert points > 60
+
+
+GOES = """
+    from gestalt_cas import blobs
+    from storage import payload_path
+    store = Store.open(arguments[0])
+    publish, left = store._payloads.publish, [int(arguments[1])]
+    path, aside = payload_path(store, b"payload"), store.directory / "staging" / "aside"
+    os.link(path, aside)
+
+    def goes(staged):
+        if left[0] and not path.exists():
+            os.link(aside, path)
+        published = publish(staged)
+        if left[0]:
+            left[0] -= 1
+            path.unlink()
+            ENDING
+        return published
+
+    store._payloads.publish = goes
+    store.write(ObjectKey("bucket", "k"), [b"payload"])
+"""
+
+
+def test_a_payload_that_goes_before_the_lock_is_not_trusted_half_healed(tmp_path: Path) -> None:
+    """Its healer was killed with the name given and the directory not synced: a power cut may take the name back."""
+    directory = tmp_path / "store"
+    with Store.open(directory) as store:
+        put(store, "holder", b"payload")
+    child(GOES.replace("ENDING", "blobs.sync_directory = lambda path: os._exit(9)"), directory, 1, expect=9)
+    with Store.open(directory) as store:
+        assert damaged(store, b"payload")
+        inode = payload_path(store, b"payload").stat().st_ino
+        put(store, "k", b"payload")
+        assert payload_path(store, b"payload").stat().st_ino != inode
+        assert not damaged(store, b"payload")
+
+
+@pytest.mark.parametrize(("times", "ends"), [(1, 0), (2, 0), (3, 1)])
+def test_a_payload_that_goes_before_the_lock_is_published_again(tmp_path: Path, times: int, ends: int) -> None:
+    """It comes back and goes again as often as told; after the third time the upload is refused."""
+    directory = tmp_path / "store"
+    with Store.open(directory) as store:
+        put(store, "holder", b"payload")
+    child(GOES.replace("ENDING", ""), directory, times, expect=ends)
+    with Store.open(directory) as store:
+        assert len(history(store, "k")) == 1 - ends
+        assert staged(store) == ["aside"]
+        put(store, "again", b"payload")
+        assert body(store, "holder") == body(store, "again") == b"payload"
+
+
+@pytest.mark.parametrize("there", ["first page", "all but the first page"])
+def test_a_power_cut_in_a_checkpoint_leaves_a_store_that_opens(memory: Path, there: str) -> None:
+    """Its pages reach the disk in any order, and until it is complete only the WAL has them all."""
+    directory = memory / "store"
+    Store.open(directory).close()
+    names = [f"{number:02}" for number in range(40)]
+    code = """
+        store = Store.open(arguments[0])
+        for name in arguments[1:]:
+            store.write(ObjectKey("bucket", name), [name.encode()], metadata={"padding": "x" * 1000})
+        os._exit(9)
+    """
+    child(code, directory, *names, expect=9)
+    database, wal = directory / "metadata.sqlite3", directory / "metadata.sqlite3-wal"
+    before, log = database.read_bytes(), wal.read_bytes()
+    Store.open(directory).close()
+    after = database.read_bytes()
+    assert len(after) > len(before)
+    cut = schema.PAGE_SIZE
+    database.write_bytes(after[:cut] + before[cut:] if there == "first page" else before[:cut] + after[cut:])
+    wal.write_bytes(log)
+    with Store.open(directory) as store:
+        assert [body(store, name) for name in names] == [name.encode() for name in names]
+        assert rows(store, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_purged_bytes_do_not_come_back_with_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gc may leave the removal of a name unsynced; the answer of a purge says that the bytes are gone."""
+    with Store.open(tmp_path / "store") as store:
+        put(store, "k", b"payload")
+        path = payload_path(store, b"payload")
+        aside = store.directory / "quarantine" / f"{path.name}.1700000000000"
+        aside.parent.mkdir()
+        aside.write_bytes(b"pay")
+        synced: list[Path] = []
+
+        def sync(directory: Path) -> None:
+            assert not path.exists()
+            assert not aside.exists()
+            synced.append(directory)
+            sync_directory(directory)
+
+        monkeypatch.setattr(blobs, "sync_directory", sync)
+        store.purge(key("k"))
+        assert synced == [path.parent, aside.parent]

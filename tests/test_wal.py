@@ -112,10 +112,10 @@ def waits_fixture(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
     real = Wal._cut
 
-    def counted(self: Wal, connection: Any, patience: float) -> tuple[int, int, int]:
+    def counted(self: Wal, connection: Any, patience: float, *mode: str) -> tuple[int, int, int]:
         if patience:
             found.append(patience)
-        return real(self, connection, patience)
+        return real(self, connection, patience, *mode)
 
     monkeypatch.setattr(Wal, "_cut", counted)
     return found

@@ -1,0 +1,163 @@
+"""What the marks of a recording promise: the histories, settings and keys that a crash at a given point may leave.
+
+Independent of the store's own code. Calls are applied in the order in which they began; one that was answered counts,
+one that was not may count or not, whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from crash.disk import Recording
+from crash.shim import Op
+
+Payload = tuple[str, int]
+MARKER: Payload = ("", -1)
+"""Stands for the payload of a delete marker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version as it should be; None: unknown, since the call was not answered."""
+
+    payload: Payload
+    content_type: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    version_id: str | None = None
+    seq: int | None = None
+    modified_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Expected:
+    """One of the contents that a store may have. Histories are oldest first."""
+
+    histories: dict[str, list[Version]] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    opened: bool = False
+    purged: set[Payload] = field(default_factory=set)
+    """Payloads that were purged, and neither shared nor written again."""
+
+    def apply(self, call: dict[str, Any], answer: dict[str, Any] | None) -> None:
+        kind, key = call["kind"], call.get("key", "")
+        if kind in ("open", "change"):
+            self.opened = self.opened or kind == "open"
+            self.settings.update(call["settings"])
+        elif kind == "put":
+            metadata = tuple(sorted(call["metadata"].items()))
+            self._append(key, Version(_payload(call), "text/plain", metadata), answer)
+        elif kind == "copy":
+            self._append(key, self.histories[call["source"]][-1], answer)
+        elif kind == "delete":
+            self._append(key, Version(MARKER), answer)
+        elif kind == "remove":
+            left = [version for version in self.histories[key] if version.version_id != call["version_id"]]
+            self.histories[key] = left
+
+        elif kind == "purge":
+            self.purged |= {version.payload for version in self.histories.pop(key)}
+            self.purged -= {version.payload for history in self.histories.values() for version in history}
+
+    def _append(self, key: str, version: Version, answer: dict[str, Any] | None) -> None:
+        history = self.histories.setdefault(key, [])
+        suspended = self.settings.get("versioning") == "suspended"
+        if suspended:
+            history[:] = [old for old in history if old.version_id != "null"]
+        known: dict[str, Any] = answer or {
+            "version_id": "null" if suspended else None,
+            "seq": None,
+            "modified_ms": None,
+        }
+        self.purged.discard(version.payload)
+        history.append(Version(version.payload, version.content_type, version.metadata, **known))
+
+
+@dataclass(slots=True)
+class Promises:
+    """Everything that holds after a crash at one point."""
+
+    allowed: list[Expected]
+    rotten: set[Payload]
+    """Payloads that were damaged on the disk and whose healing was not answered yet."""
+    pairs: list[str]
+    """The signing keys' ids that were answered, oldest first."""
+    pair_open: bool
+    """Whether a call that changes the keys was under way."""
+    answered: int
+
+
+class Expectations:
+    """Reads the marks of a recording; `at` tells what holds after a prefix of it."""
+
+    def __init__(self, recording: Recording, prepared: dict[str, list[Payload]]) -> None:
+        self._prepared = prepared
+        self._marks = [
+            (place, json.loads(entry.text))
+            for place, entry in enumerate(recording.entries)
+            if entry.op is Op.MARK and entry.data.startswith(b"{")
+        ]
+        self._memo: dict[int, Promises] = {}
+
+    def payloads(self) -> list[Payload]:
+        """Every payload that the recording writes, each once."""
+        written = [_payload(mark) for _, mark in self._marks if mark.get("kind") == "put"]
+        return list(dict.fromkeys([*written, *itertools.chain(*self._prepared.values())]))
+
+    def answers(self) -> frozenset[int]:
+        """The prefixes that end with an answer: all that is promised then has to be on the disk."""
+        return frozenset(place + 1 for place, mark in self._marks if "answered" in mark)
+
+    def at(self, position: int) -> Promises:
+        count = sum(place < position for place, _ in self._marks)
+        if count not in self._memo:
+            self._memo[count] = self._promises([mark for _, mark in self._marks[:count]])
+        return self._memo[count]
+
+    def _promises(self, marks: list[dict[str, Any]]) -> Promises:
+        begun = {mark["begin"]: mark for mark in marks if "begin" in mark}
+        answers = {mark["answered"]: mark["answer"] for mark in marks if "answered" in mark}
+        flying = [number for number in begun if number not in answers]
+        allowed = [self._after(begun, answers, set(chosen)) for chosen in _subsets(flying)]
+        pairs = [answers[number] for number, call in begun.items() if call["kind"] == "keys" and number in answers]
+        pair_open = any(begun[number]["kind"] == "keys" for number in flying)
+        return Promises(allowed, _rotten(marks, begun), pairs, pair_open, len(answers))
+
+    def _after(self, begun: dict[str, dict[str, Any]], answers: dict[str, Any], chosen: set[str]) -> Expected:
+        result = Expected(opened=bool(self._prepared))
+        for key, payloads in self._prepared.items():
+            result.histories[key] = [Version(payload) for payload in payloads]
+        for number, call in begun.items():
+            if number in answers or number in chosen:
+                result.apply(call, answers.get(number))
+        return result
+
+
+def _subsets(flying: list[str]) -> Iterator[tuple[str, ...]]:
+    for count in range(len(flying) + 1):
+        yield from itertools.combinations(flying, count)
+
+
+def _payload(call: dict[str, Any]) -> Payload:
+    name, size = call["payload"]
+    return name, size
+
+
+def _rotten(marks: list[dict[str, Any]], begun: dict[str, dict[str, Any]]) -> set[Payload]:
+    rotten: set[Payload] = set()
+    since: dict[Payload, set[str]] = {}
+    for mark in marks:
+        if "rotten" in mark:
+            name, size = mark["rotten"]
+            rotten.add((name, size))
+            since[name, size] = set()
+        elif mark.get("kind") == "put" and _payload(mark) in rotten:
+            since[_payload(mark)].add(mark["begin"])
+        elif "answered" in mark and begun[mark["answered"]]["kind"] == "put":
+            payload = _payload(begun[mark["answered"]])
+            if mark["answered"] in since.get(payload, ()):
+                rotten.discard(payload)
+    return rotten

@@ -1,0 +1,226 @@
+"""Whether a store that stands as a crash left it keeps what was promised.
+
+The store is opened, which runs its recovery, and looked at from outside and from below: every answered call readable
+and intact, every other one absent or whole, order and times sane, SQLite's own check, rows against files, nothing left
+over but what may be reclaimed. Then the same bytes are written again and have to be served: nothing that the crash left
+may stand in the way of that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from crash.expectations import MARKER, Expected, Payload, Promises, Version
+from crash.workloads import BUCKET, bytes_of
+from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
+from gestalt_cas.errors import Damage
+from gestalt_cas.layout import LOCKS, Layout
+from gestalt_cas.objects import ListQuery
+
+_KNOWN = re.compile(
+    r"metadata\.sqlite3(\.new)?(-wal|-shm|-journal)?"
+    r"|metadata\.before-upgrade-from-\d+\.(sqlite3|part)(-wal|-shm|-journal)?"
+    r"|reserve|blobs|staging|quarantine|keys\.json|\.keys\.json\.[0-9a-f]+|" + "|".join(map(re.escape, LOCKS))
+)
+
+
+class Violation(Exception):
+    """A promise that a state breaks."""
+
+
+def require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise Violation(complaint)
+
+
+class Judge:
+    """Judges the stores of one recording; `payloads` are those that it writes or has."""
+
+    def __init__(self, directory: Path, payloads: list[Payload], *, upgraded: bool) -> None:
+        self._directory = directory
+        self._bytes = {payload: bytes_of(payload) for payload in payloads}
+        self._digests = {payload: blake3(data).digest() for payload, data in self._bytes.items()}
+        self._upgraded = upgraded
+
+    def digests(self) -> list[bytes]:
+        return list(self._digests.values())
+
+    def judge(self, promises: Promises, *, collect: bool = False) -> None:
+        """Raises Violation, or whatever the store raises. With `collect` garbage collection is run and judged too."""
+        if self._upgraded:
+            self._check_copy_aside(promises)
+        self._check_keys(promises)
+        if all(expected.opened for expected in promises.allowed):
+            require((self._directory / "metadata.sqlite3").exists(), "the database of an opened store is gone")
+        for payload in set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}:
+            copies = [path.name for path in self._directory.rglob(f"{self._digests[payload].hex()}*")]
+            require(not copies, f"{payload} was purged and is there: {copies}")
+        with Store.open(self._directory) as store:
+            self._check_contents(store, promises)
+            self._check_below(store, promises.rotten)
+            self._write_again(store)
+            self._check_below(store, set())
+            if collect:
+                self._collect(store, promises)
+
+    def _check_copy_aside(self, promises: Promises) -> None:
+        revision = upgrade.read_revision(Layout(self._directory))
+        require(promises.answered == 0 or revision == schema.REVISION, f"the upgrade is gone: revision {revision}")
+        if revision == schema.REVISION:
+            copy = self._directory / "metadata.before-upgrade-from-0001.sqlite3"
+            require(copy.exists(), "upgraded, and the copy of the old database is gone")
+            connection = sqlite.driver.connect(f"{copy.as_uri()}?immutable=1", uri=True)
+            try:
+                require(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the copy is damaged")
+                found = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+                count = connection.execute("SELECT count(*) FROM versions").fetchall()[0][0]
+            finally:
+                connection.close()
+            require(found == [("0001",)] and count == 3, f"the copy has revision {found} and {count} versions")
+
+    def _check_keys(self, promises: Promises) -> None:
+        path = self._directory / "keys.json"
+        if not path.exists():
+            require(not promises.pairs, "the signing keys are gone")
+            return
+        found = json.loads(path.read_text())
+        require(bool(found["secretAccessKey"]), "keys.json is cut short")
+        if not promises.pair_open:
+            require(found["accessKeyId"] in promises.pairs[-1:], "the signing keys are not those that were answered")
+
+    # Through the store's front door
+
+    def _check_contents(self, store: Store, promises: Promises) -> None:
+        page = store.list_versions(ListQuery(BUCKET))
+        require(not page.token, "the listing of versions has a second page")
+        actual: dict[str, list[ObjectVersion]] = {}
+        for version in page.versions:
+            actual.setdefault(version.key.key, []).insert(0, version)
+        settings = store.settings().by_name()
+        complaints = [self._difference(expected, actual, settings) for expected in promises.allowed]
+        require("" in complaints, " / or ".join(dict.fromkeys(complaints)))
+        self._check_order(list(page.versions), store)
+        for history in actual.values():
+            self._check_history(store, history, promises.rotten)
+
+    def _difference(
+        self, expected: Expected, actual: dict[str, list[ObjectVersion]], settings: dict[str, object]
+    ) -> str:
+        """How the contents differ from what is expected; "" if they do not."""
+        for name, value in expected.settings.items():
+            if settings[name] != value:
+                return f"the setting {name} is {settings[name]}, not {value}"
+        for key in sorted({*expected.histories, *actual}):
+            wanted, found = expected.histories.get(key, []), actual.get(key, [])
+            if len(wanted) != len(found):
+                return f"{key} has {len(found)} versions, not {len(wanted)}"
+            for number, (version, other) in enumerate(zip(wanted, found, strict=True)):
+                if not self._matches(version, other):
+                    return f"version {number} of {key} is {other}, not {version}"
+        return ""
+
+    def _matches(self, wanted: Version, found: ObjectVersion) -> bool:
+        if wanted.payload == MARKER:
+            same = found.delete_marker
+        else:
+            same = found.digest == self._digests[wanted.payload].hex() and found.size == wanted.payload[1]
+        return (
+            same
+            and wanted.version_id in (None, found.version_id)
+            and wanted.seq in (None, found.seq)
+            and wanted.modified_ms in (None, found.modified_ms)
+            and (found.delete_marker or found.headers.content_type == wanted.content_type)
+            and dict(wanted.metadata) == dict(found.metadata)
+        )
+
+    def _check_order(self, versions: Iterable[ObjectVersion], store: Store) -> None:
+        ordered = sorted(versions, key=lambda version: version.seq)
+        times = [version.modified_ms for version in ordered]
+        require(times == sorted(times), "commit times go back")
+        require(len({version.seq for version in ordered}) == len(ordered), "a sequence was given out twice")
+        ((counter, last_ms),) = _rows(store, "SELECT seq, commit_ms FROM counter")
+        require(
+            all(version.seq <= counter and version.modified_ms <= last_ms for version in ordered), "counter is behind"
+        )
+
+    def _check_history(self, store: Store, history: list[ObjectVersion], rotten: set[Payload]) -> None:
+        for version in history:
+            if not version.delete_marker:
+                self._check_body(store, version, version.version_id, rotten)
+        newest = history[-1]
+        if not newest.delete_marker:
+            require(
+                store.head(newest.key).version_id == newest.version_id, f"{newest.key} has the wrong current version"
+            )
+            self._check_body(store, newest, "", rotten)
+        listed = [version.key for version in store.list_page(ListQuery(BUCKET, prefix=newest.key.key)).objects]
+        require((newest.key in listed) == (not newest.delete_marker), f"{newest.key} is listed wrongly")
+
+    def _check_body(self, store: Store, version: ObjectVersion, version_id: str, rotten: set[Payload]) -> None:
+        payload = next(name for name, digest in self._digests.items() if digest.hex() == version.digest)
+        try:
+            with store.read(version.key, version_id=version_id) as reader:
+                body = reader.read()
+        except Damage:
+            require(payload in rotten, f"{version.key} {version.version_id}: the payload {payload} is damaged")
+            return
+        require(body == self._bytes[payload], f"{version.key} {version.version_id}: wrong bytes were served")
+
+    # From below
+
+    def _check_below(self, store: Store, rotten: set[Payload]) -> None:
+        require(_rows(store, "PRAGMA integrity_check") == [("ok",)], "SQLite finds the database damaged")
+        require(_rows(store, "PRAGMA foreign_key_check") == [], "rows refer to nothing")
+        reached = {row[0] for row in _rows(store, "SELECT DISTINCT digest FROM versions WHERE digest IS NOT NULL")}
+        excused = {self._digests[payload] for payload in rotten}
+        for digest, size, damaged in _rows(store, "SELECT digest, size, damaged_ms FROM blobs"):
+            if digest not in excused:
+                self._check_payload(digest, size, reached=digest in reached, damaged=damaged is not None)
+        strangers = [path.name for path in self._directory.iterdir() if not _KNOWN.fullmatch(path.name)]
+        require(not strangers, f"unknown files are left over: {strangers}")
+        store.clean_staging()
+        left = [path.name for path in (self._directory / "staging").iterdir()]
+        require(not left, f"cleaning leaves {left} in staging")
+
+    def _check_payload(self, digest: bytes, size: int, *, reached: bool, damaged: bool) -> None:
+        path = self._path(digest)
+        if not path.exists():
+            require(not reached, f"the payload {digest.hex()[:8]} of a version is missing")
+            return
+        require(not (damaged and reached), f"the payload {digest.hex()[:8]} is marked as damaged")
+        data = path.read_bytes()
+        # A row without the mark makes writers trust the file, even if no version reaches it.
+        right = len(data) == size and blake3(data).digest() == digest
+        require(right or damaged, f"a row vouches for the payload {digest.hex()[:8]}, and its file is wrong")
+
+    def _path(self, digest: bytes) -> Path:
+        return self._directory / "blobs" / digest.hex()[:2] / digest.hex()
+
+    def _collect(self, store: Store, promises: Promises) -> None:
+        """Two runs leave the payloads that versions reach, and nothing else."""
+        store.collect_garbage()
+        store.collect_garbage()
+        reached = {
+            row[0].hex() for row in _rows(store, "SELECT DISTINCT digest FROM versions WHERE digest IS NOT NULL")
+        }
+        there = {path.name for path in (self._directory / "blobs").glob("*/*")}
+        require(there == reached, f"gc leaves {sorted(there - reached)} and lacks {sorted(reached - there)}")
+        self._check_below(store, set())
+
+    def _write_again(self, store: Store) -> None:
+        for number, (payload, data) in enumerate(self._bytes.items()):
+            key = ObjectKey(BUCKET, f"again/{number}")
+            store.write(key, [data])
+            with store.read(key) as reader:
+                require(reader.read() == data, f"{payload} was written again and is not served")
+
+
+def _rows(store: Store, sql: str) -> list[tuple[Any, ...]]:
+    with store._database.read() as tx:
+        return tx.execute(sql).fetchall()

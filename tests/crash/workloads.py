@@ -1,0 +1,504 @@
+"""The work that is recorded: real processes on a real store, one entry of WORKLOADS each.
+
+A workload may prepare the directory first; that part is not recorded and counts as durable. What it then does through a
+Session is marked in the log, before the call and after its answer, in a form from which `judgement.py` can tell what a
+crash at any point has to leave. To add one: write a function that takes a Session, and put `@workload(...)` on it.
+
+`recorder.py` runs them under the shim. A workload forks where it needs several processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Imported before any fork, since the store imports it only when it needs it.
+import alembic.command  # noqa: F401
+from blake3 import blake3
+
+from gestalt_cas import Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
+from gestalt_cas.errors import Damage
+
+BUCKET = "bucket"
+SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)
+"""Payloads by name and size; LARGE has two chunks."""
+Payload = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    run: Callable[[Session], None]
+    prepare: Callable[[Path], None] | None
+    place: str
+    """Where the store is below the recorded root."""
+
+
+WORKLOADS: dict[str, Workload] = {}
+
+
+def workload(
+    *, prepare: Callable[[Path], None] | None = None, place: str = "store"
+) -> Callable[[Callable[[Session], None]], Callable[[Session], None]]:
+    def add(run: Callable[[Session], None]) -> Callable[[Session], None]:
+        name = run.__name__.replace("_", "-")
+        WORKLOADS[name] = Workload(name, run, prepare, place)
+        return run
+
+    return add
+
+
+def bytes_of(payload: Payload) -> bytes:
+    name, size = payload
+    return random.Random(name).randbytes(size)
+
+
+def pieces_of(payload: Payload) -> list[bytes]:
+    data = bytes_of(payload)
+    return [data[start : start + 100_000] for start in range(0, len(data), 100_000)]
+
+
+@dataclass
+class Session:
+    """A recorded process's way to call the store: each call is marked before it begins and after its answer."""
+
+    root: Path
+    directory: Path
+    mark: Callable[[str], None]
+    _calls: int = field(default=0)
+
+    def call(self, kind: str, act: Callable[[], Any], **what: Any) -> Any:
+        """Mark and make a call whose answer is a JSON value or an ObjectVersion."""
+        self._calls += 1
+        number = f"{os.getpid()}.{self._calls}"
+        self.mark(json.dumps({"begin": number, "kind": kind, **what}))
+        answer = act()
+        self.mark(json.dumps({"answered": number, "answer": _plain(answer)}))
+        return answer
+
+    def open(self, **settings: str) -> Store:
+        def open_it() -> None:
+            _left_open.append(Store.open(self.directory, settings=settings))
+
+        self.call("open", open_it, settings=settings)
+        return _left_open[-1]
+
+    def put(self, store: Store, key: str, payload: Payload, **metadata: str) -> ObjectVersion:
+        def write() -> ObjectVersion:
+            headers = Headers(content_type="text/plain")
+            return store.write(ObjectKey(BUCKET, key), pieces_of(payload), headers=headers, metadata=metadata)
+
+        found: ObjectVersion = self.call("put", write, key=key, payload=payload, metadata=metadata)
+        return found
+
+    def copy(self, store: Store, source: str, target: str) -> ObjectVersion:
+        def copy() -> ObjectVersion:
+            return store.copy(ObjectKey(BUCKET, source), ObjectKey(BUCKET, target))
+
+        found: ObjectVersion = self.call("copy", copy, source=source, key=target)
+        return found
+
+    def delete(self, store: Store, key: str) -> None:
+        self.call("delete", lambda: store.delete(ObjectKey(BUCKET, key)), key=key)
+
+    def remove(self, store: Store, version: ObjectVersion) -> None:
+        name, wanted = version.key.key, version.version_id
+        self.call("remove", lambda: store.delete(version.key, version_id=wanted), key=name, version_id=wanted)
+
+    def change(self, store: Store, **settings: str) -> None:
+        self.call("change", lambda: store.change_settings(settings).by_name(), settings=settings)
+
+    def purge(self, store: Store, key: str) -> None:
+        self.call("purge", lambda: store.purge(ObjectKey(BUCKET, key)).files, key=key)
+
+    def checkpoint(self, store: Store, *, restart: bool = False) -> None:
+        assert store._database.checkpoint(restart=restart)
+
+    def rot(self, store: Store, payload: Payload) -> None:
+        """Flip a bit of the payload on the disk itself, durably, and have a reader find it."""
+        path = store._blobs.path(blake3(bytes_of(payload)).digest())
+        self.mark(json.dumps({"rotten": payload}))
+        path.chmod(0o600)
+        fd = os.open(path, os.O_RDWR)
+        first = os.pread(fd, 1, 0)
+        os.pwrite(fd, bytes([first[0] ^ 1]), 0)
+        os.fsync(fd)
+        os.close(fd)
+        path.chmod(0o400)
+
+    def take_away(self, store: Store, payload: Payload) -> None:
+        """Remove the payload's file behind the store's back, durably."""
+        self.mark(json.dumps({"rotten": payload}))
+        path = store._blobs.path(blake3(bytes_of(payload)).digest())
+        path.unlink()
+        fd = os.open(path.parent, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+
+    def find_damage(self, store: Store, key: str) -> None:
+        try:
+            with store.read(ObjectKey(BUCKET, key)) as reader:
+                reader.read()
+        except Damage:
+            return
+        raise AssertionError(f"{key} is damaged and was served")
+
+    def in_process(self, work: Callable[[], None], expect: int = 0) -> None:
+        """Do the work in a process of its own and wait for its end."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            except BaseException:  # noqa: BLE001 - whatever it is, the parent must not go on
+                traceback.print_exc()
+                sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code == expect, f"a forked process ended with {code}"
+
+
+def _plain(answer: Any) -> Any:
+    if isinstance(answer, ObjectVersion):
+        return {"version_id": answer.version_id, "seq": answer.seq, "modified_ms": answer.modified_ms}
+    return answer
+
+
+_left_open: list[Store] = []
+"""A store that nothing refers to would close its database."""
+
+
+def has_objects(name: str) -> bool:
+    """Whether the workload begins with the objects of PREPARED."""
+    return WORKLOADS[name].prepare not in (None, an_empty_store, a_store_without_directories)
+
+
+# Preparations
+
+
+def an_empty_store(directory: Path) -> None:
+    Store.open(directory).close()
+
+
+def a_store_with_objects(directory: Path) -> None:
+    """Not marked, so the judgement takes it from here: `PREPARED`."""
+    with Store.open(directory) as opened:
+        for key, payloads in PREPARED.items():
+            for payload in payloads:
+                opened.write(ObjectKey(BUCKET, key), pieces_of(payload))
+
+
+PREPARED: Mapping[str, list[Payload]] = {"old": [("old one", 300), ("old two", 9000)], "kept": [("kept", 1000)]}
+
+
+def a_store_without_directories(directory: Path) -> None:
+    """As a copy of a running one that leaves out empty directories: with a WAL, for which SQLite syncs no directory."""
+    opened = Store.open(directory)
+    opened.change_settings({"versioning": "suspended"})
+    _left_open.append(opened)
+    shutil.rmtree(directory / "blobs")
+    shutil.rmtree(directory / "staging")
+
+
+def a_store_with_a_quarantine(directory: Path) -> None:
+    """As check leaves one that set a damaged payload aside; the payload was healed since."""
+    a_store_with_objects(directory)
+    aside = directory / "quarantine"
+    aside.mkdir(0o700)
+    name = blake3(bytes_of(PREPARED["old"][0])).hexdigest()
+    (aside / f"{name}.1700000000000").write_bytes(bytes_of(PREPARED["old"][0])[:100])
+    (aside / f"{name}.1700000000000.json").write_text("{}")
+
+
+def a_store_of_the_first_format(directory: Path) -> None:
+    """One as the first release left it: the tables that later revisions added are taken away again."""
+    a_store_with_objects(directory)
+    connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
+    for table in set(schema.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.execute("PRAGMA user_version=1")
+    connection.close()
+
+
+# Work
+
+
+@workload(place="new/nested/store")
+def create(session: Session) -> None:
+    """A store made in directories that do not exist yet, and used at once."""
+    with session.open(versioning="suspended") as opened:
+        session.put(opened, "a", SMALL)
+
+
+@workload()
+def create_in_a_new_directory(session: Session) -> None:
+    """The directory itself was just made by somebody else, who did not sync it."""
+    session.directory.mkdir()
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_without_directories)
+def completing(session: Session) -> None:
+    """Opening makes the directories that are missing."""
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=an_empty_store)
+def uploads(session: Session) -> None:
+    with session.open() as opened:
+        session.put(opened, "a", SMALL, color="red")
+        session.put(opened, "b", LARGE)
+        session.put(opened, "c", ("empty", 0))
+
+
+@workload(prepare=a_store_with_objects)
+def overwrites(session: Session) -> None:
+    with session.open() as opened:
+        session.put(opened, "old", SMALL)
+        session.put(opened, "old", MEDIUM)
+        session.put(opened, "old", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def copies(session: Session) -> None:
+    with session.open() as opened:
+        session.copy(opened, "old", "a")
+        session.put(opened, "b", SMALL)
+        session.copy(opened, "b", "a")
+        session.copy(opened, "b", "b")
+
+
+@workload(prepare=a_store_with_objects)
+def deletes(session: Session) -> None:
+    with session.open() as opened:
+        session.delete(opened, "old")
+        first = session.put(opened, "a", SMALL)
+        second = session.put(opened, "a", MEDIUM)
+        session.remove(opened, second)
+        session.delete(opened, "a")
+        session.remove(opened, first)
+        session.delete(opened, "never")
+
+
+@workload(prepare=a_store_with_objects)
+def dedup(session: Session) -> None:
+    """The same bytes under several keys, and again after every version of them has gone."""
+    with session.open() as opened:
+        first = session.put(opened, "a", SMALL)
+        second = session.put(opened, "b", SMALL)
+        session.remove(opened, first)
+        session.remove(opened, second)
+        session.put(opened, "c", SMALL)
+        session.put(opened, "d", ("kept", 1000))
+
+
+@workload(prepare=a_store_with_objects)
+def suspended(session: Session) -> None:
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+        session.change(opened, versioning="suspended")
+        session.put(opened, "a", MEDIUM)
+        session.put(opened, "a", SMALL)
+        session.delete(opened, "a")
+        session.change(opened, versioning="enabled")
+        session.put(opened, "a", MEDIUM)
+
+
+@workload(prepare=an_empty_store)
+def checkpoints(session: Session) -> None:
+    """The WAL moved into the database, and begun anew, between and after commits."""
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+        session.checkpoint(opened)
+        session.put(opened, "b", MEDIUM)
+        session.checkpoint(opened, restart=True)
+        session.put(opened, "a", MEDIUM)
+        session.delete(opened, "b")
+        session.checkpoint(opened, restart=True)
+        session.put(opened, "c", SMALL)
+
+
+@workload(prepare=an_empty_store)
+def two_processes(session: Session) -> None:
+    """One after the other; the first leaves without closing, so the second finds its WAL."""
+
+    def first() -> None:
+        opened = session.open()
+        session.put(opened, "a", SMALL)
+        session.put(opened, "b", MEDIUM)
+
+    def second() -> None:
+        with session.open() as opened:
+            session.put(opened, "a", MEDIUM)
+            session.put(opened, "c", SMALL)
+
+    session.in_process(first)
+    session.in_process(second)
+
+
+def _die_at_the_next_directory() -> None:
+    """End this process, as kill -9 would, instead of syncing the next directory of a payload."""
+    vars(blobs)["sync_directory"] = lambda path: os._exit(9)
+
+
+def _dies_before_the_directory_is_synced(session: Session, payload: Payload) -> None:
+    """Write the payload and end, as kill -9 would, when it has its name and its directory is not synced yet."""
+
+    def write() -> None:
+        opened = session.open()
+        _die_at_the_next_directory()
+        session.put(opened, "lost", payload)
+
+    session.in_process(write, expect=9)
+
+
+@workload(prepare=an_empty_store)
+def writer_dies_between_link_and_sync(session: Session) -> None:
+    """Another then writes the same bytes: it must not trust the name, which may not be on the disk."""
+    _dies_before_the_directory_is_synced(session, SMALL)
+
+    def same_bytes() -> None:
+        with session.open() as opened:
+            session.put(opened, "a", SMALL)
+            session.put(opened, "b", SMALL)
+
+    session.in_process(same_bytes)
+
+
+@workload(prepare=a_store_with_objects)
+def healer_dies_between_rename_and_sync(session: Session) -> None:
+    """The payload was known to be damaged; its replacement is not synced when another writes the same bytes."""
+    payload = PREPARED["kept"][0]
+    with session.open() as opened:
+        session.rot(opened, payload)
+        session.find_damage(opened, "kept")
+    _dies_before_the_directory_is_synced(session, payload)
+
+    def same_bytes() -> None:
+        with session.open() as opened:
+            session.put(opened, "a", payload)
+
+    session.in_process(same_bytes)
+
+
+@workload(prepare=a_store_with_objects)
+def healing(session: Session) -> None:
+    """Damage is found by a read, and healed by an upload of the same bytes."""
+    payload = PREPARED["kept"][0]
+    with session.open() as opened:
+        session.rot(opened, payload)
+        session.find_damage(opened, "kept")
+        session.put(opened, "a", payload)
+        session.put(opened, "b", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def healing_what_is_missing(session: Session) -> None:
+    """A payload whose file has gone without anybody having noticed is written again, by two uploads in turn."""
+    payload = PREPARED["kept"][0]
+    with session.open() as opened:
+        session.take_away(opened, payload)
+        session.put(opened, "a", payload)
+        session.put(opened, "b", payload)
+
+
+@workload(prepare=a_store_with_objects)
+def payload_goes_before_the_lock(session: Session) -> None:
+    """It is there when an upload decides to trust it and gone when it has the lock; the upload is killed healing it."""
+    payload = PREPARED["kept"][0]
+
+    def is_killed() -> None:
+        opened = session.open()
+        publish = opened._payloads.publish
+
+        def goes(staged: Any) -> bool:
+            published = publish(staged)
+            session.take_away(opened, payload)
+            vars(opened._payloads)["publish"] = publish
+            _die_at_the_next_directory()
+            return published
+
+        vars(opened._payloads)["publish"] = goes
+        session.put(opened, "lost", payload)
+
+    def same_bytes() -> None:
+        with session.open() as opened:
+            session.put(opened, "a", payload)
+
+    session.in_process(is_killed, expect=9)
+    session.in_process(same_bytes)
+
+
+@workload(prepare=a_store_with_objects)
+def cleaning(session: Session) -> None:
+    """What a dead writer left in staging is removed; its bytes are then uploaded whole."""
+
+    def ends_in_mid_stream() -> None:
+        opened = session.open()
+
+        def pieces() -> Any:
+            yield bytes_of(MEDIUM)[:5000]
+            os._exit(9)
+
+        opened.write(ObjectKey(BUCKET, "lost"), pieces())
+
+    session.in_process(ends_in_mid_stream, expect=9)
+    with session.open() as opened:
+        assert opened.clean_staging() == 1
+        session.put(opened, "a", MEDIUM)
+
+
+@workload(prepare=a_store_with_objects)
+def garbage(session: Session) -> None:
+    """Collected between removals, and what was collected is uploaded again."""
+
+    def dies_before_commit() -> None:
+        opened = session.open()
+        opened._database.write = lambda *_, **__: os._exit(9)  # type: ignore[method-assign]
+        session.put(opened, "lost", MEDIUM)
+
+    session.in_process(dies_before_commit, expect=9)
+    with session.open() as opened:
+        version = session.put(opened, "a", SMALL)
+        session.remove(opened, version)
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.put(opened, "b", SMALL)
+        session.put(opened, "c", MEDIUM)
+        session.call("gc", lambda: opened.collect_garbage().files)
+
+
+@workload(prepare=a_store_with_a_quarantine)
+def purge(session: Session) -> None:
+    """Bytes that must be gone when the call is answered; one of the payloads has another version."""
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+        session.put(opened, "a", MEDIUM)
+        session.put(opened, "b", MEDIUM)
+        session.purge(opened, "a")
+        session.purge(opened, "old")
+        session.put(opened, "c", SMALL)
+
+
+@workload(prepare=an_empty_store)
+def signing_keys(session: Session) -> None:
+    path = session.directory / "keys.json"
+    session.call("keys", lambda: keys.create(path).access_key_id)
+    session.call("keys", lambda: keys.rotate(path).access_key_id)
+
+
+@workload(prepare=a_store_of_the_first_format)
+def upgrade(session: Session) -> None:
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
