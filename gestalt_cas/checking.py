@@ -87,7 +87,12 @@ def _unheard(_finding: Finding) -> None:
 @contextmanager
 def _alone(parts: Parts) -> Iterator[bool]:
     """Tell for the block whether no other check runs on the directory; only such a one notes where it stands."""
-    lock = FileLock(parts.layout.check_lock)
+    try:
+        lock = FileLock(parts.layout.check_lock)
+    except OSError as error:  # no room for the file, say: then this run does without noting where it stands
+        log.warning("%s cannot be opened: %s", parts.layout.check_lock, error.strerror)
+        yield False
+        return
     try:
         yield lock.try_acquire()
     finally:
