@@ -7,8 +7,13 @@ DATA_DIR ?= .data
 ARGS ?=
 # Passed to pytest: make test TESTS="tests/test_ranges.py -q"
 TESTS ?=
-# Passed to each benchmark: make bench BENCH="--dir .build/bench" keeps the stores for later runs.
+# Passed to the benchmarks: make bench BENCH="--dir .build/bench" keeps the stores for later runs, BENCH="writes reads"
+# runs those alone; make soak SOAK="--seconds 60".
 BENCH ?=
+# Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7".
+KILL ?=
+HISTORIES ?=
+SOAK ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +26,8 @@ PROTO_VENV := .build/proto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev run test coverage check format bench crash proto clean
+.PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
+.PHONY: clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,12 +44,29 @@ JOBS ?= auto
 test: $(INSTALLED_DEV) ## run every test
 	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
-# The commit path: from the staged body to COMMIT and back. Its tests alone must reach every branch of it.
-COMMIT_PATH := gestalt_cas/blobs.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/payloads.py,gestalt_cas/store.py,gestalt_cas/versions.py
-coverage: $(INSTALLED_DEV) ## branch coverage of the commit path, about 3 minutes
+# The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
+# branch of them.
+COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blobs.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/store.py,gestalt_cas/versions.py
+REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,gestalt_cas/reachability.py
+coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
-	  tests/test_store.py tests/test_versions.py tests/test_reserve.py
-	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH) --fail-under=100
+	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_garbage.py tests/test_pins.py \
+	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_statistics.py
+	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH),$(REMOVAL) --fail-under=100
+
+# A sample of these is among the tests; see tests/interleavings/__init__.py.
+interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
+	@PYTHONPATH=tests $(BIN)/python -m interleavings all
+
+kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 25 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)
+	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 2 $(KILL)
+
+histories: $(INSTALLED_DEV) ## linearizability beside upkeep and kills, 10 histories of 45 seconds (about 12 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m histories.harness --runs 10 --seconds 45 --kills 6 $(HISTORIES)
+
+faults: $(INSTALLED_DEV) ## every operation with the disk failing it at every point (about 10 minutes)
+	@FAULTS_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py tests/test_faults_served.py
 
 check: $(INSTALLED_DEV) ## lint, format check and strict types
 	@$(BIN)/ruff check .
@@ -54,10 +77,14 @@ format: $(INSTALLED_DEV) ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED_DEV) ## measure listings, the format's choices and HTTP (about 5 minutes; 3 GB of disk)
-	@$(BIN)/python -m benchmarks.listing $(BENCH)
-	@$(BIN)/python -m benchmarks.format $(BENCH)
-	@$(BIN)/python -m benchmarks.http $(BENCH)
+bench: $(INSTALLED_DEV) ## measure everything against its goals, 1,000,000 objects (about 20 minutes; 4 GB of disk)
+	@$(BIN)/python -m benchmarks $(BENCH)
+
+bench-large: $(INSTALLED_DEV) ## what may grow with the store, at 10,000,000 objects (about an hour; 8 GB of disk)
+	@$(BIN)/python -m benchmarks calls listing growth start disk --keys 10000000 $(BENCH)
+
+soak: $(INSTALLED_DEV) ## mixed load for 10 minutes: memory, open files and WAL must stay flat
+	@$(BIN)/python -m benchmarks.soak $(SOAK)
 
 # Distinct disk states of the long campaign, and the seed of those that are drawn: make crash STATES=5000 SEED=7
 STATES ?= 30000

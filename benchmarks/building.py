@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.measuring import note
 from gestalt_cas import Store, schema, versions
 from gestalt_cas.chunks import SUM_BYTES
+from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
@@ -25,6 +26,7 @@ from gestalt_cas.objects import Headers, ObjectKey
 from gestalt_cas.sqlite import Connection
 
 BUCKET = "default"
+INLINE = "blobs.inlineMaxBytes"
 _PER_TRANSACTION = 50_000
 _HEADERS = Headers(content_type="application/octet-stream")
 _PAYLOAD_BYTES = 4096
@@ -72,17 +74,22 @@ def database(directory: Path) -> Iterator[Database]:
 def insert(tx: Connection, keys: Sequence[str], *, seed: int) -> None:
     """One object per key, each with a payload of its own, which is what takes most metadata."""
     drawn = random.Random(seed)
-    now_ms = time.time_ns() // 1_000_000
+    at = now_ms()
     for key in keys:
-        digest = drawn.randbytes(32)
-        versions.keep_blob(tx, digest, _PAYLOAD_BYTES, drawn.randbytes(SUM_BYTES))
-        versions.append(
-            tx,
-            ObjectKey(BUCKET, key),
-            digest,
-            _PAYLOAD_BYTES,
-            headers=_HEADERS,
-            metadata={},
-            suspended=False,
-            now_ms=now_ms,
-        )
+        digest, sums = drawn.randbytes(32), drawn.randbytes(SUM_BYTES)
+        add(tx, key, digest, _PAYLOAD_BYTES, sums, now_ms=at)
+
+
+def add(tx: Connection, key: str, digest: bytes, size: int, sums: bytes, *, now_ms: int) -> None:
+    """The rows of one object."""
+    versions.keep_blob(tx, digest, size, sums)
+    versions.append(
+        tx, ObjectKey(BUCKET, key), digest, size, headers=_HEADERS, metadata={}, suspended=False, now_ms=now_ms
+    )
+
+
+def inlines(directory: Path) -> bool:
+    """Whether this version keeps payloads up to blobs.inlineMaxBytes in the database: it is tried in `directory`."""
+    with Store.open(directory, settings={INLINE: 4096}) as store:
+        store.write(ObjectKey("", "small"), [b"small"])
+    return not any(path.is_file() for path in Layout(directory).blobs.rglob("*"))

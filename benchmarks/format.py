@@ -24,7 +24,9 @@ from sqlalchemy import bindparam, select
 from xxhash import xxh3_128_digest
 
 from benchmarks import building
-from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, us
+from benchmarks.findings import Finding
+from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, timed, us
+from benchmarks.runs import Run
 from gestalt_cas import Store, schema, sqlite
 from gestalt_cas.chunks import CHUNK_BYTES
 from gestalt_cas.database import Database, connect
@@ -36,6 +38,7 @@ from gestalt_cas.statements import Prepared
 PAGE_SIZES = (8192, 16384)
 METADATA_GOAL = "400"
 """Bytes of metadata.sqlite3 per object with a short key, at most."""
+_KEYS, _REPETITIONS = 200_000, 41
 _PREFIXES = 100
 _BATCHES = 20
 _SINGLE_COMMITS = 50
@@ -105,7 +108,7 @@ def _insert_in_turn(directories: Mapping[int, Path], keys: Sequence[str]) -> dic
         for first in range(0, len(keys), batch):
             part = keys[first : first + batch]
             for size, database in databases.items():
-                found[size].add(partial(_insert, database, part, first), len(part))
+                found[size].add(timed(partial(_insert, database, part, first), len(part)))
         for database in databases.values():
             database.checkpoint(restart=True)
     return found
@@ -119,7 +122,7 @@ def _commit_singly(directories: Mapping[int, Path]) -> tuple[dict[int, Samples],
         for number in range(_SINGLE_COMMITS):
             key = f"dir{number * 2:02d}/single-{number:06d}"
             for size, database in databases.items():
-                found[size].add(partial(_insert, database, [key], -1 - number))
+                found[size].add(timed(partial(_insert, database, [key], -1 - number)))
         wal = {size: (database.wal_bytes - before[size]) / _SINGLE_COMMITS for size, database in databases.items()}
     return found, wal
 
@@ -274,18 +277,28 @@ def _crc32c() -> dict[str, Callable[[bytes], object]]:
     return {"CRC32C": google_crc32c.value}
 
 
+def compare(root: Path, count: int, repetitions: int) -> None:
+    compare_page_sizes(root, count, repetitions)
+    compare_executions(root, count, repetitions)
+    compare_sums(repetitions)
+
+
+def benchmark(run: Run) -> list[Finding]:
+    """As a part of a run of all; choices that are made have no goals to reach."""
+    compare(run.root, min(run.keys, _KEYS), run.sized(_REPETITIONS, run.repetitions))
+    return []
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.format", description=__doc__.partition("\n")[0])
     parser.add_argument("--dir", type=Path, help="make the stores here and leave them")
-    parser.add_argument("--keys", type=int, default=200_000, help="objects per store")
-    parser.add_argument("--repetitions", type=int, default=41)
+    parser.add_argument("--keys", type=int, default=_KEYS, help="objects per store")
+    parser.add_argument("--repetitions", type=int, default=_REPETITIONS)
     options = parser.parse_args(arguments)
     with place(options.dir) as chosen:
         root = Path(chosen)
         root.mkdir(parents=True, exist_ok=True)
-        compare_page_sizes(root, options.keys, options.repetitions)
-        compare_executions(root, options.keys, options.repetitions)
-        compare_sums(options.repetitions)
+        compare(root, options.keys, options.repetitions)
         print_machine(root)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import random
 import shutil
 import socket
 import statistics
@@ -26,23 +25,19 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.measuring import note, place, print_machine, print_table
-from benchmarks.serving import cpu_seconds, served
+from benchmarks.findings import Finding, at_least
+from benchmarks.measuring import by_round, note, place, print_machine, print_table, quotient
+from benchmarks.partners import Partner, program
+from benchmarks.reads import KEY, blob_of, filled, random_pieces
+from benchmarks.runs import Run
+from benchmarks.serving import Wanted, cpu_seconds, served, served_together
+from benchmarks.syncing import MIB, written
 from gestalt_cas import Store, wire_pb2
-from gestalt_cas.errors import NoSuchKey
-from gestalt_cas.layout import Layout
-from gestalt_cas.objects import ObjectKey
 
-MIB = 1 << 20
-GOAL = "0.60"
-_KEY = "large"
+GOAL = at_least(0.6)
 _PIECE = MIB
 _CLIENT_BUFFER = 256 * 1024
 _START_SECONDS = 10.0
-_UNCHECKED = (
-    "-c",
-    "from gestalt_cas import chunks; chunks.matches = lambda *_: True; from gestalt_cas.cli import main; main()",
-)
 _CONFIGURATION = """
 {user}
 worker_processes 1;
@@ -84,11 +79,11 @@ class Candidate:
         self.cpu.append(cpu_seconds(self.pid) - cpu)
 
 
-def compare_downloads(root: Path, sizes: Sequence[int], repetitions: int) -> None:
+def compare_downloads(root: Path, sizes: Sequence[int], repetitions: int) -> list[Finding]:
     """GET of a whole object, by each server in turn."""
-    lines = []
+    lines, findings = [], []
     for size in sizes:
-        directory = root / f"http-{size}"
+        directory = root / f"reads-{size}"
         digest = filled(directory, size)
         with all_servers(directory, digest) as candidates:
             for candidate in candidates:
@@ -98,11 +93,21 @@ def compare_downloads(root: Path, sizes: Sequence[int], repetitions: int) -> Non
                 for candidate in candidates if repetition % 2 else reversed(candidates):
                     candidate.add(partial(download, candidate.url))
         lines += _download_lines(size, candidates)
+        findings += _download_findings(size, candidates)
     print_table(
         "GET on one connection",
         ["Object, served by", "MiB/s", "CPU, ms per GiB", "Client's", "Rate, nginx = 1", "Lowest", "Highest", "Goal"],
         lines,
     )
+    return findings
+
+
+def _download_findings(size: int, candidates: Sequence[Candidate]) -> list[Finding]:
+    taken = {found.name: found.wall for found in candidates}
+    if "nginx" not in taken:
+        return []
+    rate = by_round(quotient, taken["nginx"], taken["verified"])
+    return [Finding(f"HTTP GET {_shown(size)}: rate, nginx = 1", rate, GOAL)]
 
 
 def _download_lines(size: int, candidates: Sequence[Candidate]) -> list[list[str]]:
@@ -112,7 +117,7 @@ def _download_lines(size: int, candidates: Sequence[Candidate]) -> list[list[str
         ratios = [one / other for one, other in zip(base.wall, found.wall, strict=True)] if base else []
         shown = [f"{pick(ratios):.2f}" if ratios else "-" for pick in (statistics.median, min, max)]
         cpu = [f"{statistics.median(taken) * 1e3 * (1 << 30) / size:.0f}" for taken in (found.cpu, found.client_cpu)]
-        goal = GOAL if found.name == "verified" else ""
+        goal = f"{GOAL.bound:.2f}" if found.name == "verified" else ""
         lines.append([f"{_shown(size)}, {found.name}", _rate(size, found.wall), *cpu, *shown, goal])
     return lines
 
@@ -122,7 +127,7 @@ def compare_uploads(root: Path, size: int, repetitions: int) -> None:
     directory = root / "http-uploads"
     shutil.rmtree(directory, ignore_errors=True)
     Store.open(directory).close()
-    body = bytearray(b"".join(_random_pieces(size)))
+    body = bytearray(b"".join(random_pieces(size)))
     plain: list[float] = []
     note(f"uploading {_shown(size)} {repetitions} times")
     with served(directory) as server:
@@ -132,7 +137,7 @@ def compare_uploads(root: Path, size: int, repetitions: int) -> None:
             body[:8] = (repetition + 1).to_bytes(8, "big")  # known payloads are not published again
             steps: list[Callable[[], object]] = [
                 lambda: candidate.add(lambda: upload(url, body)),
-                lambda: plain.append(_write_plainly(root / "plain", body)),
+                lambda: plain.append(written(root / "plain", body).wall),
             ]
             for step in steps if repetition % 2 else reversed(steps):
                 step()
@@ -176,7 +181,7 @@ def upload(url: str, body: bytes | bytearray) -> None:
         assert status == 200, f"status {status}"
 
 
-def presigned(call: Callable[[str, bytes], bytes], method: int, key: str) -> str:
+def presigned(call: Callable[[str, bytes], bytes], method: wire_pb2.PresignMethod, key: str) -> str:
     request = wire_pb2.PresignObjectRequest(ref=wire_pb2.ObjectRef(key=key), method=method, expires_seconds=86_400)
     return wire_pb2.PresignObjectResponse.FromString(call("PresignObject", request.SerializeToString())).url
 
@@ -215,26 +220,6 @@ def _check_body(candidate: Candidate, directory: Path, digest: str) -> None:
     assert hasher.digest() == wanted.digest(), f"{candidate.name} sends something else"
 
 
-def filled(directory: Path, size: int) -> str:
-    """A store that holds one object of `size` bytes, built now or by an earlier run; returns the payload's digest."""
-    key = ObjectKey("", _KEY)
-    with Store.open(directory) as store:
-        try:
-            return store.head(key).digest
-        except NoSuchKey:
-            note(f"building {directory.name}")
-        return store.write(key, _random_pieces(size)).digest
-
-
-def _random_pieces(size: int) -> Iterator[bytes]:
-    drawn = random.Random(size)
-    return (drawn.randbytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE))
-
-
-def blob_of(directory: Path, digest: str) -> Path:
-    return Layout(directory).blobs / digest[:2] / digest
-
-
 def _shown(size: int) -> str:
     return f"{size / MIB:.4g} MiB"
 
@@ -253,15 +238,18 @@ def all_servers(directory: Path, digest: str) -> Iterator[list[Candidate]]:
             found.append(stack.enter_context(_nginx(nginx, directory, digest)))
         else:
             note("nginx is not installed: nothing to compare with")
-        for name, program in (("verified", ("-m", "gestalt_cas")), ("unverified", _UNCHECKED)):
-            server = stack.enter_context(served(directory, program))
-            url = presigned(server.call, wire_pb2.PRESIGN_METHOD_GET, _KEY)
+        wanted = {
+            "verified": Wanted(directory),
+            "unverified": Wanted(directory, program(Partner.UNVERIFIED)),
+        }
+        for name, server in stack.enter_context(served_together(wanted)).items():
+            url = presigned(server.call, wire_pb2.PRESIGN_METHOD_GET, KEY)
             found.append(Candidate(name, server.pid, url))
         yield found
 
 
 @contextmanager
-def _nginx(program: str, directory: Path, digest: str) -> Iterator[Candidate]:
+def _nginx(executable: str, directory: Path, digest: str) -> Iterator[Candidate]:
     """nginx in one process, on the directory of the blob."""
     blob = blob_of(directory, digest)
     home = directory / "nginx"
@@ -272,7 +260,7 @@ def _nginx(program: str, directory: Path, digest: str) -> Iterator[Candidate]:
     user = "user root;" if os.geteuid() == 0 else ""
     text = _CONFIGURATION.format(user=user, home=home.resolve(), root=blob.parent.resolve(), port=port)
     (home / "conf").write_text(text)
-    command = [program, "-p", str(home.resolve()), "-c", str((home / "conf").resolve())]
+    command = [executable, "-p", str(home.resolve()), "-c", str((home / "conf").resolve())]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_for(port, process, home / "error")
@@ -293,16 +281,11 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], errors: Path) -> None
             time.sleep(0.02)
 
 
-def _write_plainly(path: Path, body: bytes | bytearray) -> float:
-    started = time.perf_counter()
-    with path.open("wb") as file:
-        for at in range(0, len(body), _PIECE):
-            file.write(memoryview(body)[at : at + _PIECE])
-        file.flush()
-        os.fsync(file.fileno())
-    seconds = time.perf_counter() - started
-    path.unlink()
-    return seconds
+def benchmark(run: Run) -> list[Finding]:
+    sizes = [64 * MIB, 1024 * MIB] if not run.quick else [3 * MIB]
+    findings = compare_downloads(run.root, sizes, run.repetitions)
+    compare_uploads(run.root, run.sized(128 * MIB, 2 * MIB), run.repetitions)
+    return findings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """What a listing page costs in a large store against a small one, and against the kind of page.
 
-    python -m benchmarks.listing [--dir DIR] [--keys 1000000] [--small 10000] [--repetitions 41]
+    python -m benchmarks.listing [--dir DIR] [--keys 1000000] [--small 10000] [--repetitions 41] [--quick]
 
 Both stores hold their keys under 100 prefixes. The first half of each was inserted in key order, as an upload of a tree
 does it, the second half in random order, which is the worst case: the rows that a page shows then lie all over the
@@ -10,7 +10,6 @@ there and the next run starts at once; the large one takes about a minute to bui
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -18,15 +17,30 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import building
-from benchmarks.measuring import Samples, ms, note, place, print_machine, print_table, ratio, side_by_side, us
-from benchmarks.serving import Server, served
+from benchmarks import building, runs
+from benchmarks.findings import Finding, Goal, at_most
+from benchmarks.measuring import (
+    Samples,
+    Spread,
+    by_round,
+    ms,
+    note,
+    print_table,
+    quotient,
+    ratio,
+    side_by_side,
+    us,
+)
+from benchmarks.runs import Run
+from benchmarks.serving import Server, Wanted, served_together
 from gestalt_cas import Store, wire_pb2
 from gestalt_cas.messages import Namespace
 from gestalt_cas.objects import MAX_PAGE, ListPage, ListQuery
 
 PREFIXES = 100
-ROOT_GOAL, PAGE_GOAL = "1.50", "1.20"
+ROOT_GOAL, PAGE_GOAL, GROUPS_GOAL, CPU_GOAL = at_most(1.5), at_most(1.2), at_most(2.0), at_most(10.0, "ms")
+LEAST_REPETITIONS = 41
+"""Pages are quick to list, and their times spread."""
 _BLOCK = 5
 """Pages between two looks at the server's CPU clock."""
 _NAMESPACE = Namespace()
@@ -52,7 +66,7 @@ class Filled:
 
 
 Ask = Callable[[Filled, float], ListQuery]
-CASES: tuple[tuple[str, Ask, str], ...] = (
+CASES: tuple[tuple[str, Ask, Goal], ...] = (
     ("root listing, 100 common prefixes", lambda _, __: ListQuery(delimiter="/"), ROOT_GOAL),
     ("page of 1,000, keys inserted in order", lambda filled, at: filled.page_in(0, at), PAGE_GOAL),
     ("page of 1,000, keys inserted at random", lambda filled, at: filled.page_in(1, at), PAGE_GOAL),
@@ -101,7 +115,7 @@ def compare_sizes(small: Filled, large: Filled, repetitions: int) -> None:
             ("CPU with reply", "reply", _cpu),
         ):
             values = [median(found[f"{part} {filled.keys}"]) for filled in (small, large)]
-            rows.append([name, label, *map(ms, values), ratio(values[1], values[0]), goal])
+            rows.append([name, label, *map(ms, values), ratio(values[1], values[0]), f"{goal.bound:.2f}"])
     print_table(
         "Store size (ms per page)",
         ["Page", "Measure", f"{small.keys:,} keys", f"{large.keys:,} keys", "Ratio", "Goal"],
@@ -115,12 +129,12 @@ def _asking(
     return lambda n: answer(filled.store.list_page(ask(filled, at[n])))
 
 
-def compare_served(small: Filled, large: Filled, repetitions: int) -> None:
+def compare_served(small: Filled, large: Filled, repetitions: int) -> list[Finding]:
     """The same through a server process: CPU of the server per page, gRPC and reply included."""
     at = fractions(repetitions)
-    rows = []
-    with ExitStack() as stack:
-        servers = [(filled, stack.enter_context(served(filled.directory))) for filled in (small, large)]
+    rows, findings = [], []
+    with served_together({filled.keys: Wanted(filled.directory) for filled in (small, large)}) as found:
+        servers = [(filled, found[filled.keys]) for filled in (small, large)]
         for name, ask, goal in CASES:
             note(f"measuring, served: {name}")
             cpu: dict[int, list[float]] = {small.keys: [], large.keys: []}
@@ -129,12 +143,18 @@ def compare_served(small: Filled, large: Filled, repetitions: int) -> None:
                     queries = [ask(filled, at[(block * _BLOCK + n) % len(at)]) for n in range(_BLOCK)]
                     cpu[filled.keys].append(_server_cpu(server, queries))
             values = [statistics.median(cpu[filled.keys]) for filled in (small, large)]
-            rows.append([name, *map(ms, values), ratio(values[1], values[0]), goal])
+            rows.append([name, *map(ms, values), ratio(values[1], values[0]), f"{goal.bound:.2f}"])
+            grown = by_round(quotient, cpu[large.keys], cpu[small.keys])
+            what = f"ListObjects, {name}: server CPU"
+            if goal is PAGE_GOAL:
+                findings.append(Finding(f"{what} per page", Spread.of(n * 1e3 for n in cpu[large.keys]), CPU_GOAL))
+            findings.append(Finding(f"{what}, {small.keys:,} keys = 1", grown, goal))
     print_table(
         "Server CPU per page over gRPC (ms)",
         ["Page", f"{small.keys:,} keys", f"{large.keys:,} keys", "Ratio", "Goal"],
         rows,
     )
+    return findings
 
 
 def _server_cpu(server: Server, queries: Sequence[ListQuery]) -> float:
@@ -155,7 +175,7 @@ def _request(query: ListQuery) -> bytes:
     ).SerializeToString()
 
 
-def compare_kinds(large: Filled, repetitions: int) -> None:
+def compare_kinds(large: Filled, repetitions: int) -> list[Finding]:
     """In the large store: a page deep inside, and one of groups, against a first page of plain keys."""
     deep = key_at(large.keys // 2 - MAX_PAGE - 2, large.keys)  # the last page of the half inserted in order
     token = large.store.list_page(ListQuery(start_after=deep, max_keys=1)).token
@@ -170,7 +190,7 @@ def compare_kinds(large: Filled, repetitions: int) -> None:
         },
         repetitions,
     )
-    base = next(iter(found.values()))
+    base, groups = found["first page of 1,000"], found["every key its own common prefix"]
     print_table(
         f"Kind of page ({large.keys:,} keys, ms with reply)",
         ["Page", "Time", "CPU", "CPU ratio"],
@@ -179,6 +199,8 @@ def compare_kinds(large: Filled, repetitions: int) -> None:
             for name, samples in found.items()
         ],
     )
+    times = by_round(quotient, groups.cpu, base.cpu)
+    return [Finding("ListObjects, every key its own common prefix: CPU, plain page = 1", times, GROUPS_GOAL)]
 
 
 def compare_bounds(large: Filled, repetitions: int) -> None:
@@ -209,26 +231,26 @@ def _cpu(samples: Samples) -> float:
     return samples.cpu_median
 
 
+def store_of(run: Run, count: int) -> Path:
+    """The store with `count` of these keys, built now or by an earlier part of the run."""
+    return building.ready(run.root / f"listing-{count}", keys_in_insertion_order(count))
+
+
+def benchmark(run: Run) -> list[Finding]:
+    repetitions = run.repetitions if run.quick else max(run.repetitions, LEAST_REPETITIONS)
+    with ExitStack() as stack:
+        small, large = (
+            Filled(directory, stack.enter_context(Store.open(directory)), count)
+            for count in (run.small, run.keys)
+            for directory in (store_of(run, count),)
+        )
+        compare_sizes(small, large, repetitions)
+        compare_bounds(large, repetitions)
+        return [*compare_served(small, large, repetitions), *compare_kinds(large, repetitions)]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.listing", description=__doc__.partition("\n")[0])
-    parser.add_argument("--dir", type=Path, help="keep the stores here for later runs")
-    parser.add_argument("--keys", type=int, default=1_000_000, help="keys of the large store")
-    parser.add_argument("--small", type=int, default=10_000, help="keys of the small store")
-    parser.add_argument("--repetitions", type=int, default=41)
-    options = parser.parse_args(arguments)
-    with place(options.dir) as chosen, ExitStack() as stack:
-        root = Path(chosen)
-        root.mkdir(parents=True, exist_ok=True)
-        stores = []
-        for count in (options.small, options.keys):
-            directory = building.ready(root / f"listing-{count}", keys_in_insertion_order(count))
-            stores.append(Filled(directory, stack.enter_context(Store.open(directory)), count))
-        small, large = stores
-        compare_sizes(small, large, options.repetitions)
-        compare_kinds(large, options.repetitions)
-        compare_bounds(large, options.repetitions)
-        compare_served(small, large, options.repetitions)
-        print_machine(root)
+    runs.command("benchmarks.listing", __doc__ or "", benchmark, arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Timing side by side, and Markdown tables of what came out.
 
 Times of one run are compared only with each other: every repetition takes all candidates in turn, the order reversed
-each time, so that whatever else the machine does falls on all of them. Medians are shown, and ratios of medians. CPU
-time is that of the calling thread; it is far steadier than the clock on a machine that others use too.
+each time, so that whatever else the machine does falls on all of them. Medians are shown; a ratio that a goal is held
+against is the median of the ratios of the rounds, beside the lowest and the highest. CPU time is that of the calling
+thread, or of the server that was called; it is far steadier than the clock on a machine that others use too.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -18,26 +20,30 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from gestalt_cas import sqlite
 
 Name = TypeVar("Name", str, int)
 
 
+class Timing(NamedTuple):
+    """Seconds per call: by the clock, and of CPU."""
+
+    wall: float
+    cpu: float
+
+
 @dataclass
 class Samples:
-    """Seconds per repetition under one name: by the clock, and of CPU."""
+    """The timings of one candidate, one for each repetition."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
-    def add(self, run: Callable[[], object], calls: int = 1) -> None:
-        """Time one run; `calls` is how many operations it holds, each of which gets its share."""
-        cpu, wall = time.thread_time(), time.perf_counter()
-        run()
-        self.wall.append((time.perf_counter() - wall) / calls)
-        self.cpu.append((time.thread_time() - cpu) / calls)
+    def add(self, timing: Timing) -> None:
+        self.wall.append(timing.wall)
+        self.cpu.append(timing.cpu)
 
     @property
     def wall_median(self) -> float:
@@ -48,17 +54,59 @@ class Samples:
         return statistics.median(self.cpu)
 
 
-def side_by_side(
-    candidates: Mapping[Name, Callable[[int], object]], repetitions: int, *, calls: int = 1, warm_up: int = 2
+class Spread(NamedTuple):
+    """A figure of several rounds: its median, and the lowest and the highest."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        found = list(values)
+        return cls(statistics.median(found), min(found), max(found))
+
+
+def by_round(of: Callable[..., float], *series: Sequence[float]) -> Spread:
+    """A figure taken in each round from what the candidates had in that round."""
+    return Spread.of(of(*values) for values in zip(*series, strict=True))
+
+
+def quotient(value: float, base: float) -> float:
+    """`value` as a multiple of `base`; not a number where a tiny run measured nothing."""
+    return value / base if base else math.nan
+
+
+def timed(run: Callable[[], object], calls: int = 1) -> Timing:
+    """Time one run; `calls` is how many operations it holds, each of which gets its share."""
+    cpu, wall = time.thread_time(), time.perf_counter()
+    run()
+    return Timing((time.perf_counter() - wall) / calls, (time.thread_time() - cpu) / calls)
+
+
+def in_turn(
+    candidates: Mapping[Name, Callable[[int], Timing]], repetitions: int, *, warm_up: int = 2
 ) -> dict[Name, Samples]:
     """Run every candidate `repetitions` times, in turn; each is given the repetition's number."""
     found = {name: Samples() for name in candidates}
     for repetition in range(repetitions + warm_up):
         turn = list(candidates.items())
         for name, run in turn if repetition % 2 else reversed(turn):
-            samples = found[name] if repetition >= warm_up else Samples()
-            samples.add(partial(run, repetition), calls)
+            timing = run(repetition)
+            if repetition >= warm_up:
+                found[name].add(timing)
     return found
+
+
+def side_by_side(
+    candidates: Mapping[Name, Callable[[int], object]], repetitions: int, *, calls: int = 1, warm_up: int = 2
+) -> dict[Name, Samples]:
+    """The same for plain functions, which are timed here."""
+
+    def timing(run: Callable[[int], object]) -> Callable[[int], Timing]:
+        return lambda repetition: timed(partial(run, repetition), calls)
+
+    return in_turn({name: timing(run) for name, run in candidates.items()}, repetitions, warm_up=warm_up)
 
 
 def ms(seconds: float) -> str:
@@ -70,7 +118,7 @@ def us(seconds: float) -> str:
 
 
 def ratio(value: float, base: float) -> str:
-    """`value` as a multiple of `base`; a dash where a tiny run measured nothing."""
+    """The quotient in words; a dash where a tiny run measured nothing."""
     return f"{value / base:.2f}" if base else "-"
 
 

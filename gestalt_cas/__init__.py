@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gestalt_cas.backup import BackedUp as BackedUp
     from gestalt_cas.config import Limits as Limits
     from gestalt_cas.errors import StoreError as StoreError
     from gestalt_cas.objects import ByteRange as ByteRange
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from gestalt_cas.objects import ListQuery as ListQuery
     from gestalt_cas.objects import ObjectKey as ObjectKey
     from gestalt_cas.objects import ObjectVersion as ObjectVersion
+    from gestalt_cas.restoring import Restored as Restored
+    from gestalt_cas.restoring import restore as restore
     from gestalt_cas.store import Store as Store
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BackedUp": "backup",
     "ByteRange": "objects",
     "Conditions": "objects",
     "Headers": "objects",
@@ -34,10 +38,13 @@ _HOMES = {
     "ObjectKey": "objects",
     "ObjectVersion": "objects",
     "Limits": "config",
+    "Restored": "restoring",
     "Store": "store",
     "StoreError": "errors",
+    "restore": "restoring",
 }
 __all__ = [
+    "BackedUp",
     "ByteRange",
     "Conditions",
     "Headers",
@@ -45,8 +52,10 @@ __all__ = [
     "ListQuery",
     "ObjectKey",
     "ObjectVersion",
+    "Restored",
     "Store",
     "StoreError",
+    "restore",
 ]
 
 

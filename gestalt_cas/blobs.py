@@ -19,7 +19,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from blake3 import blake3
@@ -153,6 +153,11 @@ class Blobs:
 
         Replacing is a rename of a second link, so the name never lacks a file. The staging name stays.
         """
+        self.give_name(staged)
+        self.sync_names(staged.digest[0])
+
+    def give_name(self, staged: Staged) -> None:
+        """`publish` without its sync: until `sync_names` nobody may rely on the name."""
         final = self.path(staged.digest)
         with _translated(f"publishing {final.name}"):
             try:
@@ -160,7 +165,12 @@ class Blobs:
             except FileExistsError:
                 if not self.is_ours(staged):
                     self._replace(staged, final)
-            sync_directory(final.parent)
+
+    def sync_names(self, first: int) -> None:
+        """Wait until the names of the payloads whose digest begins with the byte `first` are on the disk."""
+        directory = self._layout.blobs / f"{first:02x}"
+        with _translated(f"publishing payloads {directory.name}"):
+            sync_directory(directory)
 
     def is_ours(self, staged: Staged) -> bool:
         """Whether the final name stands for the very file that was staged."""
@@ -220,46 +230,60 @@ class Blobs:
     def remove(self, digest: bytes) -> bool:
         """Remove the payload's name, for gc under write.lock; whoever reads the file goes on reading.
 
-        Returns whether there was one. A failure is only logged: nothing vouches for the file any more, and the next
-        run finds it.
+        Returns whether there was one. Raises when it stays, as a directory does; not synced, see `sync_removals`.
         """
         path = self.path(digest)
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            log.warning("the payload %s, which no version reaches, stays behind: %s", path.name, error)
-            return False
+        with _translated(f"removing payload {path.name}"):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
         return True
 
+    def removable(self, digest: bytes) -> bool:
+        """Whether `remove` would find something that it can remove, for a dry run."""
+        found = self._status(digest)
+        return found is not None and not stat.S_ISDIR(found.st_mode)
+
     def sync_removals(self, digests: Iterable[bytes]) -> None:
-        """Make the removal of these payloads and of their quarantined copies survive a power cut.
-
-        gc does without: a file that comes back has no row, and the next run finds it.
-        """
-        with _translated("syncing the removal of payloads"):
-            for directory in sorted({self.path(digest).parent for digest in digests}):
+        """Wait until no power cut can bring back the names of these payloads, which were removed."""
+        for directory in sorted({self.path(digest).parent for digest in digests}):
+            with _translated(f"syncing {directory.name}"):
                 sync_directory(directory)
-            if self._layout.quarantine.is_dir():
-                sync_directory(self._layout.quarantine)
 
-    def drop_quarantined(self, digest: bytes) -> int:
-        """Remove the copies of a payload that `check` has set aside, with their notes; returns how many copies."""
-        name, dropped = digest.hex(), 0
-        with _translated(f"removing quarantined copies of {name}"):
-            for path in self._layout.quarantine.glob(f"{name}.*"):
+    def drop_quarantined(self, digests: Collection[bytes]) -> int:
+        """Remove, durably, the copies of payloads that `check` has set aside; returns how many. Their notes go too."""
+        names, quarantine, dropped = {digest.hex() for digest in digests}, self._layout.quarantine, 0
+        if not names or not quarantine.is_dir():
+            return 0
+        with _translated("removing quarantined copies"):
+            # Copies sort before their notes, so being cut off leaves notes without bytes.
+            for path in sorted(path for path in quarantine.iterdir() if path.name.partition(".")[0] in names):
                 path.unlink(missing_ok=True)
                 dropped += path.suffix != ".json"
+            sync_directory(quarantine)
         return dropped
 
-    def clean_staging(self) -> int:
-        """Remove what dead writers left in staging; returns how many files. Live uploads are left alone."""
-        removed = 0
+    def clean_staging(self, *, dry_run: bool = False) -> int:
+        """Remove what dead writers left in staging; returns how many files. Live uploads are left alone.
+
+        With `dry_run` they are only counted. A file that cannot be removed is logged: it may be another user's.
+        """
         with _translated("cleaning staging"):
-            for path in sorted(self._layout.staging.iterdir()):
-                removed += _remove_if_unheld(path)
+            found = sorted(self._layout.staging.iterdir())
+        removed = 0
+        for path in found:
+            try:
+                removed += _remove_if_unheld(path, dry_run)
+            except OSError as error:
+                log.warning("the cut-off upload %s stays behind: %s", path.name, error)
         return removed
+
+    def left_in_staging(self) -> list[int]:
+        """The sizes of the files in staging that `clean_staging` would remove."""
+        with _translated("looking into staging"):
+            sizes = (_size_if_unheld(path) for path in sorted(self._layout.staging.iterdir()))
+            return [size for size in sizes if size is not None]
 
     def _status(self, digest: bytes) -> os.stat_result | None:
         """What stands under the digest's name, links not followed; None when there is nothing."""
@@ -411,10 +435,11 @@ def _rest(pieces: list[memoryview], written: int) -> list[memoryview]:
     return []
 
 
-def _remove_if_unheld(path: Path) -> bool:
+def _remove_if_unheld(path: Path, dry_run: bool) -> bool:
     """Remove a staging file if nobody holds its lock and the name still is the file that was locked.
 
-    What is no regular file was put there by somebody else, and is left to them.
+    Returns whether it was removed, or would have been. What is no regular file was put there by somebody else, and is
+    left to them.
     """
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -426,12 +451,31 @@ def _remove_if_unheld(path: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_path_of(path, fd):
             return False
-        path.unlink()
+        if not dry_run:
+            path.unlink()
     except (BlockingIOError, FileNotFoundError):
         return False
     finally:
         os.close(fd)
     return True
+
+
+def _size_if_unheld(path: Path) -> int | None:
+    """The size of a staging file that nobody holds; None for one that is held, has gone, or is no regular file."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, so that two who look do not take each other for a writer.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return os.fstat(fd).st_size if _is_path_of(path, fd) else None
+    except BlockingIOError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def _is_path_of(path: Path, fd: int) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes")
+STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes", "quotas")
 """The keys whose values are kept in the store."""
 MAX_PREFIX_BYTES = objects.MAX_KEY_BYTES - 1
 _SCHEMA_FILE = "config.schema.json"
@@ -118,7 +118,7 @@ def describe() -> tuple[Setting, ...]:
     return tuple(
         Setting(key, part["type"], _allowed(part), part.get("default"), part["description"])
         for key, part in _parts(schema())
-        if part["type"] != "object"
+        if not _is_group(part)
     )
 
 
@@ -240,8 +240,19 @@ def _parts(group: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, dic
     """Every property of the schema with its dotted key, groups before what they hold."""
     for name, part in group["properties"].items():
         yield above + name, part
-        if part["type"] == "object":
+        if _is_group(part):
             yield from _parts(part, f"{above}{name}.")
+
+
+def _is_group(part: Mapping[str, Any]) -> bool:
+    """Whether a part holds keys of the schema's; an object without any is a value, whose names are the user's."""
+    return "properties" in part
+
+
+def _below(part: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """What the schema says of a name within an object; None when it knows no such name."""
+    found = part["properties"].get(name) if _is_group(part) else part["additionalProperties"]
+    return found or None
 
 
 def _allowed(part: Mapping[str, Any]) -> str:
@@ -250,6 +261,8 @@ def _allowed(part: Mapping[str, Any]) -> str:
         return " or ".join(f'"{value}"' for value in part["enum"])
     if part.get("minLength"):
         return "a non-empty string"
+    if part["type"] == "object" and not _is_group(part):
+        return f"an object whose values are each {_allowed(part['additionalProperties'])}"
     words = [_ARTICLES[part["type"]]]
     if "minimum" in part:
         words.append(f"from {part['minimum']}")
@@ -269,11 +282,11 @@ def _present(value: object, part: Mapping[str, Any], key: str) -> Any:
     for name, inner in value.items():
         if not isinstance(name, str):
             raise InvalidConfig(f"{_dotted(key)}: {_shown(name)} cannot be a key, since it is no string")
-        known = part["properties"].get(name)
+        known = _below(part, name)
         if known is None:
             result[name] = inner
         elif inner is not None:
-            result[name] = _present(inner, known, f"{key}.{name}" if key else name)
+            result[name] = _present(inner, known, f"{key}.{_quoted(name)}" if key else _quoted(name))
     return result
 
 
@@ -290,6 +303,8 @@ def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
         value = value.get(name)
         if value is None:
             return None
+    if setting.type == "object":  # the only one with values of its own is quotas, in whole bytes
+        return {name: int(count) for name, count in value.items()}
     return int(value) if setting.type == "integer" else float(value) if setting.type == "number" else value
 
 
@@ -360,6 +375,22 @@ def _check_names(values: Mapping[str, object]) -> None:
         raise InvalidConfig(f"keyPrefix: {error}") from None
     if length > MAX_PREFIX_BYTES:
         raise InvalidConfig(f"keyPrefix: {length} bytes are too many; the limit is {MAX_PREFIX_BYTES}")
+    given = values.get("quotas")
+    for name in given if isinstance(given, Mapping) else ():
+        quota_range(name)
+
+
+def quota_range(name: object) -> tuple[str, str]:
+    """Bucket and prefix of a quota's name, BUCKET or BUCKET/PREFIX; raises InvalidConfig for any other."""
+    bucket, _, prefix = name.partition("/") if isinstance(name, str) else ("", "", "")
+    try:
+        if not bucket:
+            raise InvalidArgument(f"{_shown(name)} names no bucket; write BUCKET or BUCKET/PREFIX")
+        objects.check_bucket(bucket)
+        objects.check_prefix(prefix)
+    except InvalidArgument as error:
+        raise InvalidConfig(f"quotas: {error}") from None
+    return bucket, prefix
 
 
 def _directory(text: str) -> Path:
@@ -377,7 +408,7 @@ def _faults(error: ValidationError) -> Iterator[str]:
     instance: Any = error.instance
     if error.validator != "additionalProperties":
         shown = "the value" if "signing" in path else _shown(instance)  # a secret must not reach a log
-        yield f"{_dotted('.'.join(path))}: {shown} is not {_allowed(_part(path))}"
+        yield f"{_dotted('.'.join(map(_quoted, path)))}: {shown} is not {_allowed(_part(path))}"
         return
     for name in instance:
         if name not in _part(path)["properties"]:
@@ -387,7 +418,7 @@ def _faults(error: ValidationError) -> Iterator[str]:
 def _part(path: Iterable[str]) -> dict[str, Any]:
     part = schema()
     for name in path:
-        part = part["properties"][name]
+        part = _below(part, name) or {}
     return part
 
 

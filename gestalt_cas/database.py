@@ -44,6 +44,9 @@ _FOREIGN_WAIT = 5.0
 _IDLE_READERS = 16
 _AFTER_IO_ERROR, _AFTER_DAMAGE = "quick_check", "integrity_check"
 """SQLite's checks; only the second compares indexes with their tables."""
+_PROBE = "UPDATE settings SET value = value WHERE 0"
+"""Changes nothing, and fails on a connection that cannot write. SQLite opens its files for reading only when it cannot
+have more at that moment (too many open files, a passing error), says nothing of it, and stays with that."""
 _CHECK_IS_DUE = "the next write checks the database before it does anything"
 
 _abandoned: list[Connection] = []
@@ -87,6 +90,8 @@ class Database:
         self._suspect = ""  # the check that is due before the next write
         self._refusal = ""
         self._failing = ""
+        self._found_no_room = False
+        self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
 
     @contextmanager
@@ -116,6 +121,9 @@ class Database:
         """
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
+            if self._found_no_room:
+                self._begin_wal_anew(connection)
+                connection = self._sound_writer()  # another one, if the disk failed
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 self._check_format(connection)
@@ -140,15 +148,35 @@ class Database:
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
             try:
-                connection.execute("PRAGMA busy_timeout=0")
-                try:
-                    mode = "RESTART" if restart else "PASSIVE"
-                    busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
-                finally:
-                    connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
+                return self._checkpoint(connection, "RESTART" if restart else "PASSIVE")
             except DriverError as error:
                 raise self._noted(error) from error
-        return not busy and pages == moved
+
+    def mend(self, work: Callable[[Connection], None], timeout: float = WRITE_TIMEOUT, *, vacuum: bool = False) -> None:
+        """Run `work` in a write transaction although the database may be known to be damaged, and judge it anew then.
+
+        For repairs of what can be rebuilt; with `vacuum` the whole database is written anew afterwards. Raises what a
+        write raises; when it is damaged still, writes stay refused.
+        """
+        with self._writer_lock.held(timeout):
+            if self._closed:
+                raise ShuttingDown("the store is closed")
+            self._close_connections()
+            self._suspect = _AFTER_DAMAGE
+            connection = connect(self._layout.database)
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                self._check_format(connection)
+                work(connection)
+                connection.execute("COMMIT")
+                if vacuum:
+                    connection.execute("VACUUM")
+            except DriverError as error:
+                raise self._noted(error) from error
+            finally:
+                connection.close()
+            self._refusal = ""
+            self._reopen()
 
     def recover(self, timeout: float = 5.0) -> None:
         """After an I/O error: reopen and check the database now, instead of before the next write.
@@ -256,10 +284,22 @@ class Database:
             raise ShuttingDown("the store is closed")
         if self._refusal:
             raise DatabaseDamaged(self._refusal)
+        if not self._proven and self._writer is not None:
+            self._prove(self._writer)
         if self._suspect or self._writer is None:
             self._reopen()
         assert self._writer is not None
         return self._writer
+
+    def _prove(self, connection: Connection) -> None:
+        """Find out whether the first connection can write; if not, it is opened again like one after a fault."""
+        try:
+            connection.execute(_PROBE)
+        except DriverError as error:
+            failure = self._noted(error)
+            if not sqlite.is_read_only(error):
+                raise failure from error
+        self._proven = True
 
     def _reopen(self) -> None:
         check = self._suspect or _AFTER_IO_ERROR
@@ -278,6 +318,8 @@ class Database:
         connection = connect(self._layout.database)
         try:
             found = connection.execute(f"PRAGMA {check}(1)").fetchall()[0][0]
+            if found == "ok":
+                connection.execute(_PROBE)
         except DriverError as error:
             connection.close()
             raise self._noted(error) from error
@@ -308,14 +350,37 @@ class Database:
             except DriverError as error:
                 self._note_fault(error)
 
+    def _checkpoint(self, connection: Connection, mode: str) -> bool:
+        """Checkpoint without waiting for any reader; returns whether all pages were moved."""
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
+        return not busy and pages == moved
+
+    def _begin_wal_anew(self, connection: Connection) -> None:
+        """After a write found no room: let the next ones use the room that the WAL has, instead of lengthening it.
+
+        Tried here and not at once, since by now the reserve may have been given up; the database may have to grow.
+        """
+        self._found_no_room = False
+        try:
+            self._checkpoint(connection, "RESTART")
+        except DriverError as error:  # a disk that failed has the database checked; one without room says so again
+            self._noted(error)
+
     def _noted(self, error: Exception) -> StoreError:
         """The store's word for a driver error, which is remembered for the writes to come."""
         self._note_fault(error)
         failure = sqlite.translate(error)
-        return DiskFull(f"{failure}; it holds {self._layout.root}") if isinstance(failure, DiskFull) else failure
+        if not isinstance(failure, DiskFull):
+            return failure
+        self._found_no_room = True
+        return DiskFull(f"{failure}; it holds {self._layout.root}")
 
     def _note_fault(self, error: Exception) -> None:
-        if sqlite.is_io_error(error):
+        if sqlite.is_io_error(error) or sqlite.is_read_only(error):
             self._suspect = self._suspect or _AFTER_IO_ERROR
             self._failing = f"the disk failed: {error}; {_CHECK_IS_DUE}"
             log.error("I/O error of the database: %s", error)

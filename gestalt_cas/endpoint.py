@@ -190,6 +190,7 @@ class Endpoint:
                     headers=http_fields.stored_headers(request.headers),
                     metadata=http_fields.user_metadata(fields),
                     conditions=conditions,
+                    expected_bytes=request.content_length or 0,
                     confirm=upload.confirm,
                 ),
             )

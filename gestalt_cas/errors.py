@@ -149,6 +149,14 @@ class DiskFull(StoreFull):
     """The disk itself has no room, or less than `limits.minFreeBytes`; collecting garbage may help."""
 
 
+class QuotaExceeded(StoreFull):
+    """More bytes than a quota of the store leaves; nothing was stored. `quota` is its name, BUCKET or BUCKET/PREFIX."""
+
+    def __init__(self, message: str, *, quota: str = "") -> None:
+        super().__init__(message)
+        self.quota = quota
+
+
 class TooManyStreams(StoreError):
     """More calls at once than the configured limit; refused at once, nothing was done."""
 

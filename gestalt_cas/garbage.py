@@ -9,7 +9,8 @@ unlinked before the lock is let go. So
     - a power cut cannot bring back a row whose file went: the commit is on the disk before the file goes. At worst it
       brings back a file without a row, which nobody trusts and the next run finds.
 
-The lock is held for at most BATCH_FILES files or about BATCH_SECONDS, so writers hardly wait. Grace is politeness (an
+The lock is held for at most BATCH_FILES files or about BATCH_SECONDS, so writers hardly wait: batches begin small and
+grow while the disk keeps up. Grace is politeness (an
 unreachable payload may be written again soon); the lock is the safety. A live pin (a running backup) keeps everything.
 Design: docs/design.md, "Removing".
 """
@@ -21,7 +22,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 NOTE = "gc.last"
 BATCH_FILES = 200
+FIRST_BATCH_FILES = 16
 BATCH_BYTES = 1 << 30
 BATCH_SECONDS = 0.05
 FAN_OUT = 256
@@ -59,8 +61,8 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 class Collected:
     """What a run removed, or in a dry run would remove. Sizes in bytes.
 
-    `fresh_*` are unreachable for less than the grace; `pinned_*` are kept by `pinned_by`, the live pins. Of a dry run
-    `staging_files` is 0.
+    `fresh_*` are unreachable for less than the grace; `pinned_*` are kept by `pinned_by`, the live pins; `stuck_files`
+    could not be removed, the last of them for `stuck_reason`: nothing vouches for them, and the next run tries again.
     """
 
     dry_run: bool
@@ -72,6 +74,13 @@ class Collected:
     pinned_bytes: int = 0
     pinned_by: tuple[str, ...] = ()
     staging_files: int = 0
+    stuck_files: int = 0
+    stuck_reason: str = ""
+
+    @property
+    def result(self) -> str:
+        """The outcome in a word, for the note that the run leaves."""
+        return "stuck" if self.stuck_files else "pinned" if self.pinned_files else "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +118,21 @@ class Collector:
         sweep = _Sweep(self._parts, until_ms)
         self._sweep(sweep, tell)
         result = self._outcome(sweep, until_ms, staging)
-        self._on_reserve(lambda: self._parts.note(NOTE, {"at_ms": now_ms(), **asdict(result)}))
+        note = {"at_ms": now_ms(), "result": result.result, **asdict(result)}
+        self._on_reserve(lambda: self._parts.note(NOTE, note))
         self._parts.reserve.keep()
+        with self._estimate_lock:
+            self._estimate = None
         return result
 
-    def sweep_now(self, digests: list[bytes]) -> tuple[int, int]:
+    def sweep_now(self, digests: list[bytes]) -> Collected:
         """Remove these payloads, which a committed transaction recorded as unreachable, without grace.
 
-        Returns files and bytes removed. What a version reaches, or a live pin keeps, stays.
+        What a version reaches, or a live pin keeps, stays.
         """
         sweep = _Sweep(self._parts, _ALWAYS, only=digests)
         self._sweep(sweep, _silent)
-        return sweep.files, sweep.bytes
+        return sweep.so_far()
 
     def reclaimable(self) -> Reclaimable:
         """What a run without grace would free, from the rows alone; takes a quarter of a second at most.
@@ -191,18 +203,27 @@ class Collector:
                 reachability.mark(tx, garbage, now_ms())
 
     def _foresee(self, until_ms: int, tell: Progress) -> Collected:
-        ripe: list[int] = []
+        staging = self._parts.blobs.clean_staging(dry_run=True)
+        ripe: list[Garbage] = []
         fresh: list[int] = []
         for first in range(FAN_OUT):
             found, before = self._look(first)
             for garbage in found:
-                (ripe if before.get(garbage.digest, now_ms()) <= until_ms else fresh).append(garbage.size)
+                if before.get(garbage.digest, now_ms()) <= until_ms:
+                    ripe.append(garbage)
+                else:
+                    fresh.append(garbage.size)
             tell(_LOOKING, first + 1, FAN_OUT)
+        return self._foreseen(ripe, fresh, staging)
+
+    def _foreseen(self, ripe: list[Garbage], fresh: list[int], staging: int) -> Collected:
         with self._parts.database.read() as tx:
-            names = tuple(pin.name for pin in pins.live(tx, now_ms()))
-        removed, pinned = ([], ripe) if names else (ripe, [])
+            names = tuple(pin.name for pin in pins.live(tx, now_ms())) if ripe else ()
+        pinned = [garbage.size for garbage in ripe] if names else []
+        # A row may have lost its file: then there is nothing to remove but the row.
+        removed = [] if names else [garbage.size for garbage in ripe if self._parts.blobs.removable(garbage.digest)]
         return Collected(
-            True, len(removed), sum(removed), len(fresh), sum(fresh), len(pinned), sum(pinned), names, staging_files=0
+            True, len(removed), sum(removed), len(fresh), sum(fresh), len(pinned), sum(pinned), names, staging
         )
 
     # ---- removing ----
@@ -216,7 +237,14 @@ class Collector:
         with self._parts.database.read() as tx:
             ripe, fresh = reachability.standing(tx, until_ms)
         pinned = ripe if sweep.pinned_by else (0, 0)
-        return Collected(False, sweep.files, sweep.bytes, *fresh, *pinned, sweep.pinned_by, staging)
+        return replace(
+            sweep.so_far(),
+            fresh_files=fresh[0],
+            fresh_bytes=fresh[1],
+            pinned_files=pinned[0],
+            pinned_bytes=pinned[1],
+            staging_files=staging,
+        )
 
     def _on_reserve(self, step: Callable[[], Result]) -> Result:
         return self._parts.reserve.spend_on(step)
@@ -230,9 +258,21 @@ class _Sweep:
         self._until_ms = until_ms
         self._only = only
         self._after = b""
-        self._most = BATCH_FILES
+        self._most = FIRST_BATCH_FILES
+        self._stuck: list[str] = []
         self.files = self.bytes = 0
         self.pinned_by: tuple[str, ...] = ()
+
+    def so_far(self) -> Collected:
+        reason = self._stuck[-1] if self._stuck else ""
+        return Collected(
+            False,
+            self.files,
+            self.bytes,
+            pinned_by=self.pinned_by,
+            stuck_files=len(self._stuck),
+            stuck_reason=reason,
+        )
 
     def drop_dead_pins(self) -> bool:
         """Drop the pins of owners that were killed; returns whether there were any."""
@@ -274,12 +314,19 @@ class _Sweep:
 
     def _unlink(self, taken: list[Garbage]) -> None:
         """Remove the files, after the commit and still under the lock. One that stays is an orphan of the next run."""
-        started = time.monotonic()
+        started, before = time.monotonic(), len(self._stuck)
         for garbage in taken:
             self._after = garbage.digest
-            if self._parts.blobs.remove(garbage.digest):
+            try:
+                removed = self._parts.blobs.remove(garbage.digest)
+            except StoreError as error:
+                self._stuck.append(str(error))
+                continue
+            if removed:
                 self.files += 1
                 self.bytes += garbage.size
+        if len(self._stuck) > before:
+            log.warning("%d payloads that no version reaches stay behind: %s", len(self._stuck), self._stuck[-1])
         if time.monotonic() - started > BATCH_SECONDS:
             self._most = max(1, self._most // 2)
         else:

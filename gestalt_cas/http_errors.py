@@ -41,6 +41,7 @@ TABLE: dict[type[StoreError], tuple[int, str]] = {
     errors.NotImplementedHere: (501, "NotImplemented"),
     errors.StoreError: (500, "InternalError"),
     errors.StoreFull: (507, "InsufficientStorage"),
+    errors.QuotaExceeded: (507, "QuotaExceeded"),  # the code that other servers with quotas use; S3 has none
     errors.TooManyStreams: (503, "SlowDown"),
     errors.StoreBusy: (503, "SlowDown"),
     errors.ShuttingDown: (503, "ServiceUnavailable"),

@@ -23,9 +23,10 @@ LOCKS = ("turnstile.lock", "write.lock", "schema.lock", "server.lock")
 _DATABASE = "metadata.sqlite3"
 _NEW_DATABASE = f"{_DATABASE}.new"
 _BESIDE = ("-wal", "-shm", "-journal")
+_BACKUP_DATABASE, _RESTORE_DATABASE = f"{_DATABASE}.backup", f"{_DATABASE}.restore"
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
-_HARMLESS = {"lost+found", "quarantine", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
+_HARMLESS = {"lost+found", "quarantine", "check.lock", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -46,6 +47,39 @@ class Layout:
         return self.root / _NEW_DATABASE
 
     @property
+    def backup_database(self) -> Path:
+        """The rows of a backup into this directory that is not finished, or was cut off."""
+        return self.root / _BACKUP_DATABASE
+
+    @property
+    def restore_database(self) -> Path:
+        """The rows of a restore into this directory that is not finished, or was cut off."""
+        return self.root / _RESTORE_DATABASE
+
+    @property
+    def previous_database(self) -> Path:
+        """The rows of the backup before, until the manifest of the new one stands."""
+        return self.root / f"{_DATABASE}.previous"
+
+    @property
+    def manifest(self) -> Path:
+        """What a complete backup ends with."""
+        return self.root / "manifest.json"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys.json"
+
+    @property
+    def previous_keys(self) -> Path:
+        """The keys of the backup before, likewise."""
+        return self.root / "keys.json.previous"
+
+    @property
+    def schema_lock(self) -> Path:
+        return self.root / "schema.lock"
+
+    @property
     def wal(self) -> Path:
         return self.root / f"{_DATABASE}-wal"
 
@@ -63,6 +97,11 @@ class Layout:
         return self.root / "quarantine"
 
     @property
+    def check_lock(self) -> Path:
+        """Held by the check that notes where it stands; absent until the first."""
+        return self.root / "check.lock"
+
+    @property
     def reserve(self) -> Path:
         return self.root / "reserve"
 
@@ -75,8 +114,20 @@ class Layout:
         """Raise NoStore unless the directory looks like a store; reads only."""
         if not self.root.is_dir():
             raise NoStore(f"no store at {self.root}: there is no such directory")
+        self.refuse_unfinished()
         if not self.database.exists():
             raise NoStore(f"no store at {self.root}: it holds no {_DATABASE}")
+
+    def refuse_unfinished(self) -> None:
+        """Raise StoreUnusable when a first backup or a restore into the directory was cut off; reads only."""
+        if self.database.exists():
+            return
+        for rows, what in ((self.backup_database, "backup"), (self.restore_database, "restore")):
+            if rows.exists():
+                raise StoreUnusable(
+                    f"{self.root} holds a {what} that was not finished: run the same {what} again, it takes up what is "
+                    "there, or remove the directory"
+                )
 
     def make(self) -> None:
         """Make and sync the tree, or complete one whose making was cut off; a complete one is left as it is.
@@ -84,19 +135,21 @@ class Layout:
         Raises StoreUnusable when the path is no directory, cannot be written, or holds another program's files.
         """
         try:
-            self._make_root()
+            self.make_root()
             if self.database.exists():
                 self._refuse_strange_database()
             else:
-                self._refuse_strangers()
+                self.refuse_unfinished()
+                self.refuse_strangers()
                 self.refuse_orphans()
-            self._make_tree()
+            self.make_tree()
         except OSError as error:
             if is_full(error):
                 raise DiskFull(f"the disk is full: no store can be made in {self.root}") from error
             raise StoreUnusable(f"cannot use {self.root} as a data directory: {error.strerror or error}") from error
 
-    def _make_root(self) -> None:
+    def make_root(self) -> None:
+        """Make and sync the directory itself; raises StoreUnusable when it cannot be one."""
         missing = [path for path in (self.root, *self.root.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir(mode=0o700, exist_ok=True)
@@ -106,7 +159,8 @@ class Layout:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StoreUnusable(f"cannot use {self.root} as a data directory: it is not writable for this user")
 
-    def _refuse_strangers(self) -> None:
+    def refuse_strangers(self) -> None:
+        """Raise StoreUnusable when the directory holds what no store does."""
         strangers = sorted({entry.name for entry in os.scandir(self.root)} - _OURS - _HARMLESS)
         if strangers:
             raise StoreUnusable(
@@ -157,7 +211,8 @@ class Layout:
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize < _OPENING_BYTES or (found.f_files > 0 and found.f_favail == 0)
 
-    def _make_tree(self) -> None:
+    def make_tree(self) -> None:
+        """Make and sync what is missing below the directory; raises OSError."""
         if stat.S_IMODE(self.root.stat().st_mode) & 0o077 and self.root.stat().st_uid == os.geteuid():
             self.root.chmod(0o700)
         present = {entry.name for entry in os.scandir(self.blobs)} if self.blobs.is_dir() else set()

@@ -66,16 +66,21 @@ class FileLock:
 
     def holders(self) -> str:
         """The processes that hold the lock, as far as the kernel tells: "process 12, process 34"."""
-        inode = os.fstat(self._fd).st_ino
-        found: set[str] = set()
-        try:
-            for line in Path("/proc/locks").read_text().splitlines():
-                fields = line.split()
-                if fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[-1] == str(inode):
-                    found.add(f"process {fields[4]}")
-        except (OSError, IndexError):
-            return "another process"
-        return ", ".join(sorted(found)) or "another process"
+        found = holding(os.fstat(self._fd).st_ino)
+        return ", ".join(f"process {pid}" for pid in found) or "another process"
+
+
+def holding(inode: int) -> list[int]:
+    """The processes that hold flock on a file, as far as the kernel tells; changes nothing."""
+    found: set[int] = set()
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[-1] == str(inode):
+                found.add(int(fields[4]))
+    except (OSError, IndexError):
+        return []
+    return sorted(found)
 
 
 class WriterLock:

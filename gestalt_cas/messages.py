@@ -39,6 +39,7 @@ STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.Damage: Code.DATA_LOSS,
     errors.DatabaseDamaged: Code.DATA_LOSS,
     errors.StoreFull: Code.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: Code.RESOURCE_EXHAUSTED,
     errors.TooManyStreams: Code.RESOURCE_EXHAUSTED,
     errors.ObjectTooLarge: Code.UNIMPLEMENTED,
     errors.OutcomeUnknown: Code.UNAVAILABLE,

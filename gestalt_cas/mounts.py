@@ -47,7 +47,7 @@ class OpenStore:
         self._complaints: dict[str, tuple[str, float]] = {}
         self._retired = threading.Event()
         self.closed = threading.Event()
-        self._opened_ms = now_ms()
+        self._opened = time.monotonic()
         self._collect_again = 0.0
         for work, name in ((self._care, "gestalt-cas-caretaker"), (self._collect, "gestalt-cas-collector")):
             threading.Thread(target=self._rounds, args=(work, name), name=name, daemon=True).start()
@@ -102,7 +102,7 @@ class OpenStore:
     def _collect(self) -> None:
         """Collect garbage when the last run of any process, or our opening, is long enough ago."""
         every = self.collection.every_seconds
-        if not every or time.monotonic() < self._collect_again or time.time() - self._last_collection() < every:
+        if not every or time.monotonic() < self._collect_again or self._seconds_since_collection() < every:
             return
         self._collect_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
         found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self._stop_if_retired)
@@ -114,12 +114,13 @@ class OpenStore:
                 found.staging_files,
             )
 
-    def _last_collection(self) -> float:
-        """When garbage was last collected, in seconds since the epoch; a time ahead of the clock does not count."""
+    def _seconds_since_collection(self) -> float:
+        """How long ago garbage was last collected, or the store opened when no time at or before now is noted down."""
         note = self.store.recall(garbage.NOTE)
         at_ms = note.get("at_ms") if isinstance(note, dict) else None
-        last_ms = at_ms if isinstance(at_ms, int) and at_ms <= now_ms() else self._opened_ms
-        return min(last_ms, now_ms()) / 1000
+        if isinstance(at_ms, int) and at_ms <= now_ms():
+            return (now_ms() - at_ms) / 1000
+        return time.monotonic() - self._opened
 
     def _stop_if_retired(self, *_: object) -> None:
         if self._retired.is_set():

@@ -50,6 +50,14 @@ def check_key(key: str) -> bytes:
     return encoded
 
 
+def check_prefix(prefix: str) -> bytes:
+    """Return the prefix's UTF-8 bytes; raises InvalidArgument for one that no key can start with. Empty: every key."""
+    encoded = utf8(prefix, "prefix")
+    if len(encoded) > MAX_KEY_BYTES:
+        raise InvalidArgument(f"prefix is {len(encoded)} bytes long; the limit is {MAX_KEY_BYTES}")
+    return encoded
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectKey:
     """Where an object lives. `bucket` "" means the store's default bucket; `key` is opaque and never normalised."""

@@ -1,9 +1,10 @@
 """Purging a key: all its versions and markers, and the bytes that nothing else reaches, gone when the call returns.
 
 DeleteObject keeps history, and removing single versions leaves their payloads to gc. Purging is for what must not be
-kept at all. Quarantined copies of the payloads go too. What stays is named: payloads that another version shares, and
-those that a running backup has pinned, which the first gc after it removes. Space on the disk is given back, not
-overwritten.
+kept at all. Quarantined copies of the payloads go too, and go first: once the versions have gone nothing leads to them.
+The names are gone for good when the call returns, so their directories are synced. What stays is named: payloads that
+another version shares, and those that a running backup has pinned, which the first gc after it removes. Space on the
+disk is given back, not overwritten.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from gestalt_cas.reachability import Garbage
 class Purged:
     """What a purge removed: versions (markers included), payload files, their bytes, quarantined copies.
 
-    `shared` and `pinned` count payloads that stay: another version has them, or a live pin keeps them for now.
+    `shared` and `pinned` count payloads that stay: another version has them, or a live pin keeps them for now;
+    `stuck_files` could not be removed, the last of them for `stuck_reason`.
     """
 
     key: ObjectKey
@@ -33,6 +35,8 @@ class Purged:
     quarantined: int
     shared: int
     pinned: int
+    stuck_files: int = 0
+    stuck_reason: str = ""
 
 
 def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
@@ -40,18 +44,32 @@ def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
 
     Works on a full disk. Cut off in the midst, the versions are gone and the next gc removes the payloads.
     """
-    found, digests = parts.reserve.spend_on(lambda: _remove_versions(parts, key))
-    files, size = collector.sweep_now(digests)
+    quarantined: list[int] = []
+    found, digests, unreached = parts.reserve.spend_on(lambda: _remove_versions(parts, key, quarantined))
+    swept = collector.sweep_now(unreached)
+    parts.blobs.sync_removals(unreached)
     with parts.database.read() as tx:
-        pinned = [digest for digest in digests if reachability.recorded(tx, digest)]
-        shared = [digest for digest in digests if reachability.is_reached(tx, digest)]
-    quarantined = sum(parts.blobs.drop_quarantined(digest) for digest in digests if digest not in shared)
-    parts.blobs.sync_removals(digests)
-    return Purged(key, found, files, size, quarantined, len(shared), len(pinned))
+        pinned = sum(bool(reachability.recorded(tx, digest)) for digest in digests)
+        shared = sum(reachability.is_reached(tx, digest) for digest in digests)
+    return Purged(
+        key,
+        found,
+        swept.files,
+        swept.bytes,
+        sum(quarantined),
+        shared,
+        pinned,
+        swept.stuck_files,
+        swept.stuck_reason,
+    )
 
 
-def _remove_versions(parts: Parts, key: ObjectKey) -> tuple[int, list[bytes]]:
-    """Remove the rows and record in the same transaction what that leaves unreachable."""
+def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tuple[int, list[bytes], list[bytes]]:
+    """Remove the rows and record in the same transaction what that leaves unreachable.
+
+    Returns how many versions there were, their payloads, and those of them that are unreachable now. How many copies
+    were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
+    """
     with parts.database.write() as tx:
         found = versions.everything(tx, key)
         if not found:
@@ -59,7 +77,8 @@ def _remove_versions(parts: Parts, key: ObjectKey) -> tuple[int, list[bytes]]:
         for version in found:
             versions.remove(tx, version, now_ms())
         payloads = {bytes.fromhex(version.digest): version.size for version in found if version.digest}
-        for digest, size in payloads.items():
-            if not reachability.is_reached(tx, digest):
-                reachability.mark(tx, Garbage(digest, size), now_ms())
-    return len(found), sorted(payloads)
+        unreached = [digest for digest in sorted(payloads) if not reachability.is_reached(tx, digest)]
+        for digest in unreached:
+            reachability.mark(tx, Garbage(digest, payloads[digest]), now_ms())
+        quarantined.append(parts.blobs.drop_quarantined(unreached))
+    return len(found), sorted(payloads), unreached

@@ -22,7 +22,15 @@ from google.protobuf.message import Message
 
 from gestalt_cas import messages, presign, wire_pb2
 from gestalt_cas.calls import Calls, OpenCall
-from gestalt_cas.errors import Cancelled, InvalidArgument, NotEnabled, StoreError, StoreFull, TooManyStreams
+from gestalt_cas.errors import (
+    Cancelled,
+    InvalidArgument,
+    NotEnabled,
+    QuotaExceeded,
+    StoreError,
+    StoreFull,
+    TooManyStreams,
+)
 from gestalt_cas.frames import FIRST_FRAME_BYTES, pack_data, unpack_data
 from gestalt_cas.mounts import Mount, Mounts
 from gestalt_cas.objects import check_names
@@ -169,7 +177,8 @@ class Upload:
 
     def drain(self, error: StoreError) -> None:
         """Take and drop what the caller still sends, so that it gets to see `error` instead of a broken pipe."""
-        if isinstance(error, (Cancelled, StoreFull)) or self._ended:
+        full = isinstance(error, StoreFull) and not isinstance(error, QuotaExceeded)
+        if full or isinstance(error, Cancelled) or self._ended:
             return
         self._call.end_by(DRAIN_SECONDS, error)
         left = DRAIN_BYTES

@@ -31,7 +31,7 @@ DriverError: type[Exception] = driver.Error
 OLDEST = (3, 37, 0)
 """The oldest SQLite that the statements need (RETURNING: 3.35; the WITHOUT ROWID fixes around it: 3.37)."""
 
-_BUSY, _LOCKED, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 10, 11, 13, 14, 26
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
 
 
 def version() -> tuple[int, int, int]:
@@ -67,8 +67,10 @@ def _code_from_text(text: str) -> int:
         ("database or disk is full", _FULL),
         ("disk I/O error", _IOERR),
         ("is locked", _BUSY),
+        ("readonly database", _READONLY),
         ("malformed", _CORRUPT),
         ("not a database", _NOTADB),
+        ("Could not decode", _CORRUPT),
     ):
         if part in text:
             return code
@@ -78,6 +80,11 @@ def _code_from_text(text: str) -> int:
 def is_io_error(error: Exception) -> bool:
     """Whether the disk failed, as opposed to the statement."""
     return primary_code(error) == _IOERR
+
+
+def is_read_only(error: Exception) -> bool:
+    """Whether SQLite could open its files for reading only."""
+    return primary_code(error) == _READONLY
 
 
 def is_damage(error: Exception) -> bool:

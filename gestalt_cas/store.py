@@ -22,9 +22,10 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from gestalt_cas import allowances, backup, checking, listing, pages, purging, quotas, ranges, statistics, versions
 from gestalt_cas import conditions as rules
-from gestalt_cas import listing, pages, purging, ranges, versions
 from gestalt_cas import settings as store_settings
+from gestalt_cas.backup import BackedUp
 from gestalt_cas.blobs import Staged
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
@@ -36,7 +37,9 @@ from gestalt_cas.errors import (
     NoSuchVersion,
     StoreBusy,
 )
+from gestalt_cas.findings import Finding
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
+from gestalt_cas.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -56,8 +59,10 @@ from gestalt_cas.objects import (
 from gestalt_cas.parts import Parts, open_parts
 from gestalt_cas.payloads import ObjectReader, Vanished
 from gestalt_cas.purging import Purged
+from gestalt_cas.quotas import Quota
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.statistics import Stats
 
 log = logging.getLogger(__name__)
 
@@ -145,16 +150,19 @@ class Store:
         headers: Headers = NO_HEADERS,
         metadata: Mapping[str, str] = _NO_METADATA,
         conditions: Conditions = NO_CONDITIONS,
+        expected_bytes: int = 0,
         confirm: Callable[[], None] | None = None,
     ) -> ObjectVersion:
         """Store a new version of `key` from `chunks`; it is durable when this returns.
 
         Headers and metadata are replaced as a whole, nothing is inherited. Conditions are judged in the transaction
-        that adds the version (and once before the body is taken, to refuse early). `confirm` is called after the
+        that adds the version (and once before the body is taken, to refuse early); so are quotas, for which
+        `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called after the
         body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
         for OutcomeUnknown.
         """
         self._check_write(key, headers, metadata, conditions)
+        chunks = allowances.within(chunks, expected_bytes, lambda: self._room(key))
         with self._advised():
             return self._write(key, chunks, headers, metadata, conditions, confirm)
 
@@ -199,7 +207,7 @@ class Store:
                 staged.size,
                 headers=headers,
                 metadata=metadata,
-                suspended=store_settings.load(tx).suspended,
+                suspended=store_settings.suspended(tx),
                 now_ms=now_ms(),
             )
             if confirm is not None:
@@ -283,7 +291,7 @@ class Store:
                     found.size,
                     headers=found.headers,
                     metadata=found.metadata,
-                    suspended=store_settings.load(tx).suspended,
+                    suspended=store_settings.suspended(tx),
                     now_ms=now_ms(),
                 )
         damage = BlobMissing(f"payload {found.digest} of {found.key} is missing or cut short", digest=found.digest)
@@ -340,9 +348,27 @@ class Store:
         """
         return self._collector.collect(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress)
 
+    def check(
+        self,
+        options: CheckOptions = NO_OPTIONS,
+        *,
+        progress: Progress | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+        on_resume: Callable[[int, int], None] | None = None,
+    ) -> CheckReport:
+        """Look for damage and inconsistencies, beside all other calls, and repair what the options say.
+
+        A check that was cut off is gone on with by the next of the same options; see `gestalt_cas.checking.check`.
+        """
+        return checking.check(self._parts, options, progress, on_finding, on_resume)
+
     def reclaimable_bytes(self) -> Reclaimable:
         """What `collect_garbage` would free, as far as a quarter of a second can tell."""
         return self._collector.reclaimable()
+
+    def stats(self, *, progress: Progress | None = None) -> Stats:
+        """Figures of the whole store; reads every row, in short views, so they are of several moments."""
+        return statistics.gather(self._parts, progress)
 
     def purge(self, key: ObjectKey) -> Purged:
         """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""
@@ -350,6 +376,15 @@ class Store:
         with self._database.read() as tx:
             target = self._resolve(tx, key)
         return purging.purge(self._parts, self._collector, target)
+
+    def back_up(
+        self, dest: str | os.PathLike[str], *, with_keys: bool = False, progress: Progress | None = None
+    ) -> BackedUp:
+        """Back the store up into a directory, while everything else goes on; see `gestalt_cas.backup`.
+
+        Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
+        """
+        return backup.back_up(self._parts, dest, with_keys=with_keys, progress=progress)
 
     # Settings and state
 
@@ -426,6 +461,27 @@ class Store:
         """Note something down for the processes to come; it is no setting and decides nothing in the store."""
         self._parts.note(name, value)
 
+    # Quotas
+
+    def quotas(self) -> list[Quota]:
+        """All quotas with what is used of them, in byte order of bucket and prefix."""
+        with self._database.read() as tx:
+            return quotas.standing(tx)
+
+    def set_quota(self, bucket: str, prefix: str, max_bytes: int) -> Quota:
+        """Limit what all versions of keys that start with `prefix` may take together, from the next commit on.
+
+        Adds up what they take now while no other write can pass. A maximum below that only keeps more from coming.
+        """
+        quotas.check(bucket, prefix, max_bytes)
+        with self._database.write() as tx:
+            return quotas.place(tx, bucket or store_settings.default_bucket(tx), prefix, max_bytes)
+
+    def remove_quota(self, bucket: str, prefix: str) -> bool:
+        """Remove a quota; False when there is none of just this bucket and prefix."""
+        with self._database.write() as tx:
+            return quotas.drop(tx, bucket or store_settings.default_bucket(tx), prefix)
+
     # Inside
 
     def _check_write(
@@ -446,6 +502,10 @@ class Store:
         except DiskFull as error:
             raise DiskFull(f"{error}; {self._collector.advice()}") from error
 
+    def _room(self, key: ObjectKey) -> allowances.Room | None:
+        with self._database.read() as tx:
+            return allowances.room(tx, key)
+
     def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
         with self._database.write() as tx:
             target = self._resolve(tx, key)
@@ -461,7 +521,7 @@ class Store:
                 0,
                 headers=NO_HEADERS,
                 metadata=_NO_METADATA,
-                suspended=store_settings.load(tx).suspended,
+                suspended=store_settings.suspended(tx),
                 now_ms=now_ms(),
             )
 

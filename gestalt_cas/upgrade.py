@@ -8,7 +8,6 @@ under the locks, since another process may have been faster. Design: docs/design
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -18,10 +17,10 @@ from pathlib import Path
 
 import sqlalchemy
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import schema, settings, sqlite
 from gestalt_cas.database import connect
 from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.errors import NoStore, SchemaTooNew, StoreUnusable
+from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock, WriterLock
 from gestalt_cas.sqlite import Connection, DriverError
@@ -30,6 +29,7 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 20.0
 """Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
+_LOOK_AGAIN_SECONDS = 0.1
 
 
 def migrations_directory() -> Path:
@@ -64,7 +64,13 @@ def open_schema(
             if found is None:
                 raise NoStore(f"no store at {layout.root}: its creation was not finished")
             raise StoreUnusable(f"the store at {layout.root} has the older format {found}; serve it once to upgrade it")
-        schema_lock.acquire(deadline)
+        try:
+            schema_lock.acquire(min(deadline, time.monotonic() + _LOOK_AGAIN_SECONDS))
+        except StoreBusy:
+            # Whoever holds it may have done our work, and then holds it shared for as long as its store is open.
+            if time.monotonic() >= deadline:
+                raise
+            continue
         try:
             with writer_lock.held(max(0.0, deadline - time.monotonic())):
                 _create_or_upgrade(layout, initial)
@@ -128,7 +134,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
             connection.execute("BEGIN IMMEDIATE")
             _run_migrations(handed)
             if found is None:
-                _insert_settings(connection, initial)
+                settings.store(connection, initial)
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
             if broken:
                 raise StoreUnusable(f"upgrade of {layout.root} refused: rows of {broken[0][0]} refer to nothing")
@@ -219,10 +225,3 @@ def _run_migrations(handed: sqlalchemy.Connection) -> None:
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
     config.attributes["connection"] = handed
     command.upgrade(config, schema.REVISION)
-
-
-def _insert_settings(connection: Connection, initial: Mapping[str, object]) -> None:
-    connection.executemany(
-        "INSERT INTO settings (name, value) VALUES (?, ?)",
-        [(name, json.dumps(value)) for name, value in initial.items()],
-    )

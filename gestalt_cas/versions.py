@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gestalt_cas import schema
+from gestalt_cas import quotas, schema
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
@@ -74,6 +74,7 @@ _POINT = Prepared(
     .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
     .on_conflict_do_update(index_elements=["bucket", "key"], set_={"seq": literal_column("excluded.seq")})
 )
+_POINTED_AT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
 _UNPOINT = Prepared(delete(schema.current).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
 _SEEK = Prepared(
     select(_c.key, _c.seq)
@@ -260,13 +261,15 @@ def append(
 ) -> ObjectVersion:
     """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
 
-    With versioning suspended it becomes the null version and the previous null version is removed for good.
+    With versioning suspended it becomes the null version and the previous null version is removed for good. Raises
+    QuotaExceeded, with which the transaction must end, when the key's versions would then take too much.
     """
     encoded = key.key.encode()
-    if suspended:
-        for row in _NULL(connection, bucket=key.bucket, key=encoded):
-            draw(connection, now_ms)
-            _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])
+    replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
+    quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
+    for row in replaced:
+        draw(connection, now_ms)
+        _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])
     seq, commit_ms = draw(connection, now_ms)
     version_id = NULL_VERSION if suspended else _new_id(seq)
     _INSERT(
@@ -295,12 +298,34 @@ def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
     """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker."""
     draw(connection, now_ms)
     encoded = version.key.key.encode()
+    quotas.charge(connection, version.key.bucket, encoded, -version.size)
     _REMOVE(connection, bucket=version.key.bucket, key=encoded, seq=version.seq)
     left = newest(connection, version.key)
     if left is None or left.delete_marker:
         _UNPOINT(connection, bucket=version.key.bucket, key=encoded)
     else:
         _POINT(connection, bucket=version.key.bucket, key=encoded, seq=left.seq)
+
+
+def pointer(connection: Connection, bucket: str, key: bytes) -> tuple[int | None, int | None]:
+    """The sequence that `current` should have for a key, and the one it has; None: no row."""
+    rows = _NEWEST(connection, bucket=bucket, key=key)
+    pointed = _POINTED_AT(connection, bucket=bucket, key=key)
+    return rows[0][2] if rows and rows[0][4] is not None else None, pointed[0][0] if pointed else None
+
+
+def repoint(connection: Connection, bucket: str, key: bytes) -> None:
+    """Make the key's row of `current` anew from its versions."""
+    wanted, _ = pointer(connection, bucket, key)
+    if wanted is None:
+        _UNPOINT(connection, bucket=bucket, key=key)
+    else:
+        _POINT(connection, bucket=bucket, key=key, seq=wanted)
+
+
+def could_be_id(version_id: str, seq: int) -> bool:
+    """Whether a version of this sequence can have been given this id."""
+    return _seq_of(version_id) == seq
 
 
 def draw(connection: Connection, now_ms: int) -> tuple[int, int]:

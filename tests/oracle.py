@@ -35,6 +35,7 @@ class Oracle:
     def __init__(self) -> None:
         self.suspended = False
         self.default_bucket = "default"
+        self.quotas: dict[tuple[str, str], int] = {}
         self.versions: dict[Name, list[Version]] = {}
         self.used_ids: set[str] = set()
 
@@ -63,7 +64,29 @@ class Oracle:
                 return stack.pop(position)
         return None
 
+    def forget(self, name: Name) -> list[Version]:
+        """Remove all versions and markers of a key; returns them."""
+        return self.versions.pop(name, [])
+
     # ---- questions ----
+
+    def used(self, bucket: str, prefix: str) -> int:
+        """The bytes of every version below a prefix."""
+        return sum(len(version.data or b"") for _, version, _ in self.history(bucket, prefix))
+
+    def exceeded(self, name: Name, size: int) -> set[str]:
+        """The quotas, by BUCKET or BUCKET/PREFIX, that keep a version of `size` bytes from being added to a key."""
+        stack = self.versions.get(name, [])
+        null = [version for version in stack if version.version_id == NULL] if self.suspended else []
+        growth = size - sum(len(version.data or b"") for version in null)
+        return {
+            f"{bucket}/{prefix}" if prefix else bucket
+            for (bucket, prefix), most in self.quotas.items()
+            if name[0] == bucket
+            and name[1].startswith(prefix)
+            and growth > 0
+            and self.used(bucket, prefix) + growth > most
+        }
 
     def newest(self, name: Name) -> Version | None:
         stack = self.versions.get(name)

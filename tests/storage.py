@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from blake3 import blake3
 
 from gestalt_cas import ObjectKey, ObjectVersion, Store
@@ -148,6 +150,18 @@ def bare(code: str, *arguments: object) -> str:
 def inside(wrapper: Iterable[str], code: str, *arguments: object) -> str:
     """As `child`, started by another program."""
     return _run([*wrapper, *_command(code, arguments)], 0)
+
+
+def on_a_small_disk(code: str, mebibytes: int, *arguments: object) -> None:
+    """Run code in a process whose first argument is a path on an empty file system of its own of this size."""
+
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare(1) for a file system of its own")
+    mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs "$1" && shift && exec "$@"'
+    wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", "/mnt"]
+    if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
+        pytest.skip("may not mount a file system of its own")
+    inside(wrapper, code, "/mnt/store", *arguments)
 
 
 def _run(command: list[str], expect: int) -> str:

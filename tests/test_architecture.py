@@ -12,7 +12,19 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
     {"clock", "errors", "objects"},
-    {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign", "ranges", "sigv4"}
+    {
+        "chunks",
+        "conditions",
+        "config",
+        "findings",
+        "frames",
+        "http_errors",
+        "http_fields",
+        "listing",
+        "presign",
+        "ranges",
+        "sigv4",
+    }
     | {"tokens", "urls"},
     {
         "blobs",
@@ -21,14 +33,17 @@ LAYERS = (
         "keys",
         "layout",
         "locks",
+        "payload_files",
+        "payload_rows",
         "pins",
-        "reachability",
-        "reserve",
-        "schema",
-        "settings",
+        "quarantine",
     }
-    | {"sqlite", "statements", "upgrade", "versions"},
-    {"directories", "garbage", "pages", "parts", "paths", "payloads", "purging", "store", "trees"},
+    | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"},
+    {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
+    | {"examinations", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"}
+    | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"}
+    | {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "rebuilding", "repairs"}
+    | {"row_checks", "schema_checks", "unopened", "wal_checks"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},
@@ -38,9 +53,19 @@ ONLY_IN = {
     "gestalt": {"provider"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {"pins", "reachability", "schema", "statements", "upgrade", "versions"},
+    "sqlalchemy": {
+        "pins",
+        "quotas",
+        "reachability",
+        "rebuilding",
+        "row_copies",
+        "schema",
+        "schema_checks",
+        "statements",
+    }
+    | {"statistics", "upgrade", "versions"},
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "durability", "http_downloads", "locks"},
+    "fcntl": {"blobs", "doctor_disk", "doctor_files", "durability", "http_downloads", "locks"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},

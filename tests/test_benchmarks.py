@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import building, format, http, listing  # noqa: A004 - named after their subjects
+from benchmarks import (
+    __main__,
+    building,
+    calls,
+    driving,
+    findings,
+    format,  # noqa: A004 - named after its subject
+    http,
+    listing,
+    memory,
+    reads,
+    soak,
+    start,
+    writes,
+)
+from benchmarks.findings import Finding, at_least, at_most
+from benchmarks.measuring import Samples, Spread, Timing, by_round, in_turn
+from benchmarks.runs import Run
+from benchmarks.serving import served
 from gestalt_cas import Store
-from gestalt_cas.objects import ListQuery
+from gestalt_cas.layout import Layout
+from gestalt_cas.objects import ListQuery, ObjectKey
 
 TINY = ["--repetitions", "2"]
-LISTING = [*TINY, "--small", "2000", "--keys", "4000"]
+QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "--quick"]
+SMALL, KEYS = "2,000", "4,000"
 
 
 def tables(printed: str) -> dict[str, list[list[str]]]:
@@ -35,20 +57,89 @@ def numbers(cells: list[str]) -> list[float]:
     return [float(cell) for cell in cells]
 
 
-def test_listing_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listing.main([*LISTING, "--dir", str(tmp_path)])
-    printed = capsys.readouterr().out
-    found = tables(printed)
-    sizes = found["Store size (ms per page)"]
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]]]:
+    """The tables of one quick run of most benchmarks. (capsys is for one test only, hence the handmade capture.)"""
+    patch = pytest.MonkeyPatch()
+    printed: list[str] = []
+    patch.setattr("builtins.print", lambda *words, **options: None if "file" in options else printed.extend(words))
+    try:
+        __main__.main([*QUICK, "--dir", str(tmp_path_factory.mktemp("quick"))])
+    finally:
+        patch.undo()
+    text = "\n".join(printed)
+    assert "Driven by the raw Python client." in text
+    assert "Measured on " in text
+    return tables(text)
+
+
+Tables = dict[str, list[list[str]]]
+
+
+def column(rows: list[list[str]], at: int = 0) -> list[str]:
+    return [row[at] for row in rows]
+
+
+def test_listing_prints_its_tables(quick: Tables) -> None:
+    sizes = quick["Store size (ms per page)"]
     assert [row[:2] for row in sizes] == [
         [name, measure] for name, _, _ in listing.CASES for measure in ("list_page", "with reply", "CPU with reply")
     ]
     assert all(value > 0 for row in sizes for value in numbers(row[2:]))
-    served = found["Server CPU per page over gRPC (ms)"]
-    assert [row[0] for row in served] == [name for name, _, _ in listing.CASES]
-    assert all(value > 0 for row in served for value in numbers(row[1:]))
-    assert [len(rows) for rows in found.values()] == [9, 3, 2, 3]
-    assert "Measured on " in printed
+    served_pages = quick["Server CPU per page over gRPC (ms)"]
+    assert column(served_pages) == [name for name, _, _ in listing.CASES]
+    assert all(value > 0 for row in served_pages for value in numbers(row[1:]))
+    assert len(quick[f"Kind of page ({KEYS} keys, ms with reply)"]) == 3
+
+
+def test_small_writes_stand_beside_their_partners_and_plain_syncs(quick: Tables) -> None:
+    kinds = {writes.STORED, writes.UNSTORED, writes.NAIVE, writes.NOOP, writes.APPENDED, writes.OVERWRITTEN}
+    for title in ("WriteObject 4 KiB, 16 callers", "WriteObject 4 KiB, one caller, median call"):
+        rows = quick[f"{title}, raw Python client"]
+        assert kinds <= set(column(rows)) <= kinds | {writes.INLINED}
+        assert all(value > 0 for row in rows for value in numbers(row[1:4]))
+
+
+def test_large_writes_stand_beside_each_step(quick: Tables) -> None:
+    for frame in (64, 1024):
+        rows = quick[f"WriteObject 2 MiB, frames of {frame} KiB, raw Python client"]
+        assert column(rows) == [writes.STORED, writes.UNSTORED, writes.SYNCED, writes.HASHED]
+        assert all(float(row[2]) > 0 for row in rows)
+
+
+def test_reads_have_frames_of_the_same_size_as_the_kept_messages(quick: Tables) -> None:
+    rows = {row[0]: row[1:] for row in quick["ReadObject 2 MiB, raw Python client"]}
+    assert set(rows) == {reads.VERIFIED, reads.UNVERIFIED, reads.KEPT, reads.OPEN_FILE}
+    assert rows[reads.KEPT][3] == rows[reads.VERIFIED][3]
+    assert rows[reads.OPEN_FILE][3] == "64", "what the SDK's runtime reads at a time"
+
+
+def test_growth_compares_each_call_at_both_sizes(quick: Tables) -> None:
+    rows = quick["Growth (µs per call, one caller)"]
+    assert column(rows) == ["HeadObject", "WriteObject 4 KiB", "DeleteObject"]
+    assert all(value > 0 for row in rows for value in numbers(row[1:]))
+
+
+def test_findings_hold_every_row_that_was_measured(quick: Tables) -> None:
+    found = quick["Measured against the goals"]
+    for beginning, count in (
+        ("ReadObject", 3),
+        ("WriteObject 4 KiB, 16 callers, stored in files", 2),
+        ("WriteObject 4 KiB, one caller, stored in files", 1),
+        ("WriteObject 2 MiB", 2),
+        ("HeadObject, 16 callers", 1),
+        ("CopyObject", 2),
+        ("ListObjects", 6),
+        (f"DeleteObject, {KEYS} objects", 2),
+        ("Disk, metadata", 1),
+    ):
+        assert len([row for row in found if row[0].startswith(beginning)]) == count, beginning
+    assert {row[5] for row in found} <= {"yes", "NO"} | {row[5] for row in found if row[5].startswith("fdatasync")}
+
+
+def test_copies_are_told_apart_from_reads_by_what_was_moved(quick: Tables) -> None:
+    (moved,) = (row for row in quick["Measured against the goals"] if "bytes read and written" in row[0])
+    assert 0 < float(moved[1].removesuffix(" KiB")) < 10 * 1024, "ten MiB were copied; reading them would show"
 
 
 def test_listing_uses_kept_stores_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +205,7 @@ def test_format_says_that_crc32c_is_missing(
     assert "google-crc32c is not installed" in captured.err
 
 
-HTTP = [*TINY, "--sizes", "0.5,3", "--upload", "2"]
+HTTP = [*TINY, "--sizes", "3", "--upload", "2"]
 
 
 def test_http_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +213,7 @@ def test_http_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = tables(capsys.readouterr().out)
     servers = ["nginx", "verified", "unverified"] if http.nginx_program() else ["verified", "unverified"]
     downloads = found["GET on one connection"]
-    assert [row[0] for row in downloads] == [f"{size} MiB, {name}" for size in ("0.5", "3") for name in servers]
+    assert [row[0] for row in downloads] == [f"3 MiB, {name}" for name in servers]
     assert all(int(row[1]) > 0 for row in downloads)
     uploads = found["PUT on one connection"]
     assert [row[0] for row in uploads] == ["2 MiB, write and fsync of a file", "2 MiB, PUT"]
@@ -131,19 +222,10 @@ def test_http_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert len({version.etag for version in versions}) == 2, "every upload brought another payload"
 
 
-def test_http_does_without_nginx(
+def test_http_does_without_nginx_and_its_unverified_server_checks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(http, "nginx_program", lambda: None)
-    http.compare_downloads(tmp_path, [1000], 1)
-    captured = capsys.readouterr()
-    rows = tables(captured.out)["GET on one connection"]
-    assert [row[0].partition(", ")[2] for row in rows] == ["verified", "unverified"]
-    assert {cell for row in rows for cell in row[4:7]} == {"-"}
-    assert "nginx is not installed" in captured.err
-
-
-def test_http_unverified_server_really_checks_nothing(tmp_path: Path) -> None:
     digest = http.filled(tmp_path, 3 << 20)
     blob = http.blob_of(tmp_path, digest)
     blob.chmod(0o600)
@@ -152,6 +234,103 @@ def test_http_unverified_server_really_checks_nothing(tmp_path: Path) -> None:
         file.write(b"damage")
     with http.all_servers(tmp_path, digest) as candidates:
         urls = {candidate.name: candidate.url for candidate in candidates}
+        assert list(urls) == ["verified", "unverified"]
+        assert "nginx is not installed" in capsys.readouterr().err
         http.download(urls["unverified"])
         with pytest.raises(AssertionError, match=f"2097152 of {3 << 20} bytes came"):
             http.download(urls["verified"])
+
+
+@pytest.mark.parametrize("client", [driving.RAW, driving.SDK, driving.COMPILED])
+def test_each_client_uploads_reads_and_looks_up_what_it_should(tmp_path: Path, client: str) -> None:
+    if client == driving.COMPILED and driving.compiled_client() is None:
+        pytest.skip("no Go toolchain")
+    with driving.drivers(compiled=client == driving.COMPILED) as found, served(tmp_path / "store") as server:
+        driver = next(driver for driver in found if driver.name == client)
+        driver.run(server.target, driving.uploads(["a", "b"], 100_000, seed=7, callers=2))
+        again = driver.run(server.target, driving.uploads(["c"], 100_000, seed=8))
+        assert len(again.calls) == 1
+        read = driver.run(server.target, driving.downloads("a", times=3, callers=2))
+        assert 300_000 <= read.bytes < 303_000
+        assert driver.run(server.target, driving.heads(["a", "b"])).bytes > 0
+        with pytest.raises(SystemExit, match="HeadObject by the"):
+            driver.run(server.target, driving.heads(["absent"]))
+    with Store.open(tmp_path / "store") as store:
+        payloads = {name: store.read(ObjectKey("", name)).read() for name in "abc"}
+    assert {len(payload) for payload in payloads.values()} == {100_000}
+    assert len(set(payloads.values())) == 3, "nothing was deduplicated"
+    assert len({payload[16:] for payload in payloads.values()}) == 1
+
+
+def test_slow_streams_and_mixed_load_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reads.filled(tmp_path / "store", 3 << 20)
+    with served(tmp_path / "store", settings=soak.SETTINGS) as server:
+        _, frame = memory.growth(server, 2, lambda _: memory.slow_read(server))
+        assert frame > 1 << 16
+        assert memory.growth(server, 2, lambda number: memory.slow_upload(server, number))[1] == (1 << 16) + 4
+        times, samples = soak.loaded(server, tmp_path / "store", 1.0, 2)
+    assert len(times) == len(samples) > 3
+    assert all(len(sample) == len(soak.SERIES) for sample in samples)
+    assert sum(int(row[1]) for row in tables(capsys.readouterr().out)["Calls"]) > 0
+
+
+def test_soak_fails_what_grows() -> None:
+    times = [float(second) for second in range(60)]
+    for series in soak.SERIES:
+        grown = series.allowance * 3 / 60
+        assert soak.judged(series, times, [1e3 + second * grown for second in times])[1] is False
+        assert soak.judged(series, times, [1e3 + second * grown if second < 20 else 1e3 for second in times])[1]
+
+
+def test_start_takes_the_imports_off(tmp_path: Path) -> None:
+    beyond, imports = start.until_answered(tmp_path / "store")
+    assert beyond > 0
+    assert imports > 0
+
+
+def test_killed_store_has_a_long_wal(tmp_path: Path) -> None:
+    store = building.ready(tmp_path / "small", listing.keys_in_insertion_order(300))
+    start.leave_long_wal(store, tmp_path / "killed", 1 << 20)
+    assert Layout(tmp_path / "killed").wal.stat().st_size >= 1 << 20
+    with Store.open(tmp_path / "killed") as opened:
+        assert opened.usage().objects > 300
+
+
+def test_copied_objects_are_what_their_rows_say(tmp_path: Path) -> None:
+    calls.build_copies(tmp_path / "store", 5 << 20)
+    with Store.open(tmp_path / "store") as store:
+        assert store.read(ObjectKey("", calls.LARGE)).read() == bytes(5 << 20)
+        assert store.read(ObjectKey("", calls.SMALL)).read() == b"s" * 1024
+
+
+def test_rounds_take_turns_and_ratios_are_of_rounds() -> None:
+    order: list[str] = []
+
+    def run(name: str, seconds: float) -> Timing:
+        order.append(name)
+        return Timing(seconds, seconds)
+
+    found = in_turn({"a": lambda n: run("a", n + 1.0), "b": lambda n: run("b", (n + 1.0) * (n + 1))}, 3, warm_up=1)
+    assert order == ["b", "a", "a", "b"] * 2
+    assert found == {"a": Samples([2, 3, 4], [2, 3, 4]), "b": Samples([4, 9, 16], [4, 9, 16])}
+    assert by_round(lambda one, other: one / other, found["b"].wall, found["a"].wall) == Spread(3, 2, 4)
+
+
+def test_goals_are_judged_by_the_median() -> None:
+    assert Finding("", Spread(0.8, 0.1, 0.9), at_least(0.8)).verdict == "yes"
+    assert Finding("", Spread(0.79, 0.1, 0.9), at_least(0.8)).verdict == "NO"
+    assert Finding("", 1.3, at_most(1.3)).verdict == "yes"
+    assert Finding("", 1.31, at_most(1.3), "the disk was slow").verdict == "the disk was slow"
+    assert Finding("", math.nan, at_most(1.3)).verdict == "nothing measured"
+    assert [findings.with_unit(value, "ms") for value in (1.234, 12.34, 1234.5)] == ["1.23 ms", "12.3 ms", "1,234 ms"]
+
+
+def test_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        __main__.main(["nosuch", "--quick"])
+    assert "no benchmark nosuch" in capsys.readouterr().err
+
+
+def test_quick_sizes_are_small() -> None:
+    run = Run(Path(), [])
+    assert (run.sized(5, 1), replace(run, quick=True).sized(5, 1)) == (5, 1)

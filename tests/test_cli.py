@@ -46,6 +46,9 @@ STORE_VERBS = {
     "du": (),
     "sync": ("./", "b"),
     "config": (),
+    "quota": ("list",),
+    "stats": (),
+    "doctor": (),
 }
 
 

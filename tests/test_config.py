@@ -39,6 +39,7 @@ KEYS = [
     "limits.concurrentReads",
     "limits.concurrentWrites",
     "blobs.inlineMaxBytes",
+    "quotas",
     "gc.everySeconds",
     "gc.graceSeconds",
     "http.enabled",
@@ -62,6 +63,7 @@ FULL: dict[str, Any] = {
         "concurrentWrites": 6,
     },
     "blobs": {"inlineMaxBytes": 7},
+    "quotas": {"site": 8, "site/logs/": 9},
     "gc": {"everySeconds": 0, "graceSeconds": 0.5},
     "http": {
         "enabled": False,
@@ -82,7 +84,7 @@ def nested(key: str, value: object) -> dict[str, Any]:
 
 def leaves(part: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     for name, below in part["properties"].items():
-        if below["type"] == "object":
+        if "properties" in below:
             yield from leaves(below, f"{above}{name}.")
         else:
             yield above + name, below
@@ -107,7 +109,7 @@ def test_everything_given() -> None:
         gc=Collection(0.0, 0.5),
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
         signing=KeyPair("AKID", "se/cret+"),
-        settings={"bucket": "main", "versioning": "suspended", "blobs.inlineMaxBytes": 7},
+        settings={"bucket": "main", "versioning": "suspended", "blobs.inlineMaxBytes": 7, "quotas": FULL["quotas"]},
     )
 
 
@@ -133,6 +135,7 @@ def test_a_hosts_floats_become_integers() -> None:
     numbers = [getattr(parsed.limits, field.name) for field in dataclasses.fields(Limits)]
     assert [type(number) for number in numbers] == [int, int, int, float, int, int]
     assert type(parsed.settings["blobs.inlineMaxBytes"]) is int
+    assert [type(most) for most in dict(parsed.settings["quotas"]).values()] == [int, int]  # type: ignore[call-overload]
     assert type(parse({"limits": {"streamIdleSeconds": 7}}).limits.stream_idle_seconds) is float
 
 
@@ -224,6 +227,17 @@ def test_data_dir_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"blobs": {"inlineMaxBytes": -1}}, "blobs.inlineMaxBytes: -1 is not an integer from 0"),
         ({"gc": {"everySeconds": -0.5}}, "gc.everySeconds: -0.5 is not a number from 0 up to 31536000"),
         ({"gc": {"graceSeconds": "1h"}}, "gc.graceSeconds: '1h' is not a number from 0"),
+        ({"quotas": 5}, "quotas: 5 is not an object whose values are each an integer from 0 up to"),
+        ({"quotas": {"a": -1}}, "quotas.a: -1 is not an integer from 0 up to"),
+        ({"quotas": {"a/b": "1G"}}, "quotas.'a/b': '1G' is not an integer from 0 up to"),
+        ({"quotas": {"a": {"b": 1}}}, "quotas.a: an object is not an integer"),
+        ({"quotas": {"a\n" * 1000: 0.5}}, "…: 0.5 is not an integer"),
+        ({"quotas": {"a": float("nan")}}, "quotas.a: the number is too large or not finite"),
+        ({"quotas": {"/logs": 1}}, "quotas: '/logs' names no bucket"),
+        ({"quotas": {"a\n/logs": 1}}, "quotas: bucket name 'a\\n' contains a control character"),
+        ({"quotas": {"a/" + "x" * 2049: 1}}, "quotas: prefix is 2049 bytes long"),
+        ({"quotas": {"a/\ud800": 1}}, "quotas: prefix is not valid Unicode"),
+        ({"quotas": {3: 1}}, "quotas: 3 cannot be a key"),
         ({3: 4}, "the configuration: 3 cannot be a key"),
         ({"limits": {None: 4}}, "limits: None cannot be a key"),
         ([], "the configuration: a list is not an object"),
@@ -512,7 +526,10 @@ def test_schema_is_valid_and_only_says_what_every_compiler_knows() -> None:
 
     def check(part: Mapping[str, Any], extra: set[str]) -> None:
         assert set(part) <= known | extra | ({"items"} if part["type"] == "array" else set())
-        if part["type"] == "object":
+        if part["type"] == "object" and "properties" not in part:
+            # Names of the user's choice: the one object that is a value, not a group.
+            assert part["additionalProperties"] == {"type": "integer", "minimum": 0, "maximum": 2**53}
+        elif part["type"] == "object":
             assert part["additionalProperties"] is False
             for name, below in part["properties"].items():
                 assert re.fullmatch("[a-z][a-zA-Z]*", name)

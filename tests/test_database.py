@@ -13,6 +13,7 @@ import pytest
 
 from gestalt_cas import Store, database, schema, sqlite
 from gestalt_cas import store as store_module
+from gestalt_cas.database import connect
 from gestalt_cas.errors import (
     DatabaseDamaged,
     DiskFull,
@@ -289,6 +290,50 @@ def test_a_quick_check_that_fails_for_now_is_repeated(store: Store, monkeypatch:
     assert store.health() == ""
 
 
+def opened_read_only(path: Path, *, mode: str = "rw") -> Any:
+    """A connection as SQLite makes it when it may not open its file for writing at that moment."""
+    return connect(path, mode="ro")
+
+
+def test_files_opened_for_reading_only_are_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.open(tmp_path / "store").close()
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "connect", opened_read_only)
+        store = Store.open(tmp_path / "store")
+    with store:
+        put(store, "k", b"one")
+        assert store.health() == ""
+        assert body(store, "k") == b"one"
+
+
+@pytest.mark.parametrize("mend", [put, lambda store, *_: store.maintain()])
+def test_files_that_stay_read_only_are_a_fault_until_they_are_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch, mend: Any
+) -> None:
+    break_writer(store, "COMMIT", IOERR)
+    with pytest.raises(OutcomeUnknown):
+        put(store, "k", b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "connect", opened_read_only)
+        for _ in range(2):
+            with pytest.raises(StorageFault, match="readonly"):
+                mend(store, "k", b"two")
+            assert "readonly" in store.health()
+    put(store, "k", b"three")
+    assert store.health() == ""
+    assert body(store, "k") == b"three"
+
+
+def test_a_first_connection_that_fails_for_another_reason_is_tried_again(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store").close()
+    with Store.open(tmp_path / "store") as store:
+        break_writer(store, "UPDATE settings", BUSY)
+        with pytest.raises(StoreBusy):
+            put(store, "k", b"one")
+        put(store, "k", b"two")
+        assert body(store, "k") == b"two"
+
+
 def test_closing_with_a_fault_closes_the_rest(store: Store) -> None:
     faulty = break_writer(store, "none", IOERR)
     idle = break_reader(store, "none", IOERR)
@@ -335,6 +380,35 @@ def test_no_room_in_the_database_itself(store: Store) -> None:
     limit.execute("PRAGMA max_page_count=1000000")
     put(store, "k", b"after")
     assert rows(store, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_after_a_write_without_room_the_next_one_begins_the_wal_anew(store: Store) -> None:
+    """What the WAL has taken of a full disk is then room for the next writes; the reserve may be given up by then."""
+    spy = break_writer(store, "COMMIT", FULL)
+    with pytest.raises(DiskFull):
+        put(store, "k", b"one")
+    assert not [sql for sql in spy.statements if "wal_checkpoint" in sql]
+    put(store, "k", b"two")
+    put(store, "k", b"three")
+    assert [sql for sql in spy.statements if "wal_checkpoint" in sql or sql == "COMMIT"] == [
+        "COMMIT",
+        "PRAGMA wal_checkpoint(RESTART)",
+        "COMMIT",
+        "COMMIT",
+    ]
+
+
+@pytest.mark.parametrize("code", [FULL, IOERR])
+def test_a_wal_that_cannot_begin_anew_is_lengthened(store: Store, code: int) -> None:
+    break_writer(store, "COMMIT", FULL)
+    with pytest.raises(DiskFull):
+        put(store, "k", b"one")
+    faulty = break_writer(store, "PRAGMA wal_checkpoint", code)
+    put(store, "k", b"two")
+    assert body(store, "k") == b"two"
+    assert (writer(store) is faulty) == (code == FULL)  # after an I/O error the database is opened anew and checked
+    put(store, "k", b"three")
+    assert len(history(store, "k")) == 2
 
 
 # ---- damage ----

@@ -31,6 +31,7 @@ EXPECTED = {
     "NotConfigured": (503, "ServiceUnavailable"),
     "SchemaTooNew": (503, "ServiceUnavailable"),
     "StoreFull": (507, "InsufficientStorage"),
+    "QuotaExceeded": (507, "QuotaExceeded"),
 }
 
 

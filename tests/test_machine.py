@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -24,6 +25,7 @@ from gestalt_cas.errors import (
     NoSuchVersion,
     NotModified,
     PreconditionFailed,
+    QuotaExceeded,
 )
 from oracle import NULL, Name, Oracle, Version
 from storage import flip, payload_path, payloads, rows, staged
@@ -110,7 +112,12 @@ class StoreMachine(RuleBasedStateMachine):
         except PreconditionFailed:
             assert not holds
             return
+        except QuotaExceeded as error:
+            assert holds
+            self.beyond(error, name, data)
+            return
         assert holds
+        assert not self.oracle.exceeded(name, len(data))
         self.damaged.discard(data)
         self.oracle.add(name, Version(made.version_id, data, content_type, metadata))
         self.made(made, name)
@@ -125,8 +132,13 @@ class StoreMachine(RuleBasedStateMachine):
         except NoSuchKey:
             assert found is None or found.data is None
             return
+        except QuotaExceeded as error:
+            assert found is not None
+            self.beyond(error, target, found.data or b"")
+            return
         assert found is not None
         assert found.data is not None
+        assert not self.oracle.exceeded(target, len(found.data))
         self.oracle.add(target, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
         self.made(made, target)
 
@@ -148,6 +160,16 @@ class StoreMachine(RuleBasedStateMachine):
         assert (removed is None) == (expected is None)
         if removed is not None and expected is not None:
             assert removed.delete_marker == (expected.data is None)
+
+    @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES), most=st.none() | st.sampled_from([0, 20, 100_000, 3 << 20]))
+    def limit(self, bucket: str, prefix: str, most: int | None) -> None:
+        place = bucket or self.oracle.default_bucket, prefix
+        if most is None:
+            assert self.store.remove_quota(bucket, prefix) == (place in self.oracle.quotas)
+            self.oracle.quotas.pop(place, None)
+            return
+        self.oracle.quotas[place] = most
+        assert self.store.set_quota(bucket, prefix, most).used_bytes == self.oracle.used(*place)
 
     @rule(suspended=st.booleans())
     def switch(self, suspended: bool) -> None:
@@ -174,6 +196,39 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def clean_staging(self) -> None:
         assert self.store.clean_staging() == 0
+
+    @rule(dry_run=st.booleans(), grace=st.sampled_from([0.0, 3600.0]))
+    def collect_garbage(self, dry_run: bool, grace: float) -> None:
+        """Without grace all goes that no version reaches, and only that; with an hour of it nothing does."""
+        reached = {blake3(data).hexdigest() for data in self.oracle.payloads()}
+        before = payloads(self.store)
+        unreached = [name for name in before if name not in reached]
+        found = self.store.collect_garbage(dry_run=dry_run, grace_seconds=grace)
+        assert found.staging_files == found.stuck_files == found.pinned_files == 0
+        if grace:
+            assert (found.files, found.fresh_files) == (0, len(unreached))
+        else:
+            assert (found.files, found.fresh_files) == (len(unreached), 0)
+        kept = before if dry_run or grace else sorted(reached)
+        assert payloads(self.store) == kept
+        assert rows(self.store, "SELECT count(*) FROM blobs") == [(len(kept),)]
+
+    @rule(bucket=buckets, key=keys)
+    def purge(self, bucket: str, key: str) -> None:
+        name = self.oracle.name(bucket, key)
+        gone = self.oracle.forget(name)
+        try:
+            found = self.store.purge(ObjectKey(bucket, key))
+        except NoSuchKey:
+            assert not gone
+            return
+        bodies = {version.data for version in gone if version.data is not None}
+        shared = bodies & self.oracle.payloads()
+        assert (found.key.bucket, found.key.key) == name
+        assert (found.versions, found.files, found.shared) == (len(gone), len(bodies - shared), len(shared))
+        assert found.bytes == sum(map(len, bodies - shared))
+        left = payloads(self.store)
+        assert not {blake3(data).hexdigest() for data in bodies - shared} & set(left)
 
     @rule(restart=st.booleans())
     def checkpoint(self, restart: bool) -> None:
@@ -287,8 +342,10 @@ class StoreMachine(RuleBasedStateMachine):
         if not getattr(self, "stores", None):
             return
         assert staged(self.store) == []
-        assert len(set(payloads(self.store))) == len(payloads(self.store)) >= len(self.oracle.payloads())
+        assert {blake3(data).hexdigest() for data in self.oracle.payloads()} <= set(payloads(self.store))
         assert self.store.buckets() == self.oracle.buckets()
+        counted = {(quota.bucket, quota.prefix): (quota.max_bytes, quota.used_bytes) for quota in self.store.quotas()}
+        assert counted == {place: (most, self.oracle.used(*place)) for place, most in self.oracle.quotas.items()}
         ((seq, least, most),) = rows(
             self.store,
             "SELECT (SELECT seq FROM counter), (SELECT min(commit_ms) FROM versions), "
@@ -320,6 +377,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert version.size == len(expected.data or b"")
         assert version.headers.content_type == expected.content_type
         assert dict(version.metadata) == expected.metadata
+
+    def beyond(self, error: QuotaExceeded, name: Name, data: bytes) -> None:
+        assert error.quota in self.oracle.exceeded(name, len(data))
 
     def absent(self, error: NoSuchKey, found: Version | None, version_id: str) -> None:
         assert found is None or found.data is None

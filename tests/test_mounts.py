@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, mounts
-from gestalt_cas.config import Config, Limits
+from gestalt_cas import Store, garbage, mounts
+from gestalt_cas.clock import now_ms
+from gestalt_cas.config import Collection, Config, Limits
 from gestalt_cas.errors import (
     InvalidConfig,
     NotConfigured,
@@ -19,8 +21,9 @@ from gestalt_cas.errors import (
     StorageFault,
     StoreUnusable,
 )
+from gestalt_cas.garbage import Collected, Collector
 from gestalt_cas.mounts import Mounts, OpenStore
-from storage import Child, body, child, key, put, staged
+from storage import Child, body, child, key, payload_path, put, staged
 
 
 @pytest.fixture(name="mounts")
@@ -256,10 +259,10 @@ def test_the_same_failure_is_told_once_in_a_while(
 
 
 SERVER = """
-    from gestalt_cas.config import Config
+    from gestalt_cas.config import Collection, Config
     from gestalt_cas.mounts import Mounts
     mounts = Mounts()
-    mounts.configure(Config(Path(arguments[0]), settings={"versioning": "suspended"}))
+    mounts.configure(Config(Path(arguments[0]), settings={"versioning": "suspended"}, gc=Collection(every_seconds=0)))
     print(mounts.present.store.claim_server(), flush=True)
     sys.stdin.readline()
 """
@@ -304,3 +307,208 @@ def test_a_store_is_closed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert opened.closed.is_set()
     with pytest.raises(ShuttingDown):
         opened.store.delete(key("k"))
+
+
+# ---- garbage ----
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The grace of each run of gc in the background; the runs really take place."""
+    made: list[float] = []
+    real = Store.collect_garbage
+
+    def collect(store: Store, *, grace_seconds: float = 0.0, **options: Any) -> Collected:
+        made.append(grace_seconds)
+        return real(store, grace_seconds=grace_seconds, **options)
+
+    monkeypatch.setattr(Store, "collect_garbage", collect)
+    return made
+
+
+def with_garbage(directory: Path) -> Path:
+    """Make a store with one unreachable payload, whose path is returned."""
+    with Store.open(directory) as store:
+        version = put(store, "k", b"data")
+        store.delete(version.key, version_id=version.version_id)
+        return payload_path(store, b"data")
+
+
+def due(directory: Path, ago_seconds: float = 1e6) -> None:
+    """Note down that garbage was last collected so long ago."""
+    with Store.open(directory) as store:
+        store.note(garbage.NOTE, {"at_ms": now_ms() - int(ago_seconds * 1000)})
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that waits until the collector has been round a few times more."""
+    seen: list[int] = []
+    real = OpenStore._collect
+
+    def collect(opened: OpenStore) -> None:
+        try:
+            real(opened)
+        finally:
+            seen.append(1)
+
+    def wait() -> None:
+        before = len(seen)
+        eventually(lambda: len(seen) > before + 4)
+
+    monkeypatch.setattr(OpenStore, "_collect", collect)
+    return wait
+
+
+EVERY = Collection(every_seconds=3600, grace_seconds=0)
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_garbage_is_collected_when_the_last_run_is_long_enough_ago(
+    mounts: Mounts, tmp_path: Path, runs: list[float], rounds: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = with_garbage(tmp_path / "a")
+    due(tmp_path / "a", ago_seconds=3601)
+    mounts.configure(Config(tmp_path / "a", gc=EVERY))
+    eventually(lambda: not path.exists())
+    eventually(lambda: "gc: removed 1 payloads (4 bytes) and 0 cut-off uploads" in caplog.text)
+    rounds()
+    assert runs == [0]  # the next one is an hour away
+
+
+@pytest.mark.usefixtures("quick_care")
+@pytest.mark.parametrize("last", ["recent", "never", "ahead", "nonsense"])
+def test_garbage_is_not_collected_before_it_is_time(
+    mounts: Mounts, tmp_path: Path, runs: list[float], rounds: Callable[[], None], last: str
+) -> None:
+    path = with_garbage(tmp_path / "a")
+    if last in ("recent", "ahead"):
+        due(tmp_path / "a", ago_seconds=3000 if last == "recent" else -1e9)
+    elif last == "nonsense":
+        with Store.open(tmp_path / "a") as store:
+            store.note(garbage.NOTE, "yesterday")
+    mounts.configure(Config(tmp_path / "a", gc=EVERY))
+    rounds()
+    assert runs == []
+    assert path.exists()
+
+
+@pytest.mark.usefixtures("quick_care")
+@pytest.mark.parametrize("last", ["never", "ahead"])
+def test_without_a_time_to_go_by_the_interval_begins_with_the_server(
+    mounts: Mounts, tmp_path: Path, runs: list[float], last: str
+) -> None:
+    """Whatever the wall clock did: a note that is ahead of it must not put collection off for years."""
+    path = with_garbage(tmp_path / "a")
+    if last == "ahead":
+        due(tmp_path / "a", ago_seconds=-1e9)
+    mounts.configure(Config(tmp_path / "a", gc=Collection(every_seconds=0.05, grace_seconds=0)))
+    eventually(lambda: not path.exists())
+    mount = mounts.present
+    assert mount is not None
+    note = mount.store.recall(garbage.NOTE)
+    assert isinstance(note, dict)
+    assert note["at_ms"] <= now_ms()
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_the_grace_is_kept(mounts: Mounts, tmp_path: Path, runs: list[float], rounds: Callable[[], None]) -> None:
+    path = with_garbage(tmp_path / "a")
+    due(tmp_path / "a")
+    mounts.configure(Config(tmp_path / "a", gc=Collection(every_seconds=3600, grace_seconds=7200)))
+    eventually(lambda: bool(runs))
+    rounds()
+    assert runs == [7200]
+    assert path.exists()
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_it_can_be_switched_off_and_on(
+    mounts: Mounts, tmp_path: Path, runs: list[float], rounds: Callable[[], None]
+) -> None:
+    path = with_garbage(tmp_path / "a")
+    due(tmp_path / "a")
+    mounts.configure(Config(tmp_path / "a", gc=Collection(every_seconds=0, grace_seconds=0)))
+    rounds()
+    assert runs == []
+    mounts.configure(Config(tmp_path / "a", gc=EVERY))
+    eventually(lambda: not path.exists())
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_a_run_that_fails_is_tried_again_after_a_while(
+    mounts: Mounts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: Callable[[], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries: list[int] = []
+
+    def fail(store: Store, **_: object) -> Collected:
+        tries.append(1)
+        raise StorageFault("the disk is ill")
+
+    path = with_garbage(tmp_path / "a")
+    due(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "collect_garbage", fail)
+        mounts.configure(Config(tmp_path / "a", gc=EVERY))
+        eventually(lambda: "background work: the disk is ill" in caplog.text)
+        rounds()
+        assert tries == [1]  # not each second
+    mount = mounts.present
+    assert mount is not None
+    assert path.exists()
+    mount.opened._collect_again = 0.0  # as a minute later
+    eventually(lambda: not path.exists())
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_only_the_holder_of_the_servers_lock_collects(
+    mounts: Mounts, tmp_path: Path, runs: list[float], rounds: Callable[[], None]
+) -> None:
+    path = with_garbage(tmp_path / "a")
+    with Child(SERVER, tmp_path / "a") as first:
+        assert first.line() == "True"
+        due(tmp_path / "a")
+        mounts.configure(Config(tmp_path / "a", gc=EVERY))
+        mount = mounts.present
+        assert mount is not None
+        claims: list[bool] = []
+        eventually(lambda: claims.append(mount.store.claim_server()) is not None or len(claims) > 20)
+        assert not any(claims)
+        assert runs == []
+        assert path.exists()
+        first.kill()
+    eventually(lambda: not path.exists())
+    assert runs == [0]
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_a_run_stops_when_the_store_is_closed(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = with_garbage(tmp_path / "a")
+    due(tmp_path / "a")
+    begun, go_on = threading.Event(), threading.Event()
+    real = Collector._record
+
+    def record(collector: Collector, first: int) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        real(collector, first)
+
+    monkeypatch.setattr(Collector, "_record", record)
+    mounts.configure(Config(tmp_path / "a", gc=EVERY))
+    mount = mounts.present
+    assert mount is not None
+    assert begun.wait(60)
+    assert not mounts.close(timeout=0.01)  # the run is one of its users
+    assert not closed(mount.store)
+    go_on.set()
+    assert mounts.close(timeout=60)
+    assert closed(mount.store)
+    assert path.exists()
+    assert "background work" not in caplog.text

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,8 +70,8 @@ from storage import (
     flip,
     full,
     history,
-    inside,
     key,
+    on_a_small_disk,
     overwrite,
     payload_path,
     payloads,
@@ -721,7 +719,7 @@ def test_settings_stay_unless_they_are_given(tmp_path: Path) -> None:
         store.change_settings({"versioning": "suspended"})
     with Store.open(tmp_path / "store", settings={"bucket": "yours"}) as store:
         assert store.settings().by_name() == {
-            "bucket": "yours", "versioning": "suspended", "blobs.inlineMaxBytes": 7,
+            "bucket": "yours", "versioning": "suspended", "blobs.inlineMaxBytes": 7, "quotas": {},
         }  # fmt: skip
         change(store, "INSERT INTO settings VALUES ('of.a.later.release', '1')")
         assert store.settings().bucket == "yours"
@@ -911,17 +909,6 @@ def test_a_delete_that_finds_no_room_spends_the_reserve(
     assert given in ([], [True])
     assert bool(given) or with_id
     assert rows(store, "PRAGMA integrity_check") == [("ok",)]
-
-
-def on_a_small_disk(code: str, mebibytes: int) -> None:
-    """Run code in a process whose first argument is an empty directory on a file system of its own of this size."""
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare(1) for a file system of its own")
-    mount = f'mount -t tmpfs -o size={mebibytes}m tmpfs "$1" && shift && exec "$@"'
-    wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", "/mnt"]
-    if subprocess.run([*wrapper, "true"], capture_output=True).returncode:
-        pytest.skip("may not mount a file system of its own")
-    inside(wrapper, code, "/mnt/store")
 
 
 def test_on_a_full_disk_reads_and_removals_work(tmp_path: Path) -> None:
@@ -1281,18 +1268,6 @@ def test_a_payload_that_stays_away_is_missing(store: Store, monkeypatch: pytest.
 # ---- writers and a remover ----
 
 
-def remove_unreachable(store: Store) -> int:
-    """What gc will do: under the writer lock, remove rows and files of payloads that no version reaches."""
-    with store._database.write() as tx:
-        found = tx.execute(
-            "SELECT digest FROM blobs WHERE digest NOT IN (SELECT digest FROM versions WHERE digest IS NOT NULL)"
-        ).fetchall()
-        for (digest,) in found:
-            tx.execute("DELETE FROM blobs WHERE digest = ?", [digest])
-            store._blobs.path(digest).unlink(missing_ok=True)
-    return len(found)
-
-
 @pytest.mark.parametrize("moment", ["trusted", "published"])
 def test_a_remover_between_decision_and_lock(store: Store, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """The payload that a writer found, or published, is gone when the writer has the lock: it is published again."""
@@ -1304,8 +1279,7 @@ def test_a_remover_between_decision_and_lock(store: Store, monkeypatch: pytest.M
     def then_removed(self: Payloads, staged_: Any) -> bool:
         published = real(self, staged_)
         assert published is (moment == "published")
-        remove_unreachable(store)
-        payload_path(store, DATA).unlink(missing_ok=True)
+        assert store.collect_garbage().files == 1
         return published
 
     monkeypatch.setattr(Payloads, "publish", then_removed)
@@ -1395,10 +1369,9 @@ def test_no_acknowledged_object_is_lost_to_a_remover(store: Store) -> None:
             assert process.line() == "ready"
         for process in (first, second):
             process.tell()
-        removals, rounds = 0, 0
+        removals = 0
         while first.process.poll() is None or second.process.poll() is None:
-            removals += remove_unreachable(store)
-            rounds += 1
+            removals += store.collect_garbage().files
         turns = int(first.finish()) + int(second.finish())
     assert turns > 20
     assert removals > 20

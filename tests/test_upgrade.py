@@ -28,6 +28,7 @@ from gestalt_cas.errors import (
     StoreUnusable,
 )
 from gestalt_cas.layout import Layout
+from gestalt_cas.locks import FileLock
 from storage import Child, body, change, child, history, put, rows
 
 DATABASE = "metadata.sqlite3"
@@ -175,7 +176,7 @@ def test_what_is_fixed_at_creation(tmp_path: Path) -> None:
 def test_initial_settings_are_the_given_ones_and_defaults(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", settings={"versioning": "suspended"}) as store:
         assert store.settings().by_name() == {
-            "bucket": "default", "versioning": "suspended", "blobs.inlineMaxBytes": 0,
+            "bucket": "default", "versioning": "suspended", "blobs.inlineMaxBytes": 0, "quotas": {},
         }  # fmt: skip
 
 
@@ -446,6 +447,27 @@ def test_two_processes_create_at_once(tmp_path: Path) -> None:
             process.__exit__()
     with Store.open(tmp_path / "store", create=False) as store:
         assert {name: body(store, name) for name in "abc"} == {"a": b"a", "b": b"b", "c": b"c"}
+
+
+def test_who_comes_second_opens_what_the_first_one_made_and_keeps_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has seen no store; it must not wait for the first one to leave before it looks again."""
+    first: list[Store] = []
+    release, begun = FileLock.release, threading.Event()
+
+    def release_and_be_overtaken(lock: FileLock) -> None:
+        release(lock)
+        if lock.path.name == "schema.lock" and not begun.is_set():
+            begun.set()
+            first.append(Store.open(tmp_path / "store"))
+
+    monkeypatch.setattr(FileLock, "release", release_and_be_overtaken)
+    monkeypatch.setattr(upgrade, "OPEN_TIMEOUT", 5.0)
+    with Store.open(tmp_path / "store") as store:
+        put(store, "k", b"value")
+    assert body(first[0], "k") == b"value"
+    first[0].close()
 
 
 # ---- upgrades ----

@@ -36,7 +36,7 @@ MEANINGS = {
     USAGE: "wrong usage, or it cannot start",
     CONFLICT: "a conflict, or a condition that did not hold",
     DAMAGE: "damage met while reading",
-    FULL: "disk full",
+    FULL: "disk full, or a limit on room reached",
     NO_STORE: "no store in the data directory",
     BUSY: "busy, try again",
 }
@@ -76,6 +76,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.StorageFault: DAMAGE,
     errors.StoreFull: FULL,
     errors.DiskFull: FULL,
+    errors.QuotaExceeded: FULL,
     errors.ObjectTooLarge: USAGE,
 }
 """Every class of errors.py; a test compares the two."""

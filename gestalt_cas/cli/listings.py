@@ -12,7 +12,7 @@ import click
 
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address, with_bucket
-from gestalt_cas.cli.options import version_id_option
+from gestalt_cas.cli.options import human_option, version_id_option
 from gestalt_cas.cli.output import Output, instant, shown
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.errors import NoSuchKey
@@ -20,8 +20,6 @@ from gestalt_cas.objects import ListPage, ListQuery, ObjectKey, ObjectVersion
 
 if TYPE_CHECKING:
     from gestalt_cas.store import Store, Usage
-
-_human = click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes like 1.5K, 12M, 3.0G.")
 
 Row = tuple[str, ObjectVersion | None]
 """A key with its version, or a common prefix with None."""
@@ -49,7 +47,7 @@ def rows(page: ListPage) -> Iterator[Row]:
 @click.argument("where", type=ADDRESS, metavar="[BUCKET[/PREFIX]]", required=False)
 @click.option("-r", "--recursive", is_flag=True, help="Every object, without grouping at '/'.")
 @click.option("-l", "long", is_flag=True, help="Show time of change (UTC) and size as well.")
-@_human
+@human_option
 @common_options
 def ls(session: Session, where: Address | None, recursive: bool, long: bool, human: bool) -> int:
     """List buckets, or the objects of BUCKET whose keys start with PREFIX.
@@ -104,7 +102,7 @@ def _plain(value: object) -> str:
 
 @click.command()
 @click.argument("target", type=ADDRESS, metavar="BUCKET/KEY")
-@_human
+@human_option
 @common_options
 def versions(session: Session, target: Address, human: bool) -> int:
     """List the versions and delete markers of an object, the newest first."""
@@ -138,7 +136,7 @@ def _version_line(version: ObjectVersion, human: bool) -> str:
 
 @click.command()
 @click.argument("where", type=ADDRESS, metavar="[BUCKET[/PREFIX]]", required=False)
-@_human
+@human_option
 @common_options
 def du(session: Session, where: Address | None, human: bool) -> int:
     """Count objects, versions and bytes of the keys that start with PREFIX, of a bucket, or of each bucket.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
@@ -12,8 +13,9 @@ from gestalt_cas.objects import ByteRange
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[float]
+    _SizeParamType = click.ParamType[int]
 else:
-    _ParamType = click.ParamType  # generic from click 8.3 on only
+    _ParamType = _SizeParamType = click.ParamType  # generic from click 8.3 on only
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
@@ -25,6 +27,7 @@ def _given(_: click.Context, __: click.Parameter, text: str | None) -> str:
     return text or ""
 
 
+human_option = click.option("-h", "--human-readable", "human", is_flag=True, help="Sizes like 1.5K, 12M, 3.0G.")
 recursive_option = click.option("-r", "--recursive", is_flag=True, help="Work on a whole directory or prefix.")
 version_id_option = click.option(
     "--version-id", callback=_given, metavar="V", help="The version, instead of the newest."
@@ -84,6 +87,22 @@ class DurationType(_ParamType):
 
 
 DURATION = DurationType()
+
+
+class SizeType(_SizeParamType):
+    """A number of bytes: a whole number, or one with a unit as in 500M, 1.5T (powers of 1024)."""
+
+    name = "size"
+    _UNITS = " KMGTP"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"([0-9]{1,16})(\.[0-9]{1,9})?(?:([KMGTP])(?:iB|B)?)?", str(value), re.IGNORECASE)
+        if found is None or (found[2] and not found[3]):
+            self.fail(f"{value!r} is no size; write bytes, or a number and K, M, G, T or P, as in 10G", param, ctx)
+        return int(Decimal(found[1] + (found[2] or "")) * 1024 ** self._UNITS.index((found[3] or " ").upper()))
+
+
+SIZE = SizeType()
 
 
 def _is_number(text: str) -> bool:

@@ -62,9 +62,11 @@ class Session:
         try:
             return Store.open(self.directory, create=False)
         except NoStore as error:
-            raise NoStore(
-                f"{error}; make one with: gestalt-cas init --data-dir {self.directory}  (serve makes one, too)"
-            ) from None
+            raise self.hinted(error) from None
+
+    def hinted(self, error: NoStore) -> NoStore:
+        """The error with what makes a store."""
+        return NoStore(f"{error}; make one with: gestalt-cas init --data-dir {self.directory}  (serve makes one, too)")
 
 
 def _set_data_dir(context: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import click
 
@@ -44,13 +45,18 @@ def config(session: Session, key: str | None, value: str | None) -> int:
             present = store.change_settings({key: _parsed(value, present[key])}).by_name()
     output = session.output
     if key is not None:
-        output.result({key: present[key]}, str(present[key]))
+        output.result({key: present[key]}, _shown(present[key]))
     elif session.json:
         output.result(present, "")
     else:
         for name, setting in present.items():
-            output.result({}, f"{name} {setting}")
+            output.result({}, f"{name} {_shown(setting)}")
     return exits.OK
+
+
+def _shown(value: object) -> str:
+    """A value as it would be set: text as it is, an object as JSON."""
+    return json.dumps(value) if isinstance(value, Mapping) else str(value)
 
 
 def _parsed(text: str, present: object) -> object:

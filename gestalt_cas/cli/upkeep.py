@@ -39,7 +39,15 @@ def gc(session: Session, dry_run: bool, grace_seconds: float) -> int:
     with session.store() as store, Progress("gc", counted=True) as progress:
         found = store.collect_garbage(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress.at)
     session.output.result(asdict(found), _told(found))
-    return exits.OK
+    return _stuck(session, found)
+
+
+def _stuck(session: Session, found: Collected | Purged) -> int:
+    """Warn of files that could not be removed; the exit code."""
+    if not found.stuck_files:
+        return exits.OK
+    session.output.warn(f"{found.stuck_files} payloads could not be removed: {found.stuck_reason}")
+    return exits.DAMAGE
 
 
 def _told(found: Collected) -> str:
@@ -69,7 +77,7 @@ def purge(session: Session, target: Address) -> int:
         found = store.purge(key)
     record = {**asdict(found), "bucket": found.key.bucket, "key": found.key.key}
     session.output.result(record, _purged(found))
-    return exits.OK
+    return _stuck(session, found)
 
 
 def _purged(found: Purged) -> str:

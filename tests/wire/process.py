@@ -135,16 +135,27 @@ class Process:
 
 
 class Server(Process):
-    """`gestalt-cas serve`, ready. `settings` are texts for --set; `data_dir` is made in its own home unless given."""
+    """`gestalt-cas serve`, ready. `settings` are texts for --set; `data_dir` is made in its own home unless given.
 
-    def __init__(self, *settings: str, data_dir: Path | None = None, target: str = "", options: Sequence[str] = ()):
+    `environment` is added to ours; `program` takes the place of `python -m gestalt_cas serve`.
+    """
+
+    def __init__(
+        self,
+        *settings: str,
+        data_dir: Path | None = None,
+        target: str = "",
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = SERVE,
+    ):
         self.sockets = short_directory()
         self.requested = target or f"unix://{self.sockets}/s"
         self.data_dir = data_dir or self.sockets / "d"
-        command = [*SERVE, "--data-dir", str(self.data_dir), "--grpc", self.requested, *options]
+        command = [*program, "--data-dir", str(self.data_dir), "--grpc", self.requested, *options]
         for setting in settings:
             command += ["--set", setting]
-        super().__init__(command)
+        super().__init__(command, {**os.environ, **environment} if environment else None)
         try:
             self.ready = json.loads(self.first_line())
         except BaseException:

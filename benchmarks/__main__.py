@@ -1,0 +1,53 @@
+"""Every benchmark, or those named, in one run; the findings of all of them stand in one table at the end.
+
+python -m benchmarks [NAME ...] [--dir DIR] [--keys 1000000] [--small 10000] [--repetitions 9] [--quick] [--no-sdk]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from benchmarks import calls, disk, format, growth, http, listing, memory, reads, runs, start, writes  # noqa: A004
+from benchmarks.findings import Finding
+from benchmarks.measuring import note
+from benchmarks.runs import Benchmark, Run
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "format": format.benchmark,
+    "http": http.benchmark,
+    "reads": reads.benchmark,
+    "writes": writes.benchmark,
+    "calls": calls.benchmark,
+    "listing": listing.benchmark,
+    "growth": growth.benchmark,
+    "start": start.benchmark,
+    "memory": memory.benchmark,
+    "disk": disk.benchmark,
+}
+
+
+def chosen(names: Sequence[str]) -> Benchmark:
+    def run_all(run: Run) -> list[Finding]:
+        findings: list[Finding] = []
+        for name in names or BENCHMARKS:
+            note(f"== {name}")
+            findings += BENCHMARKS[name](run)
+        return findings
+
+    return run_all
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    runs.add_options(parser)
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    runs.perform(chosen(options.names), options)
+
+
+if __name__ == "__main__":
+    main()

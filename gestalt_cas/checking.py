@@ -1,0 +1,251 @@
+"""Checking a store: the stages one after the other, and going on where a run was cut off.
+
+    wal         frames of the write-ahead log; first, since the next write would bury what stands behind a damaged one
+    schema      tables, indexes, and what is fixed at creation
+    integrity   SQLite's own check, table by table
+    layout      directories and modes
+    rows        versions and current, in key order
+    order       commit times against sequences
+    payloads    rows of blobs against files both ways, and the bytes that are to be read
+    index       the index by digest against its rows, only when SQLite's check of it had to be given up
+    quotas      used bytes against a recount
+    references  SQLite's foreign key check
+
+A check never deletes, and holds neither a view nor write.lock for long. Where it stands is noted in the store now and
+then; a run with the same options goes on from there, however the one before it ended. Damage of the database ends a
+stage, not the check. Design: docs/design.md, "Checking".
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+from gestalt_cas import row_checks
+from gestalt_cas.clock import now_ms
+from gestalt_cas.errors import StoreError
+from gestalt_cas.findings import Finding
+from gestalt_cas.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
+from gestalt_cas.layout_checks import check_layout
+from gestalt_cas.locks import FileLock
+from gestalt_cas.parts import Parts
+from gestalt_cas.payload_checks import PayloadPass
+from gestalt_cas.quota_checks import check_quotas
+from gestalt_cas.repairs import check_backup
+from gestalt_cas.schema_checks import check_integrity, check_references, check_schema, unreadable
+from gestalt_cas.wal_checks import check_wal
+
+log = logging.getLogger(__name__)
+
+NOTE, POSITION = "check.last", "check.position"
+POSITION_SECONDS = 10.0
+"""How often a run notes where it stands; each time is a commit."""
+POSITION_LASTS_MS = 7 * 24 * 3600 * 1000
+"""A run that was cut off longer ago is not gone on with: too much may have changed since."""
+_UNJUDGED = (TypeError, ValueError, LookupError, OverflowError)
+"""What values that no write stores make of arithmetic on them."""
+
+
+def check(
+    parts: Parts,
+    options: CheckOptions,
+    progress: Progress | None = None,
+    on_finding: OnFinding | None = None,
+    on_resume: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Check a store; see CheckOptions and CheckReport. `on_finding` hears each finding as soon as it is one.
+
+    `on_resume` is told when the run that is gone on with began (Unix milliseconds), and how many findings it had.
+
+    Raises InvalidArgument for a backup that cannot be one, StoreBusy and the like when something keeps the check from
+    its work; damage is what it reports, not what it raises. Whatever ends it early, it can be gone on with.
+    """
+    run = Inspection(parts, options, progress or _silent, on_finding or _unheard)
+    check_backup(run)
+    with _alone(parts) as alone:
+        course = _Course(run, on_resume, resumable=alone)
+        try:
+            course.follow()
+        except BaseException:
+            course.note_position()
+            raise
+        return course.finish()
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """For callers who want to hear nothing."""
+
+
+def _unheard(_finding: Finding) -> None:
+    """For callers who read the report."""
+
+
+@contextmanager
+def _alone(parts: Parts) -> Iterator[bool]:
+    """Tell for the block whether no other check runs on the directory; only such a one notes where it stands."""
+    lock = FileLock(parts.layout.check_lock)
+    try:
+        yield lock.try_acquire()
+    finally:
+        lock.close()
+
+
+class _Course:
+    """The stages of one run, and where it stands among them."""
+
+    def __init__(self, run: Inspection, on_resume: Callable[[int, int], None] | None, *, resumable: bool) -> None:
+        self._run = run
+        self._on_resume = on_resume
+        self._resumable = resumable
+        self._began_ms = now_ms()
+        self._resumed_ms = 0
+        self._stage = ""
+        self._place: Any = None
+        self._tally = Tally()
+        self._indexes = False
+        self._noted = time.monotonic()
+        self._has_note = False
+        self._stages: dict[str, Callable[[Any], Iterator[Any]]] = {
+            "wal": self._once(check_wal),
+            "schema": self._once(check_schema),
+            "integrity": self._once(self._check_integrity),
+            "layout": self._once(check_layout),
+            "rows": self._rows,
+            "order": self._once(row_checks.check_order),
+            "payloads": self._payloads,
+            "index": self._once(self._check_index),
+            "quotas": self._once(check_quotas),
+            "references": self._once(check_references),
+        }
+
+    def follow(self) -> None:
+        """Run the stages, from where an earlier run was cut off if there is one to go on with."""
+        self._recall()
+        names = list(self._stages)
+        for name in names[names.index(self._stage) if self._stage else 0 :]:
+            if name != self._stage:
+                self._stand(name, None)
+            self._follow_stage(name)
+
+    def finish(self) -> CheckReport:
+        """Note the result in the store, and report."""
+        run, tally = self._run, self._run.tally
+        report = CheckReport(
+            self._began_ms,
+            now_ms(),
+            self._resumed_ms,
+            str(run.options.read_data or ""),
+            tally.versions,
+            tally.payloads,
+            tally.payloads_read,
+            tally.bytes_read,
+            tally.damage,
+            tally.faults,
+            tally.repaired_damage,
+            tally.repaired_faults,
+            tally.reclaimable_files,
+            tally.reclaimable_bytes,
+            tuple(run.findings),
+        )
+        result = "damage" if report.damaged else "clean" if report.clean else "faults"
+        last = {"at_ms": report.ended_ms, "result": result, "read_data": report.read_data, **asdict(tally)}
+        self._note(NOTE, last)
+        if self._resumable and self._has_note:
+            self._note(POSITION, None)
+        return report
+
+    def note_position(self) -> None:
+        """Note where the run stands, for one to come."""
+        if not self._resumable or not self._stage:
+            return
+        self._noted, self._has_note = time.monotonic(), True
+        position = {
+            "identity": self._run.options.identity,
+            "stage": self._stage,
+            "place": self._place,
+            "indexes": self._indexes,
+            "began_ms": self._resumed_ms or self._began_ms,
+            "at_ms": now_ms(),
+            "tally": asdict(self._tally),
+        }
+        self._note(POSITION, position)
+
+    # ---- inside ----
+
+    def _stand(self, stage: str, place: Any) -> None:
+        """Take note, in memory, of a place to go on from; what was counted until then belongs to it."""
+        self._stage, self._place, self._tally = stage, place, replace(self._run.tally)
+
+    def _follow_stage(self, name: str) -> None:
+        run = self._run
+        run.progress(f"checking: {name}", 0, 0)
+        try:
+            for place in self._stages[name](self._place):
+                self._stand(name, place)
+                if time.monotonic() - self._noted > POSITION_SECONDS:
+                    self.note_position()
+        except StoreError as error:
+            if not broken(error):
+                raise
+            run.report(unreadable(run, f"what the stage {name!r} looks at", error))
+        except OSError as error:
+            text = f"{error.filename or name}: {error.strerror or error}"
+            run.report(Finding("unreadable", f"the stage {name!r} was cut short: {text}", where=name))
+        except _UNJUDGED as error:
+            log.exception("check: %s", name)
+            text = f"the stage {name!r} met values that no write stores: {error}"
+            run.report(Finding("database", text, where=name, remedy=run.restore_command()))
+
+    def _recall(self) -> None:
+        try:
+            found = self._run.parts.recall(POSITION)
+        except StoreError as error:
+            if not broken(error):
+                raise
+            return  # the stages will say more
+        if not isinstance(found, dict) or not self._resumable:
+            return
+        self._has_note = True
+        fresh = now_ms() - int(found.get("at_ms", 0)) < POSITION_LASTS_MS
+        same = found.get("identity") == self._run.options.identity and found.get("stage") in self._stages
+        if same and fresh and not self._run.options.restart:
+            self._run.tally = tally = Tally(**found["tally"])
+            self._stand(str(found["stage"]), found["place"])
+            self._indexes, self._resumed_ms = bool(found["indexes"]), int(found["began_ms"])
+            if self._on_resume is not None:
+                self._on_resume(self._resumed_ms, tally.damage + tally.faults)
+
+    def _note(self, name: str, value: object) -> None:
+        try:
+            self._run.parts.reserve.spend_on(lambda: self._run.parts.note(name, value))
+        except StoreError as error:
+            log.warning("%s could not be noted in the store: %s", name, error)
+
+    def _once(self, stage: Callable[[Inspection], object]) -> Callable[[Any], Iterator[Any]]:
+        """A stage that is short, and begun anew when it was cut off."""
+
+        def steps(_place: Any) -> Iterator[Any]:
+            stage(self._run)
+            yield None
+
+        return steps
+
+    def _check_integrity(self, run: Inspection) -> None:
+        self._indexes = not check_integrity(run)
+
+    def _check_index(self, run: Inspection) -> None:
+        if self._indexes:
+            row_checks.check_index_rows(run)
+
+    def _rows(self, place: Any) -> Iterator[Any]:
+        start = (place[0], bytes.fromhex(place[1]), place[2]) if place else row_checks.START
+        for bucket, key, seq in row_checks.RowPass(self._run, indexes=self._indexes).batches(start):
+            yield [bucket, key.hex(), seq]
+
+    def _payloads(self, place: Any) -> Iterator[Any]:
+        for digest in PayloadPass(self._run).batches(bytes.fromhex(place) if place else b""):
+            yield digest.hex()

@@ -1,0 +1,165 @@
+"""The doctor's look at the rows, without opening the store: whose database it is, its revision, its clock, its pins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+from gestalt_cas import pins, schema, settings, sqlite
+from gestalt_cas.clock import now_ms
+from gestalt_cas.examinations import Finding, Severity, command
+from gestalt_cas.layout import FAN_OUT, Layout
+from gestalt_cas.pins import Pin
+from gestalt_cas.sqlite import Connection, DriverError
+
+NOTES = ("http.port", "check.last", "backup.last")
+_WAIT_SECONDS = 2.0
+_AHEAD_MS = 5_000
+_PLAUSIBLE_MS = 1_735_689_600_000
+"""The first day of 2025: a clock that is before it was never set."""
+_DAY_MS = 86_400_000
+_CHECK_DAYS = 90
+_LONG_WAL_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rows say; times in Unix milliseconds."""
+
+    last_commit_ms: int = 0
+    pins: tuple[Pin, ...] = ()
+    notes: dict[str, object] = field(default_factory=dict)
+
+
+def examine(layout: Layout) -> tuple[Facts, list[Finding]]:
+    """The rows' facts, as far as they can be read, and what is to be said of them."""
+    if not layout.database.exists():
+        return Facts(), [_absent(layout)]
+    try:
+        trouble, facts = _look(layout)
+    except DriverError as error:
+        return Facts(), [_unreadable(layout, error)]
+    if trouble:
+        return facts, [trouble]
+    sound = Finding(Severity.OK, "database", f"format {schema.FORMAT}, revision {schema.REVISION}")
+    return facts, [sound, *_wal(layout), *_clock(facts), *_pins(layout, facts), *_upkeep(layout, facts)]
+
+
+def _look(layout: Layout) -> tuple[Finding | None, Facts]:
+    """What keeps the rows from being read, if anything does, or their facts."""
+    at_rest = not layout.wal.exists()
+    try:
+        with _opened(layout, at_rest=at_rest) as connection:
+            trouble = _identity(layout, connection)
+            return trouble, Facts() if trouble else _facts(connection)
+    except DriverError:
+        if not at_rest or not layout.wal.exists():
+            raise
+    return _look(layout)  # somebody began to write meanwhile
+
+
+@contextmanager
+def _opened(layout: Layout, *, at_rest: bool) -> Iterator[Connection]:
+    """The database, read-only, in one view.
+
+    A database in use has a WAL. One that has none is at rest, and is opened as immutable, since SQLite would leave an
+    empty WAL beside it.
+    """
+    uri = f"{layout.database.as_uri()}?mode=ro{'&immutable=1' if at_rest else ''}"
+    connection: Connection = sqlite.driver.connect(uri, uri=True, isolation_level=None, timeout=_WAIT_SECONDS)
+    with closing(connection):
+        connection.execute("BEGIN")
+        yield connection
+
+
+def _identity(layout: Layout, connection: Connection) -> Finding | None:
+    """What keeps the database from being one that this release works with; None when nothing does."""
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
+    application = connection.execute("PRAGMA application_id").fetchall()[0][0]
+    form = connection.execute("PRAGMA user_version").fetchall()[0][0]
+    if not tables and application in (0, schema.APPLICATION_ID):
+        text = "the creation of the store was not finished"
+        return Finding(Severity.WARNING, "database", text, command("init", layout.root))
+    if application != schema.APPLICATION_ID or "alembic_version" not in tables:
+        text = f"{layout.database.name} is another program's database"
+        return Finding(Severity.ERROR, "database", text, "name another directory with --data-dir")
+    rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    revision = str(rows[0][0]) if rows else ""
+    if form > schema.FORMAT or (form == schema.FORMAT and revision != schema.REVISION):
+        text = f"format {form}, revision {revision}: written by a newer release; this one knows {schema.FORMAT}"
+        return Finding(Severity.ERROR, "database", text, "install a newer gestalt-cas")
+    if form < schema.FORMAT:
+        text = f"format {form}, revision {revision}, is older than this release; the next server upgrades it"
+        return Finding(Severity.WARNING, "database", text, command("serve", layout.root))
+    return None
+
+
+def _facts(connection: Connection) -> Facts:
+    ((commit_ms,),) = connection.execute("SELECT commit_ms FROM counter").fetchall()
+    notes = {name: settings.recall(connection, name) for name in NOTES}
+    return Facts(commit_ms, tuple(pins.standing(connection)), notes)
+
+
+def _absent(layout: Layout) -> Finding:
+    holding = [name for name in FAN_OUT if (layout.blobs / name).is_dir() and any((layout.blobs / name).iterdir())]
+    if holding:
+        text = f"there are payloads, but {layout.database.name} is gone"
+        remedy = "put it back from a backup: gestalt-cas restore"
+        return Finding(Severity.DAMAGE, "database", text, remedy)
+    text = "the creation of the store was not finished"
+    return Finding(Severity.WARNING, "database", text, command("init", layout.root))
+
+
+def _unreadable(layout: Layout, error: Exception) -> Finding:
+    if sqlite.is_damage(error):
+        remedy = f"{command('check', layout.root)}; then gestalt-cas restore, from a backup"
+        return Finding(Severity.DAMAGE, "database", f"the database is damaged: {error}", remedy)
+    return Finding(Severity.ERROR, "database", f"the database cannot be read: {error}")
+
+
+def _wal(layout: Layout) -> list[Finding]:
+    size = layout.wal.stat().st_size if layout.wal.exists() else 0
+    if size <= _LONG_WAL_BYTES:
+        return []
+    text = f"the WAL has {size} bytes: some program keeps a transaction open, or no server does the background work"
+    return [Finding(Severity.WARNING, "database", text, f"end it; then: {command('ls', layout.root)}")]
+
+
+def _clock(facts: Facts) -> list[Finding]:
+    now = now_ms()
+    ahead = facts.last_commit_ms - now
+    if now < _PLAUSIBLE_MS:
+        text = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now / 1000))}; it was never set"
+        return [Finding(Severity.ERROR, "clock", text, "timedatectl set-ntp true")]
+    if ahead > _AHEAD_MS:
+        text = f"the last commit lies {ahead // 1000} s ahead of the clock; new versions get its time until then"
+        return [Finding(Severity.WARNING, "clock", text, "timedatectl set-ntp true")]
+    return [Finding(Severity.OK, "clock", "not behind the last commit")]
+
+
+def _pins(layout: Layout, facts: Facts) -> list[Finding]:
+    now = now_ms()
+    dead = [pin.name for pin in facts.pins if not pin.live(now)]
+    live = [pin.name for pin in facts.pins if pin.live(now)]
+    findings = []
+    if dead:
+        text = f"pins whose owners have died: {', '.join(dead)}"
+        findings.append(Finding(Severity.NOTE, "pins", text, command("gc", layout.root)))
+    if live:
+        findings.append(Finding(Severity.NOTE, "pins", f"gc removes no payload because of: {', '.join(live)}"))
+    return findings
+
+
+def _upkeep(layout: Layout, facts: Facts) -> list[Finding]:
+    """How long ago the store was last checked and backed up."""
+    findings = []
+    for note, verb, done in (("check.last", "check", "checked"), ("backup.last", "backup DEST", "backed up")):
+        found = facts.notes.get(note)
+        at_ms = found.get("at_ms") if isinstance(found, dict) else None
+        days = (now_ms() - at_ms) // _DAY_MS if isinstance(at_ms, int) else None
+        if days is None or days > _CHECK_DAYS:
+            when = f"{done} {days} days ago" if days is not None else f"never {done}"
+            findings.append(Finding(Severity.NOTE, "upkeep", when, command(verb, layout.root)))
+    return findings

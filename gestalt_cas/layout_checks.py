@@ -1,0 +1,97 @@
+"""The directories of the store, and who may do what to its files. Payloads' own modes are `payload_checks`'s."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from gestalt_cas.durability import sync_directory
+from gestalt_cas.findings import Finding
+from gestalt_cas.inspection import Inspection
+from gestalt_cas.layout import FAN_OUT, LOCKS
+
+DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
+_SECRETS = ("keys.json",)
+
+
+def check_layout(run: Inspection) -> None:
+    """Check that all directories are there, and the modes of everything but payloads and staging files."""
+    layout = run.parts.layout
+    _check_directory(run, layout.root, required=True)
+    for path in (layout.blobs, layout.staging):
+        _check_directory(run, path, required=True)
+    for name in FAN_OUT:
+        _check_directory(run, layout.blobs / name, required=True)
+    _check_directory(run, layout.quarantine, required=False)
+    _report_strangers(run)
+    files = [layout.database, *layout.beside(layout.database), layout.reserve]
+    for path in (*files, *(layout.root / name for name in (*LOCKS, *_SECRETS))):
+        _check_file(run, path)
+    left = run.parts.blobs.left_in_staging()
+    run.tally.reclaimable_files += len(left)
+    run.tally.reclaimable_bytes += sum(left)
+
+
+def _check_directory(run: Inspection, path: Path, *, required: bool) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        if required:
+            _report_missing(run, path)
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        # The root may be a link; what is below it is ours.
+        if path != run.parts.layout.root:
+            text = f"{path} is not a directory"
+            run.report(Finding("layout", text, where=str(path), remedy=f"move {path} elsewhere, then repair"))
+        return
+    _check_mode(run, path, found, DIRECTORY_MODE)
+
+
+def _report_missing(run: Inspection, path: Path) -> None:
+    finding = Finding("layout", f"the directory {path} is missing", where=str(path), remedy=run.repair_command())
+    if run.options.repair:
+        path.mkdir(mode=DIRECTORY_MODE)
+        sync_directory(path.parent)
+        finding = finding.mended("made the directory")
+    run.report(finding)
+
+
+def _report_strangers(run: Inspection) -> None:
+    """What stands beside the fan-out directories; what stands in them is seen when they are listed."""
+    try:
+        names = os.listdir(run.parts.layout.blobs)
+    except FileNotFoundError:
+        return
+    for name in sorted(set(names) - set(FAN_OUT)):
+        path = run.parts.layout.blobs / name
+        text = f"{path} does not belong among the directories of payloads"
+        run.report(Finding("layout", text, where=str(path), remedy="move it elsewhere: no store puts it there"))
+
+
+def _check_file(run: Inspection, path: Path) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode):
+        _check_mode(run, path, found, FILE_MODE)
+
+
+def _check_mode(run: Inspection, path: Path, found: os.stat_result, wanted: int) -> None:
+    mode = stat.S_IMODE(found.st_mode)
+    if mode == wanted:
+        return
+    finding = Finding(
+        "mode",
+        f"{path} has mode {mode:04o}",
+        where=str(path),
+        expected=f"{wanted:04o}",
+        found=f"{mode:04o}",
+        remedy=run.repair_command(),
+    )
+    if run.options.repair:
+        path.chmod(wanted)
+        finding = finding.mended(f"set mode {wanted:04o}")
+    run.report(finding)

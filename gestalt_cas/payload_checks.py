@@ -1,0 +1,386 @@
+"""Payloads: rows against files both ways, and the bytes of those that are to be read.
+
+The files of a fan-out directory are listed before their rows are read, so a row always is older than the look at its
+file would have to be. What looks wrong then is looked at again, and becomes a finding only in a transaction under
+write.lock, in which the row still stands, a version reaches it, and the very file (or absence) that was judged is still
+there: while the lock is held nobody commits a version, removes a payload, or records one as healed. That transaction
+also records the damage. So a payload that is being written, removed or healed meanwhile never is a finding.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gestalt_cas import chunks, payload_rows, reachability, versions
+from gestalt_cas.clock import now_ms
+from gestalt_cas.errors import StoreError
+from gestalt_cas.findings import Finding
+from gestalt_cas.inspection import Inspection, broken
+from gestalt_cas.layout import FAN_OUT
+from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Look, examine, identity_of
+from gestalt_cas.payload_rows import PayloadRow, Reached
+from gestalt_cas.repairs import mend_payload
+from gestalt_cas.sqlite import Connection
+
+BATCH = 1000
+DIGEST_BYTES = 32
+_TRIES = 5
+_LOCK_SECONDS = 20.0
+_STEP = 1 << 16
+"""Digests are told apart by their first two bytes in what progress is told."""
+Names = dict[bytes, tuple[int, int]]
+"""Digest to mode (with the file's type) and size of what stands under its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A look that held in a transaction of its own: the row, the versions that are concerned, and what was recorded."""
+
+    look: Look
+    row: PayloadRow | None
+    reached: Reached
+    unrecorded: str = ""
+
+
+class PayloadPass:
+    """The pass over all payloads, one fan-out directory after the other."""
+
+    def __init__(self, run: Inspection) -> None:
+        self._run = run
+        self._gap: tuple[bytes, bytes, StoreError] | None = None
+
+    def batches(self, after: bytes) -> Iterator[bytes]:
+        """Check all payloads with digests after `after`; yields digests that a later run can go on from."""
+        for first in range(after[0] if after else 0, len(FAN_OUT)):
+            _, upper = reachability.bounds(first)
+            start = max(after, _before(first))
+            names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
+            for reached in self._directory(names, start, upper):
+                yield reached
+                _tell(self._run, reached)
+                self._run.pace.batch_done()
+            yield upper
+        self._close_gap()
+
+    def _directory(self, names: Names, place: bytes, upper: bytes) -> Iterator[bytes]:
+        limit = BATCH
+        while place < upper:
+            try:
+                rows = self._page(place, upper, limit)
+            except StoreError as error:
+                if not broken(error):
+                    raise
+                if limit > 1:
+                    limit //= 2  # read on up to the last row before what cannot be read
+                    continue
+                place, limit = self._skip(place, upper, error), BATCH
+                continue
+            last = rows[-1].digest if len(rows) == limit else upper
+            if rows or last == upper:
+                self._close_gap(rows[0].digest if rows else None)
+            here = {digest: found for digest, found in names.items() if place < digest <= last}
+            _count_orphans(self._run, here, {row.digest for row in rows})
+            for row in rows:
+                check_row(self._run, row, here.get(row.digest))
+            place = last
+            yield place
+
+    def _page(self, place: bytes, upper: bytes, limit: int) -> list[PayloadRow]:
+        """The next rows; when the index by digest is what cannot be read, without it from then on."""
+        if self._run.digest_index:
+            try:
+                with self._run.view() as tx:
+                    return payload_rows.page(tx, place, upper, limit)
+            except StoreError as error:
+                if not broken(error):
+                    raise
+        with self._run.view() as tx:
+            rows = payload_rows.page(tx, place, upper, limit, indexed=False)
+        self._run.digest_index = False
+        return rows
+
+    def _skip(self, place: bytes, upper: bytes, error: StoreError) -> bytes:
+        """Find the next digest from which on rows can be read, in steps that grow; `upper` when there is none."""
+        prefix = int.from_bytes(place[:2].ljust(2, b"\0"))
+        end = upper[0] << 8 if len(upper) == 1 else _STEP
+        step, found = 1, upper
+        while prefix + step < end:
+            candidate = (prefix + step).to_bytes(2)
+            try:
+                with self._run.view() as tx:
+                    payload_rows.page(tx, candidate, upper, 1, indexed=False)
+            except StoreError as again:
+                if not broken(again):
+                    raise
+                step += max(1, step // 4)
+            else:
+                found = candidate
+                break
+        self._gap = (self._gap[0] if self._gap else place, found, error)
+        return found
+
+    def _close_gap(self, until: bytes | None = None) -> None:
+        """Report the rows that could not be read, once it is known up to where."""
+        if self._gap is None:
+            return
+        first, last, error = self._gap
+        self._gap = None
+        before = (until or last)[:4].hex()
+        self._run.report(
+            Finding(
+                "database",
+                f"the rows of blobs after digest {first.hex()} and before {before} cannot be read: {error}",
+                where="blobs",
+                remedy=self._run.restore_command(),
+            )
+        )
+
+
+def _before(first: int) -> bytes:
+    """What comes after all digests that begin with a lesser byte, and before all others."""
+    return bytes([first - 1]) + b"\xff" * DIGEST_BYTES if first else b""
+
+
+def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) -> None:
+    """Judge one payload by its row and by what the directory had of it; look closer where that is called for."""
+    run.tally.payloads += 1
+    if len(row.digest) != DIGEST_BYTES:
+        text = f"a row of blobs has a digest of {len(row.digest)} bytes: {row.digest.hex()}"
+        run.report(Finding("row", text, where="blobs", digest=row.digest.hex(), remedy=run.restore_command()))
+        return
+    if not row.reached:
+        run.tally.reclaimable_files += listed is not None
+        run.tally.reclaimable_bytes += listed[1] if listed else 0
+    wanted = run.options.read_data is not None and run.options.read_data.holds(row.digest)
+    sound = (
+        row.usable
+        and listed is not None
+        and stat.S_ISREG(listed[0])
+        and listed[1] == row.size
+        and row.damaged_ms is None
+        and len(row.sums) == chunks.SUM_BYTES * chunks.count(row.size)
+    )
+    if sound and wanted:
+        look = _examine(run, Expected(row.digest, row.size, row.sums), read=True)
+        if look.kind:
+            judge_row(run, row.digest, read=True)
+        else:
+            _check_mode_of(run, row.digest, look)
+    elif not sound:
+        judge_row(run, row.digest, read=wanted or row.damaged_ms is not None)
+    elif listed is not None and stat.S_IMODE(listed[0]) != PAYLOAD_MODE:
+        check_mode(run, row.digest)
+
+
+def judge_row(run: Inspection, digest: bytes, *, read: bool = False) -> None:
+    """Find out what is wrong with a payload, if anything still is, report it, and mend it where that is asked for.
+
+    Also for a digest that versions have and `blobs` has not, and for versions that say another size than `blobs`.
+    """
+    try:
+        verdict = _verdict(run, digest, read)
+    except StoreError as error:
+        if not broken(error) or not run.digest_index:
+            raise
+        run.digest_index = False
+        verdict = _verdict(run, digest, read)
+    if verdict is None or not verdict.reached.total:
+        return
+    finding = _finding(run, digest, verdict)
+    if finding is None:
+        return
+    if run.options.repair:
+        finding = mend_payload(run, digest, verdict.look, finding)
+    run.report(finding)
+
+
+def check_mode(run: Inspection, digest: bytes) -> None:
+    """Report, or put right, the mode of a payload that is otherwise sound."""
+    path = run.parts.blobs.path(digest)
+    try:
+        found = stat.S_IMODE(path.lstat().st_mode)
+    except FileNotFoundError:
+        return  # gc was faster
+    if found == PAYLOAD_MODE:
+        return
+    finding = Finding(
+        "mode",
+        f"payload {path.name} has mode {found:04o}",
+        where=str(path),
+        digest=digest.hex(),
+        expected=f"{PAYLOAD_MODE:04o}",
+        found=f"{found:04o}",
+        remedy=run.repair_command(),
+    )
+    if run.options.repair:
+        path.chmod(PAYLOAD_MODE)
+        finding = finding.mended(f"set mode {PAYLOAD_MODE:04o}")
+    run.report(finding)
+
+
+# ---- judging ----
+
+
+def _verdict(run: Inspection, digest: bytes, read: bool) -> Verdict | None:
+    """Look until a look holds in a transaction; None when all is well, or the payload has gone meanwhile."""
+    for _ in range(_TRIES):
+        with run.view() as tx:
+            row = payload_rows.one(tx, digest)
+            reached = payload_rows.reached_by(tx, digest, indexed=run.digest_index)
+        if row is None and not reached.total:
+            return None
+        look = _look(run, digest, row, reached, read)
+        if not look.kind and not _rows_disagree(row, reached):
+            _check_mode_of(run, digest, look)
+            if row is not None and row.damaged_ms is not None and look.whole:
+                return _held(run, digest, row, look)
+            return None
+        if (held := _held(run, digest, row, look)) is not None:
+            return held
+    return None
+
+
+def _look(run: Inspection, digest: bytes, row: PayloadRow | None, reached: Reached, read: bool) -> Look:
+    suspicious = row is None or not row.usable or _rows_disagree(row, reached)
+    size, sums = (row.size, row.sums) if row is not None and row.usable else (reached.greatest, b"")
+    return _examine(run, Expected(digest, size, sums), read=read or suspicious)
+
+
+def _examine(run: Inspection, expected: Expected, *, read: bool) -> Look:
+    def advance(count: int) -> None:
+        run.tally.bytes_read += count
+        run.pace.read(count)
+        _tell(run, expected.digest)
+
+    look = examine(run.parts.blobs.path(expected.digest), expected, read=read, advance=advance)
+    run.tally.payloads_read += look.whole
+    return look
+
+
+def _rows_disagree(row: PayloadRow | None, reached: Reached) -> bool:
+    if row is None or not row.usable:
+        return True
+    return bool(reached.total) and (reached.least, reached.greatest) != (row.size, row.size)
+
+
+def _held(run: Inspection, digest: bytes, row: PayloadRow | None, look: Look) -> Verdict | None:
+    """The verdict, if rows and file are still what was judged; records damage in the same transaction."""
+    try:
+        with run.parts.database.write(_LOCK_SECONDS) as tx:
+            reached = _still(run, tx, digest, row, look)
+            if reached is not None and row is not None and look.kind and look.kind != "mode":
+                versions.mark_damaged(tx, digest, now_ms())
+    except StoreError as error:
+        with run.view() as tx:
+            reached = _still(run, tx, digest, row, look)
+        return Verdict(look, row, reached, str(error)) if reached is not None else None
+    return Verdict(look, row, reached) if reached is not None else None
+
+
+def _still(run: Inspection, tx: Connection, digest: bytes, row: PayloadRow | None, look: Look) -> Reached | None:
+    now = payload_rows.one(tx, digest)
+    same_row = (now is None) == (row is None) and (
+        now is None or row is None or (now.size, now.sums, now.place) == (row.size, row.sums, row.place)
+    )
+    if row is not None and row.damaged_ms is not None and now is not None and now.damaged_ms is None:
+        return None  # healed meanwhile
+    if not same_row or identity_of(run.parts.blobs.path(digest)) != look.identity:
+        return None
+    return payload_rows.reached_by(tx, digest, indexed=run.digest_index)
+
+
+def _finding(run: Inspection, digest: bytes, verdict: Verdict) -> Finding | None:
+    look, row, reached = verdict.look, verdict.row, verdict.reached
+    kind, message, expected, found = look.kind, look.message, look.expected, look.found
+    name = digest.hex()
+    if row is None:
+        state = "its file is whole" if look.whole else look.message
+        kind, message = "row-missing", f"payload {name} has no row, but {reached.total} versions; {state}"
+    elif not row.usable:
+        kind, message = (
+            "row",
+            f"the row of payload {name} is not one that a write makes; {look.message or 'its file is whole'}",
+        )
+    elif not kind and (reached.least, reached.greatest) != (row.size, row.size):
+        kind, message = "size", f"versions of payload {name} say {reached.least} to {reached.greatest} bytes"
+        expected, found = str(look.size), f"{reached.least}-{reached.greatest}"
+    elif not kind and row.damaged_ms is not None:
+        kind, message = "mark", f"payload {name} is marked as damaged, but all its bytes are whole"
+    if not kind:
+        return None
+    return Finding(
+        kind,
+        message,
+        where=str(run.parts.blobs.path(digest)),
+        digest=name,
+        expected=expected,
+        found=found,
+        affected=reached.shown,
+        affected_total=reached.total,
+        remedy=run.repair_command(backup=not look.whole and kind != "mode"),
+        unrecorded=verdict.unrecorded,
+    )
+
+
+def _check_mode_of(run: Inspection, digest: bytes, look: Look) -> None:
+    if look.identity is not None and look.mode != PAYLOAD_MODE:
+        check_mode(run, digest)
+
+
+# ---- listing ----
+
+
+def _listed(run: Inspection, first: int) -> Names:
+    """What stands in a fan-out directory; reports what does not belong there."""
+    directory = run.parts.layout.blobs / FAN_OUT[first]
+    names: Names = {}
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                digest = _digest_of(entry.name, first)
+                if digest is None:
+                    _report_stranger(run, entry.path)
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                names[digest] = status.st_mode, status.st_size
+    except OSError as error:
+        # A directory that is missing is the layout's finding; its payloads are found missing one by one.
+        if not isinstance(error, FileNotFoundError):
+            text = f"the directory {directory} cannot be read: {error.strerror}"
+            run.report(Finding("unreadable", text, where=str(directory), found=str(error.strerror)))
+    return names
+
+
+def _digest_of(name: str, first: int) -> bytes | None:
+    try:
+        digest = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return digest if len(digest) == 32 and digest.hex() == name and digest[0] == first else None
+
+
+def _report_stranger(run: Inspection, path: str) -> None:
+    run.report(
+        Finding(
+            "layout", f"{path} is no payload's name", where=path, remedy="move it elsewhere: no store puts it there"
+        )
+    )
+
+
+def _count_orphans(run: Inspection, names: Names, known: set[bytes]) -> None:
+    """Count files without a row: of uploads on their way, or cut off; gc removes what nobody comes to need."""
+    for digest, (mode, size) in names.items():
+        if digest not in known and stat.S_ISREG(mode):
+            run.tally.reclaimable_files += 1
+            run.tally.reclaimable_bytes += size
+
+
+def _tell(run: Inspection, digest: bytes) -> None:
+    reading = run.options.read_data is not None
+    run.progress("reading payloads" if reading else "checking payloads", int.from_bytes(digest[:2]), _STEP)

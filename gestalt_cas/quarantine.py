@@ -1,0 +1,58 @@
+"""Setting damaged files aside: DIR/quarantine/<digest>.<ms> beside a note <digest>.<ms>.json that says why.
+
+A rename within the file system, so no byte of the evidence changes and nothing is deleted; the note is on the disk
+before the file moves. Only `check --repair` does this, under write.lock, and gc leaves the directory alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from gestalt_cas.clock import now_ms
+from gestalt_cas.durability import sync_directory, sync_file
+from gestalt_cas.layout import Layout
+from gestalt_cas.payload_files import Identity, identity_of
+
+
+def set_aside(layout: Layout, path: Path, judged: Identity, note: Mapping[str, object]) -> str:
+    """Move what stands under `path`, if it still is what was judged; returns where to, below the store, "" if not.
+
+    For the holder of write.lock. Raises OSError; a failure leaves the file where it is, or where it was to go.
+    """
+    _make(layout)
+    at_ms = now_ms()
+    while (target := layout.quarantine / f"{path.name}.{at_ms}").exists() or target.is_symlink():
+        at_ms += 1
+    _write_note(target.with_name(f"{target.name}.json"), {"at_ms": at_ms, "from": str(path), **note})
+    if identity_of(path) != judged:
+        target.with_name(f"{target.name}.json").unlink()
+        return ""
+    os.rename(path, target)
+    sync_directory(layout.quarantine)
+    sync_directory(path.parent)
+    return str(target.relative_to(layout.root))
+
+
+def _make(layout: Layout) -> None:
+    try:
+        found = layout.quarantine.lstat()
+    except FileNotFoundError:
+        layout.quarantine.mkdir(mode=0o700)
+        sync_directory(layout.root)
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(20, "not a directory", str(layout.quarantine))
+
+
+def _write_note(path: Path, note: Mapping[str, object]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, (json.dumps(dict(note), indent=1) + "\n").encode())
+        sync_file(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)

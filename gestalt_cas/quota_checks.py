@@ -1,0 +1,59 @@
+"""The bytes counted against quotas, against a recount. A quota's versions are added up in one view, to be exact."""
+
+from __future__ import annotations
+
+from gestalt_cas.findings import Affected, Finding
+from gestalt_cas.inspection import Inspection
+from gestalt_cas.listing import successor
+from gestalt_cas.sqlite import Connection
+
+_ALL = "SELECT bucket, prefix FROM quotas ORDER BY bucket, prefix"
+_USED = "SELECT used_bytes FROM quotas WHERE bucket = ? AND prefix = ?"
+_SUM = "SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = ? AND gone_seq IS NULL AND key >= ?"
+_SET = "UPDATE quotas SET used_bytes = ? WHERE bucket = ? AND prefix = ?"
+
+
+def check_quotas(run: Inspection) -> None:
+    """Compare each quota's used bytes with its versions, and put them right where that is asked for."""
+    with run.view() as tx:
+        names = tx.execute(_ALL).fetchall()
+    for number, (bucket, prefix) in enumerate(names):
+        run.progress("counting quotas", number, len(names))
+        with run.view() as tx:
+            used, real = _counted(tx, bucket, prefix)
+        if used != real:
+            _report(run, bucket, prefix, used, real)
+        run.pace.batch_done()
+
+
+def _counted(tx: Connection, bucket: str, prefix: bytes) -> tuple[int, int]:
+    """What the quota's row says and what its versions add up to; the same for a quota that has gone."""
+    upper = successor(prefix)
+    if upper is None:
+        rows = tx.execute(_SUM, (bucket, prefix)).fetchall()
+    else:
+        rows = tx.execute(f"{_SUM} AND key < ?", (bucket, prefix, upper)).fetchall()
+    real = int(rows[0][0])
+    used = tx.execute(_USED, (bucket, prefix)).fetchall()
+    return (used[0][0] if used else real), real
+
+
+def _report(run: Inspection, bucket: str, prefix: bytes, used: int, real: int) -> None:
+    text = prefix.decode(errors="backslashreplace")
+    name = f"{bucket}/{text}" if text else bucket
+    finding = Finding(
+        "quota",
+        f"quota {name}: {used} bytes are counted as used, its versions have {real}",
+        where=name,
+        expected=str(real),
+        found=str(used),
+        affected=(Affected(bucket, text),),
+        affected_total=1,
+        remedy=run.repair_command(),
+    )
+    if run.options.repair:
+        with run.parts.database.write() as tx:
+            _, real = _counted(tx, bucket, prefix)
+            tx.execute(_SET, (real, bucket, prefix))
+        finding = finding.mended(f"counted anew: {real} bytes")
+    run.report(finding)

@@ -1,0 +1,178 @@
+"""Quotas: how many bytes the versions below a prefix may take together.
+
+A quota is for the stored keys of one bucket that start with a prefix, the empty one being the whole bucket. Counted is
+the size of every version that is kept, whether or not payloads are shared; delete markers count nothing. Quotas may lie
+within each other; a change must keep all of them. What is used is kept in the quota's row by the transaction of each
+change, so two writers cannot both take the last bytes, and what was refused has changed nothing.
+
+Only what makes the use grow is ever refused: removals always work, and a quota may be set below what is used already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, LargeBinary, and_, delete, func, literal_column, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from gestalt_cas import schema
+from gestalt_cas.errors import InvalidArgument, QuotaExceeded
+from gestalt_cas.listing import successor
+from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.sqlite import Connection
+from gestalt_cas.statements import Prepared, parameter
+
+MOST_BYTES = 1 << 53
+"""As config.schema.json has it: hosts send numbers as floats, which are exact up to here."""
+
+_q, _v = schema.quotas.c, schema.versions.c
+_ROW = (_q.bucket, _q.prefix, _q.max_bytes, _q.used_bytes)
+_ONE: ColumnElement[int] = literal_column("1")
+_ABOVE = and_(
+    _q.bucket == parameter("bucket"),
+    _q.prefix == func.substr(parameter("key", LargeBinary), _ONE, func.length(_q.prefix)),
+)
+_CHARGE = Prepared(
+    update(schema.quotas).where(_ABOVE).values(used_bytes=_q.used_bytes + parameter("count")).returning(*_ROW)
+)
+_ABOVE_KEY = Prepared(select(*_ROW).where(_ABOVE).order_by(_q.prefix))
+_SOME = Prepared(select(_ONE).select_from(schema.quotas).limit(_ONE))
+_ALL = Prepared(select(*_ROW).order_by(_q.bucket, _q.prefix))
+_SET = Prepared(
+    upsert(schema.quotas)
+    .values({column.name: parameter(column.name) for column in schema.quotas.c})
+    .on_conflict_do_update(
+        index_elements=["bucket", "prefix"],
+        set_={name: literal_column(f"excluded.{name}") for name in ("max_bytes", "used_bytes")},
+    )
+)
+_REMOVE = Prepared(
+    delete(schema.quotas)
+    .where(_q.bucket == parameter("bucket"), _q.prefix == parameter("prefix"))
+    .returning(_q.max_bytes)
+)
+_SUM = select(func.coalesce(func.sum(_v.size), literal_column("0"))).where(
+    _v.bucket == parameter("bucket"), _v.gone_seq.is_(None), _v.key >= parameter("lower")
+)
+_USED, _USED_TO_THE_END = Prepared(_SUM.where(_v.key < parameter("upper"))), Prepared(_SUM)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One quota. `prefix` is of stored keys, "" for the whole bucket; `used_bytes` may exceed `max_bytes`."""
+
+    bucket: str
+    prefix: str
+    max_bytes: int
+    used_bytes: int
+
+    @property
+    def name(self) -> str:
+        """BUCKET, or BUCKET/PREFIX."""
+        return f"{self.bucket}/{self.prefix}" if self.prefix else self.bucket
+
+    @property
+    def left_bytes(self) -> int:
+        """What the use may still grow by; negative when the quota was set below it."""
+        return self.max_bytes - self.used_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Miscount:
+    """A quota whose row says another use than its versions add up to."""
+
+    quota: Quota
+    real_bytes: int
+
+
+def check(bucket: str, prefix: str, max_bytes: int) -> None:
+    """Raise InvalidArgument for what can be no quota. `bucket` "" stands for the store's default bucket."""
+    check_bucket(bucket)
+    check_prefix(prefix)
+    if not 0 <= max_bytes <= MOST_BYTES:
+        raise InvalidArgument(f"a quota of {max_bytes} bytes: the limits are 0 and {MOST_BYTES}")
+
+
+def standing(connection: Connection) -> list[Quota]:
+    """All quotas, in byte order of bucket and prefix."""
+    return [_quota(*row) for row in _ALL(connection)]
+
+
+def any_stand(connection: Connection) -> bool:
+    """Whether there is a quota at all; most stores have none, and pay for no more than this question."""
+    return bool(_SOME(connection))
+
+
+def over(connection: Connection, bucket: str, key: bytes) -> list[Quota]:
+    """The quotas that a key counts against."""
+    return [_quota(*row) for row in _ABOVE_KEY(connection, bucket=bucket, key=key)]
+
+
+def charge(connection: Connection, bucket: str, key: bytes, count: int) -> None:
+    """Count `count` more bytes (negative: fewer) of a key; for every change of versions, in its transaction.
+
+    Raises QuotaExceeded when the use grows beyond a quota; the caller's transaction must end with that.
+    """
+    if not count:
+        return
+    for row in _CHARGE(connection, bucket=bucket, key=key, count=count):
+        quota = _quota(*row)
+        if count > 0 and quota.left_bytes < 0:
+            raise exceeded(quota, quota.used_bytes - count, count)
+
+
+def exceeded(quota: Quota, used: int, count: int) -> QuotaExceeded:
+    """The refusal of `count` more bytes at a time when `used` bytes were."""
+    return QuotaExceeded(
+        f"quota {quota.name}: {used} of {quota.max_bytes} bytes are used, and {count} more do not fit; remove versions "
+        "for good (rm --version-id), or raise it with: gestalt-cas quota set",
+        quota=quota.name,
+    )
+
+
+def place(connection: Connection, bucket: str, prefix: str, max_bytes: int) -> Quota:
+    """Set a quota, or another maximum of one. Adds up what is used, which reads every version below it."""
+    used = count(connection, bucket, prefix.encode())
+    _SET(connection, bucket=bucket, prefix=prefix.encode(), max_bytes=max_bytes, used_bytes=used)
+    return Quota(bucket, prefix, max_bytes, used)
+
+
+def drop(connection: Connection, bucket: str, prefix: str) -> bool:
+    """Remove a quota; False when there is none of that name."""
+    return bool(_REMOVE(connection, bucket=bucket, prefix=prefix.encode()))
+
+
+def limits(connection: Connection) -> dict[str, int]:
+    """The maximum of each quota, by name."""
+    return {quota.name: quota.max_bytes for quota in standing(connection)}
+
+
+def replace(connection: Connection, wanted: Mapping[tuple[str, str], int]) -> None:
+    """Have exactly these quotas, by bucket and prefix; one that stands already with its maximum is left alone."""
+    present = {(quota.bucket, quota.prefix): quota.max_bytes for quota in standing(connection)}
+    for bucket, prefix in present.keys() - wanted.keys():
+        drop(connection, bucket, prefix)
+    for (bucket, prefix), max_bytes in wanted.items():
+        if present.get((bucket, prefix)) != max_bytes:
+            place(connection, bucket, prefix, max_bytes)
+
+
+def count(connection: Connection, bucket: str, prefix: bytes) -> int:
+    """Add up the bytes of all versions of the bucket whose keys start with the prefix."""
+    upper = successor(prefix)
+    if upper is None:
+        rows = _USED_TO_THE_END(connection, bucket=bucket, lower=prefix)
+    else:
+        rows = _USED(connection, bucket=bucket, lower=prefix, upper=upper)
+    return int(rows[0][0])
+
+
+def recount(connection: Connection) -> list[Miscount]:
+    """The quotas whose use is not what their versions add up to. Reads every version below a quota, in one view."""
+    found = [Miscount(quota, count(connection, quota.bucket, quota.prefix.encode())) for quota in standing(connection)]
+    return [one for one in found if one.real_bytes != one.quota.used_bytes]
+
+
+def _quota(bucket: str, prefix: bytes, max_bytes: int, used_bytes: int) -> Quota:
+    return Quota(bucket, prefix.decode(), max_bytes, used_bytes)

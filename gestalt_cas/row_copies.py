@@ -1,0 +1,337 @@
+"""A copy of a store's rows, in a database file that nobody else has open: how it is made, judged and finished.
+
+The copy is SQLite's own backup of one read transaction, taken in steps: the transaction keeps its view whatever is
+committed meanwhile, so nothing starts over, and between two steps a process can be stopped. What the view costs is
+that the WAL cannot begin anew until it ends, so the copy is neither synced nor judged before that: pages go into the
+cache of the kernel at the speed of memory. Where even that is slow and the WAL becomes longer than PATIENT_BYTES, each
+further step holds write.lock. Writers then take turns with the copy, and the WAL grows by what they commit in one turn.
+(VACUUM INTO has the same view for several times as long, cannot be stopped, and knows no turns.)
+
+The root digest is BLAKE3-256 over the rows, so two databases with one root hold the same objects, however their pages
+lie. It covers a line for each row, in the order below; a line is a JSON array in ASCII without spaces, ended by a line
+feed, with BLOBs in lower-case hex and "" for the digest of a delete marker:
+
+    ["counter",seq,commit_ms]
+    ["setting",name,value]             the store's settings by name; `value` is JSON text, as the table has it
+    ["quota",bucket,prefix,max_bytes,used_bytes]                             by bucket, prefix
+    ["version",bucket,key,seq,version_id,digest,size,content_type,headers,metadata,commit_ms,gone_seq,gone_ms]
+                                                                             by bucket, key, seq
+    ["current",bucket,key,seq]                                               by bucket, key
+    ["blob",digest,size,place,sums]                                          by digest
+
+Not covered are marks of damage, pins, what gc has recorded, and notes: they say something about one directory or one
+process, and `check` and `gc` write them into a backup, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from blake3 import blake3
+from sqlalchemy import Integer, delete, exists, func, literal_column, not_, null, or_, select, update
+
+from gestalt_cas import schema, sqlite
+from gestalt_cas import settings as store_settings
+from gestalt_cas.database import WRITE_TIMEOUT
+from gestalt_cas.durability import sync_file
+from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMismatch, DiskFull, StoreError
+from gestalt_cas.layout import Layout
+from gestalt_cas.locks import WriterLock
+from gestalt_cas.manifests import STORE_NOTE, open_rows
+from gestalt_cas.objects import ObjectKey
+from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.statements import Prepared, parameter
+
+STEP_PAGES = 1024
+PATIENT_BYTES = 64 << 20
+"""A WAL longer than this makes the copy take turns with the writers."""
+
+Tell = Callable[[int, int], None]
+"""Told how many pages are copied, and of how many."""
+
+_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "versioning")
+_v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
+_i = schema.inlined.c
+_s, _n = schema.settings.c, schema.counter.c
+
+
+def _hex(column: Any) -> Any:
+    return func.lower(func.hex(column))
+
+
+def _is_named(*names: str) -> Any:
+    return or_(*(_s.name == literal_column(f"'{name}'") for name in names))
+
+
+_ROWS = {
+    "counter": select(_n.seq, _n.commit_ms),
+    "setting": select(_s.name, _s.value).where(_is_named(*_SETTINGS)).order_by(_s.name),
+    "quota": select(_q.bucket, _hex(_q.prefix), _q.max_bytes, _q.used_bytes).order_by(_q.bucket, _q.prefix),
+    "version": select(
+        *(_v.bucket, _hex(_v.key), _v.seq, _v.version_id, _hex(_v.digest), _v.size, _v.content_type),
+        *(_v.headers, _v.metadata, _v.commit_ms, _v.gone_seq, _v.gone_ms),
+    ).order_by(_v.bucket, _v.key, _v.seq),
+    "current": select(_c.bucket, _hex(_c.key), _c.seq).order_by(_c.bucket, _c.key),
+    "blob": select(_hex(_b.digest), _b.size, _b.place, _hex(_b.sums)).order_by(_b.digest),
+}
+_LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
+_PAYLOADS = Prepared(
+    select(_b.digest, _b.size, _b.sums).where(_b.place == literal_column(str(schema.PLACE_FILE))).order_by(_b.digest)
+)
+_INLINED = Prepared(
+    select(_b.digest, _i.data)
+    .select_from(schema.blobs.outerjoin(schema.inlined, _i.id == _b.place))
+    .where(_b.place != literal_column(str(schema.PLACE_FILE)))
+    .order_by(_b.digest)
+)
+_COUNTER = Prepared(select(_n.seq, _n.commit_ms))
+_TOTALS = Prepared(select(func.count(), func.coalesce(func.sum(_b.size), 0)).select_from(schema.blobs))
+_VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None)))
+_DROP_UNREACHED = Prepared(delete(schema.blobs).where(~exists().where(_v.digest == _b.digest)))
+_DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*store_settings.FIELDS, STORE_NOTE))))
+_DROP_PINS = Prepared(delete(schema.pins))
+_DROP_RECORD = Prepared(delete(schema.unreachable))
+_UNMARK = Prepared(update(schema.blobs).where(_b.damaged_ms.is_not(None)).values(damaged_ms=null()))
+_NAMES = Prepared(
+    select(_v.bucket, _v.key).where(_v.digest == parameter("digest")).distinct().limit(parameter("limit", Integer))
+)
+_MARK = Prepared(update(schema.blobs).where(_b.digest == parameter("d")).values(damaged_ms=parameter("now_ms")))
+_line = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A payload that the rows reach: BLAKE3-256, size in bytes, chunk sums."""
+
+    digest: bytes
+    size: int
+    sums: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the rows hold: the root digest in hex, counts, and the bytes of all payloads, each once."""
+
+    root: str
+    sequence: int
+    commit_ms: int
+    versions: int
+    objects: int
+    blobs: int
+    bytes: int
+
+
+class RowCopy:
+    """A database file of our own, open; a context manager that closes it. Nothing in it is synced before `finish`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: Connection = sqlite.driver.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            with _translated(path):
+                # Ours alone, so SQLite needs no file for sharing it.
+                self._connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+                self._connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+                self._connection.execute("PRAGMA synchronous=OFF")
+                self._connection.execute("PRAGMA cache_size=-16384")
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def become_a_store_of_its_own(self, notes: dict[str, object]) -> None:
+        """Take out what belongs to the directory or to the processes that the rows come from, and keep `notes`.
+
+        That is pins, gc's record, payloads that no version reaches, marks of damage, and every note: the port and the
+        configured keys of a server, where a check goes on, when something last ran.
+        """
+        with self._changing() as tx:
+            for statement in (_DROP_PINS, _DROP_RECORD, _DROP_UNREACHED, _UNMARK, _DROP_NOTES):
+                statement(tx)
+            store_settings.store(tx, notes)
+
+    def mark_damaged(self, digests: Sequence[bytes], now_ms: int) -> None:
+        """Record that no good file stands under these digests."""
+        with self._changing() as tx:
+            for digest in digests:
+                _MARK(tx, d=digest, now_ms=now_ms)
+
+    @property
+    def format(self) -> int:
+        """SQLite's user_version: which tables there are."""
+        with _translated(self.path):
+            return int(self._connection.execute("PRAGMA user_version").fetchall()[0][0])
+
+    def check(self) -> None:
+        """SQLite's own check of the whole file, and of references; raises DatabaseDamaged."""
+        with _translated(self.path):
+            found = self._connection.execute("PRAGMA integrity_check(1)").fetchall()[0][0]
+            if found == "ok" and self._connection.execute("PRAGMA foreign_key_check").fetchall():
+                found = "rows refer to what is not there"
+        if found != "ok":
+            raise DatabaseDamaged(f"the rows are damaged: {found}")
+
+    def contents(self) -> Contents:
+        """Read every row once; see the module for the root digest."""
+        hasher, counts = blake3(), dict.fromkeys(_LINES, 0)
+        with _translated(self.path):
+            for kind, statement in _LINES.items():
+                for rows in _batches(self._connection, statement):
+                    counts[kind] += len(rows)
+                    hasher.update("".join(f"{_line((kind, *row))}\n" for row in rows).encode())
+            sequence, commit_ms = _COUNTER(self._connection)[0]
+            _, total = self.totals()
+        return Contents(
+            hasher.hexdigest(), sequence, commit_ms, counts["version"], counts["current"], counts["blob"], total
+        )
+
+    def totals(self) -> tuple[int, int]:
+        """How many payloads there are, and their bytes."""
+        with _translated(self.path):
+            count, total = _TOTALS(self._connection)[0]
+        return count, total
+
+    def payloads(self) -> Generator[list[Payload], None, None]:
+        """All payloads that are files, by digest, a few hundred at a time; to be closed before the copy is."""
+        with _translated(self.path):
+            for rows in _batches(self._connection, _PAYLOADS):
+                yield [Payload(*row) for row in rows]
+
+    def damage_inside(self) -> list[Damage]:
+        """What is wrong with payloads that are rows themselves."""
+        found: list[Damage] = []
+        with _translated(self.path), closing(self._connection.execute(_INLINED.sql)) as cursor:
+            for digest, data in cursor:
+                name = digest.hex()
+                if data is None:
+                    found.append(BlobMissing(f"payload {name} is missing", digest=name))
+                elif blake3(data).digest() != digest:
+                    found.append(DigestMismatch(f"payload {name} is damaged", digest=name))
+        return found
+
+    def reached_by(self, digest: bytes, limit: int) -> list[ObjectKey]:
+        """Some of the objects that have versions with this payload."""
+        with _translated(self.path):
+            return [
+                ObjectKey(bucket, key.decode()) for bucket, key in _NAMES(self._connection, digest=digest, limit=limit)
+            ]
+
+    def finish(self) -> None:
+        """Close the file and sync it, whole and without anything beside it."""
+        with _translated(self.path):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.close()
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            sync_file(fd)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        with _translated(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection
+            self._connection.execute("COMMIT")
+
+
+class Vouchers:
+    """The rows of the backup that a directory holds already: which of its payloads they vouch for.
+
+    Without a database, or with one that cannot be relied on, nothing is vouched for.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._connection: Connection | None = None
+        if path is not None:
+            with suppress(StoreError):
+                self._connection = open_rows(path)
+
+    def vouch(self, payload: Payload) -> bool:
+        """Whether a row has this payload, of this size and not marked as damaged."""
+        if self._connection is None:
+            return False
+        try:
+            return _VOUCHED(self._connection, digest=payload.digest) == [(payload.size,)]
+        except DriverError:
+            self.close()  # malformed: every file is looked into instead
+            return False
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def take(source: Connection, target: Path, layout: Layout, writer_lock: WriterLock | None, tell: Tell) -> None:
+    """Copy the rows that `source`, inside a read transaction, sees to the file `target`, owner-only, not synced.
+
+    A file that is there is emptied, never absent: its name says that something is under way.
+    `layout` and `writer_lock` are the source's; without the lock writers are never made to take turns. `tell` may
+    raise to stop. Raises DiskFull and StorageFault naming the target.
+    """
+    begin(target)
+    with _translated(target):
+        destination: Connection = sqlite.driver.connect(target, isolation_level=None)
+        try:
+            # Nobody reads the file before it is whole, and it is synced then.
+            destination.execute("PRAGMA synchronous=OFF")
+            destination.execute("PRAGMA journal_mode=OFF").fetchall()
+            source.execute("SELECT seq FROM counter").fetchall()  # from here on the view stands
+            with ExitStack() as turn:
+
+                def after_step(_: int, left: int, pages: int) -> None:
+                    tell(pages - left, pages)
+                    turn.close()
+                    if left and writer_lock is not None and _length(layout.wal) > PATIENT_BYTES:
+                        turn.enter_context(writer_lock.held(WRITE_TIMEOUT))
+
+                source.backup(destination, pages=STEP_PAGES, progress=after_step)
+        finally:
+            destination.close()
+
+
+def begin(database: Path) -> None:
+    """Make the file, or empty it, and remove what SQLite kept beside it; nobody has it open. Raises OSError."""
+    for path in Layout.beside(database):
+        path.unlink(missing_ok=True)
+    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _batches(connection: Connection, statement: Prepared) -> Generator[list[tuple[Any, ...]], None, None]:
+    """All rows of a statement, never more than a few hundred in memory; the database is ours alone."""
+    cursor = connection.execute(statement.sql)
+    try:
+        while rows := cursor.fetchmany(256):
+            yield rows
+    finally:
+        cursor.close()
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Say a driver error in the store's words, naming the file."""
+    try:
+        yield
+    except DriverError as error:
+        fault = sqlite.translate(error)
+        where = f"{path.parent} has no room for the rows" if isinstance(fault, DiskFull) else str(path)
+        raise type(fault)(f"{where}: {fault}") from error

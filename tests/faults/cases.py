@@ -1,0 +1,316 @@
+"""The operations that are swept: what each needs before, the call itself, and whether its effect is there.
+
+Each turn works with a key of its own on the same store, so what a turn leaves behind is never the next one's. `there`
+answers True or False and fails on anything in between.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gestalt_cas import Conditions, Store
+from gestalt_cas.errors import NoSuchKey, StoreError
+from gestalt_cas.layout import Layout
+from gestalt_cas.objects import ListQuery
+from storage import BUCKET, body, change, history, key, overwrite, payload_path, payloads, put
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One point of one sweep: the directory of the store, and a name and bytes that no other turn has."""
+
+    directory: Path
+    name: str
+
+    @property
+    def data(self) -> bytes:
+        return f"{self.name} ".encode() * 9000
+
+    @property
+    def before(self) -> bytes:
+        return f"before {self.name}".encode()
+
+
+Step = Callable[[Store, Turn], object]
+Question = Callable[[Store, Turn], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`call` gets an open store; `in_steps` tells that a call may leave a part of its work to the next one, `again`.
+
+    With `changes_nothing` what `there` asks for was there before, and stays.
+    """
+
+    call: Step
+    there: Question
+    prepare: Step = lambda store, turn: None
+    in_steps: bool = False
+    again: Step | None = None
+    changes_nothing: bool = False
+
+
+def _versions(store: Store, turn: Turn) -> list[bytes | None]:
+    """The bytes of each version of the turn's key, newest first; None for a marker. Each is read and checked."""
+    return [
+        body(store, turn.name, version_id=version.version_id) if version.digest else None
+        for version in history(store, turn.name)
+    ]
+
+
+def either(absent: Callable[[Turn], list[bytes | None]], present: Callable[[Turn], list[bytes | None]]) -> Question:
+    """A question about the versions of the turn's key: these, or those; anything else is half-done."""
+
+    def there(store: Store, turn: Turn) -> bool:
+        found = _versions(store, turn)
+        assert found in (absent(turn), present(turn)), [len(one or b"") for one in found]
+        return found == present(turn)
+
+    return there
+
+
+def _write(store: Store, turn: Turn) -> object:
+    return store.write(key(turn.name), [turn.data[:5000], turn.data[5000:]])
+
+
+def _put_before(store: Store, turn: Turn) -> object:
+    return put(store, turn.name, turn.before)
+
+
+def _replace(store: Store, turn: Turn) -> object:
+    etag = store.head(key(turn.name)).etag
+    return store.write(key(turn.name), [turn.data], conditions=Conditions(if_match=etag))
+
+
+def _known(store: Store, turn: Turn) -> None:
+    put(store, f"holder {turn.name}", turn.data)
+
+
+def _damaged(store: Store, turn: Turn) -> None:
+    _known(store, turn)
+    overwrite(payload_path(store, turn.data), b"rotten" * 9000)
+    change(
+        store, "UPDATE blobs SET damaged_ms = 1 WHERE digest = ?", bytes.fromhex(payload_path(store, turn.data).name)
+    )
+
+
+def _missing(store: Store, turn: Turn) -> None:
+    _known(store, turn)
+    payload_path(store, turn.data).unlink()
+
+
+def _orphan(store: Store, turn: Turn) -> None:
+    """What a writer leaves that was killed before its directory was synced; perhaps torn by a power cut."""
+    path = payload_path(store, turn.data)
+    path.write_bytes(turn.data[:100])
+    path.chmod(0o400)
+
+
+def _copy(store: Store, turn: Turn) -> object:
+    return store.copy(key(f"holder {turn.name}"), key(turn.name))
+
+
+def _two_versions(store: Store, turn: Turn) -> None:
+    put(store, turn.name, turn.before)
+    put(store, turn.name, turn.data)
+
+
+def _remove_newest(store: Store, turn: Turn) -> object:
+    return store.delete(key(turn.name), version_id=history(store, turn.name)[0].version_id)
+
+
+def _read(store: Store, turn: Turn) -> None:
+    assert body(store, turn.name) == turn.before
+
+
+def _look(store: Store, turn: Turn) -> None:
+    assert store.head(key(turn.name)).size == len(turn.before)
+    (listed,) = store.list_page(ListQuery(BUCKET, prefix=turn.name)).objects
+    assert listed.digest == history(store, turn.name)[0].digest
+    assert BUCKET in store.buckets()
+    assert store.usage(BUCKET, turn.name).objects == 1
+
+
+def _unchanged(store: Store, turn: Turn) -> bool:
+    assert _versions(store, turn) == [turn.before]
+    return True
+
+
+def _change_settings(store: Store, turn: Turn) -> object:
+    return store.change_settings({"bucket": turn.name})
+
+
+def _settings_there(store: Store, turn: Turn) -> bool:
+    return store.settings().bucket == turn.name
+
+
+def _leftover(turn: Turn) -> Path:
+    return turn.directory / "staging" / f"{turn.name.encode().hex()}.part"
+
+
+def _cut_off(store: Store, turn: Turn) -> None:
+    """What a killed upload leaves."""
+    _leftover(turn).write_bytes(b"cut off")
+
+
+def _checkpoint(store: Store, turn: Turn) -> object:
+    return store._database.checkpoint(restart=True)
+
+
+def _garbage(store: Store, turn: Turn) -> None:
+    """One payload that nothing reaches, and what a killed upload leaves."""
+    put(store, turn.name, turn.before)
+    version = put(store, turn.name, turn.data)
+    store.delete(key(turn.name), version_id=version.version_id)
+    _cut_off(store, turn)
+
+
+def _clean(store: Store, turn: Turn) -> object:
+    return store.clean_staging()
+
+
+def _collect(store: Store, turn: Turn) -> object:
+    return store.collect_garbage()
+
+
+def _collected(store: Store, turn: Turn) -> bool:
+    assert _versions(store, turn) == [turn.before]
+    return payload_path(store, turn.data).name not in payloads(store)
+
+
+def _purge(store: Store, turn: Turn) -> object:
+    return store.purge(key(turn.name))
+
+
+def _purge_the_rest(store: Store, turn: Turn) -> None:
+    """Cut off in the midst the versions may be gone; then garbage is what is left to remove."""
+    with suppress(NoSuchKey):
+        store.purge(key(turn.name))
+    store.collect_garbage()
+
+
+def _purged(store: Store, turn: Turn) -> bool:
+    return not history(store, turn.name) and not payload_path(store, turn.data).exists()
+
+
+_opened: list[Store] = []
+"""What a call has opened."""
+
+
+def _open(store: Store, turn: Turn) -> None:
+    """A second store on the directory, as another process opens one."""
+    _opened.append(Store.open(turn.directory))
+
+
+def _opened_works(store: Store, turn: Turn) -> bool:
+    """The store that was opened beside the fault, if it was, can be used when the fault has gone."""
+    while _opened:
+        with _opened.pop() as opened:
+            put(opened, f"opened {turn.name}", b"works")
+            assert body(opened, f"opened {turn.name}") == b"works"
+    return _unchanged(store, turn)
+
+
+def _new_directory(turn: Turn) -> Path:
+    return turn.directory.parent / "new" / turn.name.replace(" ", "-")
+
+
+def _beside_nothing(store: Store, turn: Turn) -> None:
+    os.makedirs(_new_directory(turn).parent, exist_ok=True)
+
+
+def _complete_tree(store: Store, turn: Turn) -> None:
+    Layout(_new_directory(turn)).make()
+
+
+def _create(store: Store, turn: Turn) -> None:
+    Store.open(_new_directory(turn)).close()
+
+
+def _created(store: Store, turn: Turn) -> bool:
+    """Whatever was left, the next try makes a whole store of it."""
+    with Store.open(_new_directory(turn)) as made:
+        put(made, "k", b"value")
+        assert body(made, "k") == b"value"
+    return True
+
+
+def _nothing(turn: Turn) -> list[bytes | None]:
+    return []
+
+
+def _before(turn: Turn) -> list[bytes | None]:
+    return [turn.before]
+
+
+def _new(turn: Turn) -> list[bytes | None]:
+    return [turn.data]
+
+
+def _both(turn: Turn) -> list[bytes | None]:
+    return [turn.data, turn.before]
+
+
+def _marked(turn: Turn) -> list[bytes | None]:
+    return [None, turn.before]
+
+
+CASES: dict[str, Case] = {
+    "write new bytes": Case(_write, either(_nothing, _new)),
+    "replace by if-match": Case(_replace, either(_before, _both), _put_before),
+    "write known bytes": Case(_write, either(_nothing, _new), _known),
+    "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
+    "write missing bytes": Case(_write, either(_nothing, _new), _missing),
+    "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
+    "copy": Case(_copy, either(_nothing, _new), _known),
+    "delete": Case(lambda store, turn: store.delete(key(turn.name)), either(_before, _marked), _put_before),
+    "remove a version": Case(_remove_newest, either(_both, _before), _two_versions),
+    "read": Case(_read, _unchanged, _put_before, changes_nothing=True),
+    "head and list": Case(_look, _unchanged, _put_before, changes_nothing=True),
+    "change settings": Case(_change_settings, _settings_there),
+    "checkpoint": Case(_checkpoint, _unchanged, _put_before, changes_nothing=True),
+    "collect garbage": Case(_collect, _collected, _garbage, in_steps=True),
+    "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
+    "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off),
+    "open": Case(_open, _opened_works, _put_before, changes_nothing=True),
+    "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
+    "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
+}
+
+
+def _check(store: Store, turn: Turn) -> object:
+    return store.check()
+
+
+def _checked(store: Store, turn: Turn) -> bool:
+    """A disk that failed meanwhile leaves no finding behind, once it works again."""
+    report = store.check()
+    assert report.clean, report.findings
+    return _unchanged(store, turn)
+
+
+def _backup(turn: Turn) -> Path:
+    return turn.directory.parent / "backup"
+
+
+def _back_up(store: Store, turn: Turn) -> object:
+    return store.back_up(_backup(turn))
+
+
+def _backed_up(store: Store, turn: Turn) -> bool:
+    """Whether the backup is a store that has the turn's object; one that was cut off may be none."""
+    try:
+        with Store.open(_backup(turn), create=False) as copy:
+            return body(copy, turn.name) == turn.before
+    except StoreError:
+        return False
+
+
+if hasattr(Store, "check"):
+    CASES["check"] = Case(_check, _checked, _put_before, changes_nothing=True)
+if hasattr(Store, "back_up"):
+    CASES["back up"] = Case(_back_up, _backed_up, _put_before, in_steps=True)

@@ -1,0 +1,113 @@
+"""Faults put into the two processes, to show that the schedules catch them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from sqlalchemy import Integer, select
+
+from gestalt_cas import Store, blobs, reachability, schema, versions
+from gestalt_cas import store as store_module
+from gestalt_cas.database import Database
+from gestalt_cas.payloads import Payloads
+from gestalt_cas.statements import Prepared, parameter
+from interleavings.processes import Prepare, nothing_more
+
+
+def _unlink_after_the_lock() -> AbstractContextManager[object]:
+    real = Database.write
+
+    @contextmanager
+    def write(self: Database, timeout: float = 20.0, *, committed: Callable[[], None] | None = None) -> Iterator[Any]:
+        with real(self, timeout) as tx:
+            yield tx
+        if committed is not None:
+            committed()
+
+    return mock.patch.object(Database, "write", write)
+
+
+def _no_second_look() -> AbstractContextManager[object]:
+    def vouch(self: Payloads, tx: Any, found: Any, published: bool) -> None:
+        if published:
+            versions.keep_blob(tx, found.digest, found.size, found.sums)
+
+    return mock.patch.object(Payloads, "vouch", vouch)
+
+
+def _own_file_taken_for_granted() -> AbstractContextManager[object]:
+    def vouch(self: Payloads, tx: Any, found: Any, published: bool) -> None:
+        if not self._vouches(versions.blob(tx, found.digest), found):
+            if not published:
+                self._blobs.publish(found)
+            versions.keep_blob(tx, found.digest, found.size, found.sums)
+
+    return mock.patch.object(Payloads, "vouch", vouch)
+
+
+def _reach_not_asked_again() -> AbstractContextManager[object]:
+    u = schema.unreachable.c
+    statement = select(u.digest, u.size).where(u.digest > parameter("after"), u.since_ms <= parameter("until_ms"))
+    limited = statement.order_by(u.digest).limit(parameter("limit", Integer))
+    return mock.patch.object(reachability, "_RIPE", Prepared(limited))
+
+
+def _held_staging_removed() -> AbstractContextManager[object]:
+    def remove(path: Path, dry_run: bool) -> bool:
+        path.unlink(missing_ok=True)
+        return True
+
+    return mock.patch.object(blobs, "_remove_if_unheld", remove)
+
+
+def _no_second_read() -> AbstractContextManager[object]:
+    return mock.patch.object(store_module, "_OPEN_TRIES", 1)
+
+
+def _files_without_rows_trusted() -> AbstractContextManager[object]:
+    def vouches(self: Payloads, row: Any, found: Any) -> bool:
+        return (row is None or not row.damaged) and self._blobs.has(found.digest, found.size)
+
+    def vouch(self: Payloads, tx: Any, found: Any, published: bool) -> None:
+        if not vouches(self, versions.blob(tx, found.digest), found):
+            self._blobs.publish(found)
+        versions.keep_blob(tx, found.digest, found.size, found.sums)
+
+    return mock.patch.multiple(Payloads, _vouches=vouches, vouch=vouch)
+
+
+def _without_foreign_keys(store: Store) -> None:
+    writer = store._database._writer
+    assert writer is not None
+    writer.execute("PRAGMA foreign_keys=OFF")
+
+
+class Broken(NamedTuple):
+    """A fault, and a scenario and opponent that it shows in."""
+
+    patch: Callable[[], AbstractContextManager[object]]
+    scenario: str
+    opponent: str
+    prepare: Prepare = nothing_more
+
+
+BROKEN = {
+    "gc unlinks after it let go of the lock": Broken(_unlink_after_the_lock, "upload of bytes found unreachable", "gc"),
+    "an upload does not look again under the lock": Broken(_no_second_look, "upload of bytes found unreachable", "gc"),
+    "an upload takes what it published for granted": Broken(_own_file_taken_for_granted, "upload of new bytes", "gc"),
+    "an upload trusts files without rows": Broken(
+        _files_without_rows_trusted, "upload of bytes with a file without a row", "gc"
+    ),
+    "gc does not ask again whether a payload is reached": Broken(
+        _reach_not_asked_again, "upload of bytes found unreachable", "gc"
+    ),
+    "gc does not ask again, and foreign keys are off": Broken(
+        _reach_not_asked_again, "upload of bytes found unreachable", "gc", _without_foreign_keys
+    ),
+    "gc removes staging files that are held": Broken(_held_staging_removed, "upload of new bytes", "gc"),
+    "a read does not look again": Broken(_no_second_read, "read", "purge"),
+}

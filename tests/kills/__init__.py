@@ -1,0 +1,7 @@
+"""Killing the real server under load, over and over on one data directory, against a ledger of what it answered.
+
+ledger.py      what was asked for and what was answered, key by key; compares that with what a store holds
+writers.py     threads that call a server over its socket and write the ledger
+audit.py       the look at a store after a kill: rows, files and SQLite itself
+campaign.py    the rounds; also a program: python -m kills.campaign --help
+"""
