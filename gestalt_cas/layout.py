@@ -84,6 +84,11 @@ class Layout:
         return self.root / f"{_DATABASE}-wal"
 
     @property
+    def shared_memory(self) -> Path:
+        """SQLite's index of the WAL; the locks of those who read stand on it."""
+        return self.root / f"{_DATABASE}-shm"
+
+    @property
     def blobs(self) -> Path:
         return self.root / "blobs"
 

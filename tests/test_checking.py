@@ -36,7 +36,7 @@ from gestalt_cas.errors import InvalidArgument, StoreBusy
 from gestalt_cas.findings import EVERYTHING, FAULTS, Subset, subset_of
 from gestalt_cas.inspection import CheckOptions
 from gestalt_cas.payload_files import identity_of
-from storage import Child, body, change, child, damaged, flip, key, payload_path, payloads, put, rows
+from storage import Child, Failing, body, change, child, damaged, flip, full, key, payload_path, payloads, put, rows
 
 __all__ = ["directory_fixture", "filled_fixture", "store_fixture"]
 
@@ -53,6 +53,15 @@ def test_a_sound_store_has_no_findings(store: Store) -> None:
     assert isinstance(last, dict)
     assert (last["result"], last["read_data"], last["versions"]) == ("clean", "1/1", report.versions)
     assert store.recall("check.position") is None
+
+
+def test_a_check_without_room_for_its_lock_checks_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checking, "FileLock", Failing(checking.FileLock, full()))
+        report = store.check()
+    assert not (store.directory / "check.lock").exists()
+    assert report.clean
+    assert report.versions == store.check().versions > 0
 
 
 def test_only_what_is_asked_for_is_read(store: Store) -> None:

@@ -153,16 +153,27 @@ class Session:
 
     def in_process(self, work: Callable[[], None], expect: int = 0) -> None:
         """Do the work in a process of its own and wait for its end."""
+        self._wait(self._start(work), expect)
+
+    def side_by_side(self, *works: Callable[[], None]) -> None:
+        """Do each in a process of its own, at the same time."""
+        for pid in [self._start(work) for work in works]:
+            self._wait(pid, 0)
+
+    def _start(self, work: Callable[[], None]) -> int:
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
                 work()
                 code = 0
-            except BaseException:  # noqa: BLE001 - whatever it is, the parent must not go on
+            except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
                 traceback.print_exc()
                 sys.stderr.flush()
             os._exit(code)
+        return pid
+
+    def _wait(self, pid: int, expect: int) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code == expect, f"a forked process ended with {code}"
 
@@ -346,6 +357,26 @@ def two_processes(session: Session) -> None:
 
     session.in_process(first)
     session.in_process(second)
+
+
+@workload(prepare=a_store_with_objects)
+def side_by_side(session: Session) -> None:
+    """Two processes at the same time, with payloads in common and keys of their own; the second collects garbage."""
+
+    def first() -> None:
+        with session.open() as opened:
+            for number in range(3):
+                session.put(opened, f"a{number}", SMALL)
+                session.put(opened, f"a{number}", ("common", 400 + number))
+
+    def second() -> None:
+        with session.open() as opened:
+            for number in range(3):
+                session.put(opened, f"b{number}", ("common", 400 + number))
+                session.remove(opened, session.put(opened, f"b{number}", SMALL))
+                session.call("gc", lambda: opened.collect_garbage().files)
+
+    session.side_by_side(first, second)
 
 
 def _die_at_the_next_directory() -> None:
