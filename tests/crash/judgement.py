@@ -28,7 +28,8 @@ from gestalt_cas.restoring import restore
 _KNOWN = re.compile(
     r"metadata\.sqlite3(\.new)?(-wal|-shm|-journal)?"
     r"|metadata\.before-upgrade-from-\d+\.(sqlite3|part)(-wal|-shm|-journal)?"
-    r"|reserve|blobs|staging|quarantine|check\.lock|keys\.json|\.keys\.json\.[0-9a-f]+|" + "|".join(map(re.escape, LOCKS))
+    r"|check\.lock|reserve|blobs|staging|quarantine|keys\.json|\.keys\.json\.[0-9a-f]+|"
+    + "|".join(map(re.escape, LOCKS))
 )
 
 
@@ -63,8 +64,10 @@ class Judge:
         for payload, answered in promises.aside.items():
             self._check_aside(payload, answered)
         if promises.restoring:
+            named = (self._directory / "metadata.sqlite3").exists()
             try:
                 Store.open(self._directory).close()
+                require(not named or (self._directory / "keys.json").exists(), "restored, and the keys are not there")
             except StoreUnusable:
                 return  # as a directory is whose restore was cut off
         if all(expected.opened for expected in promises.allowed):
@@ -106,7 +109,9 @@ class Judge:
         """What is damaged is set aside with a note, and at no moment gone."""
         name = self._digests[payload].hex()
         copies = [path for path in (self._directory / "quarantine").glob(f"{name}.*") if path.suffix != ".json"]
-        require(bool(copies) or (not answered and self._path(self._digests[payload]).exists()), f"{payload} is gone")
+        stands = self._path(self._digests[payload]).exists()
+        require(bool(copies) or (stands and not answered), f"{payload} is gone")
+        require(not (stands and answered), f"{payload} was set aside and is back")
         for copy in copies:
             note = json.loads(copy.with_name(f"{copy.name}.json").read_text())
             require(len(copy.read_bytes()) == payload[1] and "from" in note, f"{payload} was set aside badly")

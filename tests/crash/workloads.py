@@ -563,6 +563,19 @@ def repair(session: Session) -> None:
         session.call("repair", lambda: opened.check(options) is not None, aside=payload)
 
 
+@workload(prepare=a_store_with_objects)
+def repair_of_a_directory(session: Session) -> None:
+    """A fan-out directory goes while the store is open; a repair makes it, and an upload uses it."""
+    with session.open() as opened:
+        path = opened._blobs.path(blake3(bytes_of(SMALL)).digest()).parent
+        path.rmdir()
+        fd = os.open(path.parent, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        assert opened.check(CheckOptions(repair=True)) is not None
+        session.put(opened, "a", SMALL)
+
+
 @workload(prepare=an_empty_store)
 def signing_keys(session: Session) -> None:
     path = session.directory / "keys.json"
