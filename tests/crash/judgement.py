@@ -21,6 +21,8 @@ from crash.expectations import MARKER, Expected, Payload, Promises, Version
 from crash.workloads import BACKUP, BUCKET, bytes_of
 from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
 from gestalt_cas.errors import Damage, StoreUnusable
+from gestalt_cas.findings import EVERYTHING
+from gestalt_cas.inspection import CheckOptions
 from gestalt_cas.layout import LOCKS, Layout
 from gestalt_cas.objects import ListQuery
 from gestalt_cas.restoring import restore
@@ -28,7 +30,7 @@ from gestalt_cas.restoring import restore
 _KNOWN = re.compile(
     r"metadata\.sqlite3(\.new)?(-wal|-shm|-journal)?"
     r"|metadata\.before-upgrade-from-\d+\.(sqlite3|part)(-wal|-shm|-journal)?"
-    r"|check\.lock|reserve|blobs|staging|quarantine|keys\.json|\.keys\.json\.[0-9a-f]+|"
+    r"|check\.lock|reserve(\.\d)?|blobs|staging|quarantine|keys\.json|\.keys\.json\.[0-9a-f]+|"
     + "|".join(map(re.escape, LOCKS))
 )
 
@@ -54,8 +56,12 @@ class Judge:
     def digests(self) -> list[bytes]:
         return list(self._digests.values())
 
-    def judge(self, promises: Promises, *, collect: bool = False) -> None:
-        """Raises Violation, or whatever the store raises. With `collect` garbage collection is run and judged too."""
+    def judge(self, promises: Promises, *, check: bool = True, collect: bool = False) -> None:
+        """Raises Violation, or whatever the store raises.
+
+        With `check` the store's own check, payloads read whole, may find nothing worse than what can be reclaimed. With
+        `collect` garbage collection is run and judged too.
+        """
         if self._upgraded:
             self._check_copy_aside(promises)
         self._check_keys(promises)
@@ -78,6 +84,8 @@ class Judge:
         with Store.open(self._directory) as store:
             self._check_contents(store, promises)
             self._check_below(store, promises.rotten)
+            if check:
+                self._check_by_its_own(store, promises.rotten)
             self._write_again(store)
             self._check_below(store, set())
             if collect:
@@ -220,6 +228,12 @@ class Judge:
         store.clean_staging()
         left = [path.name for path in (self._directory / "staging").iterdir()]
         require(not left, f"cleaning leaves {left} in staging")
+
+    def _check_by_its_own(self, store: Store, rotten: set[Payload]) -> None:
+        excused = {self._digests[payload].hex() for payload in rotten}
+        found = store.check(CheckOptions(read_data=EVERYTHING, restart=True)).findings
+        worse = [f"{finding.kind}: {finding.message}" for finding in found if finding.digest not in excused]
+        require(not worse, f"check finds {worse}")
 
     def _check_payload(self, digest: bytes, size: int, *, reached: bool, damaged: bool) -> None:
         path = self._path(digest)
