@@ -338,7 +338,7 @@ CASES: dict[str, Case] = {
     "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
     "check": Case(_check, _checked, _put_before, changes_nothing=True),
     "back up": Case(_back_up, _backed_up, _put_before, in_steps=True),
-    "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off),
+    "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off, in_steps=True),
     "open": Case(_open, _opened_works, _put_before, changes_nothing=True),
     "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
     "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
