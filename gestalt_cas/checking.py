@@ -13,7 +13,7 @@
 
 A check never deletes, and holds neither a view nor write.lock for long. Where it stands is noted in the store now and
 then; a run with the same options goes on from there, however the one before it ended. Damage of the database ends a
-stage, not the check. Design: docs/design.md, "Checking".
+stage, not the check. Design: docs/design.md, "Checking and repairing".
 """
 
 from __future__ import annotations
