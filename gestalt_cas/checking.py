@@ -13,7 +13,7 @@
 
 A check never deletes, and holds neither a view nor write.lock for long. Where it stands is noted in the store now and
 then; a run with the same options goes on from there, however the one before it ended. Damage of the database ends a
-stage, not the check. Design: docs/design.md, "Checking".
+stage, not the check. Design: docs/design.md, "Checking and repairing".
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
 from gestalt_cas.layout_checks import check_layout
 from gestalt_cas.locks import FileLock
+from gestalt_cas.order_checks import check_index_rows, check_order
 from gestalt_cas.parts import Parts
 from gestalt_cas.payload_checks import PayloadPass
 from gestalt_cas.payload_files import is_want
@@ -121,7 +122,7 @@ class _Course:
             "integrity": self._once(self._check_integrity),
             "layout": self._once(check_layout),
             "rows": self._rows,
-            "order": self._once(row_checks.check_order),
+            "order": self._once(check_order),
             "payloads": self._payloads,
             "index": self._once(self._check_index),
             "quotas": self._once(check_quotas),
@@ -247,7 +248,7 @@ class _Course:
 
     def _check_index(self, run: Inspection) -> None:
         if self._indexes:
-            row_checks.check_index_rows(run)
+            check_index_rows(run)
 
     def _rows(self, place: Any) -> Iterator[Any]:
         start = (place[0], bytes.fromhex(place[1]), place[2]) if place else row_checks.START

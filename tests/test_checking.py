@@ -678,7 +678,7 @@ def test_a_torn_end_of_the_wal_is_no_damage(long_wal: Path, tmp_path: Path) -> N
 def test_the_wal_of_a_live_writer_is_never_called_damaged(store: Store) -> None:
     with Child(BUSY, store.directory, 3) as busy:
         busy.line()
-        for _ in range(20):
+        for _ in range(8):
             assert wal_checks.examine(store._layout.wal) is None
         os.kill(busy.pid, 9)
 
