@@ -89,7 +89,7 @@ soak: $(INSTALLED_DEV) ## mixed load for 10 minutes: memory, open files and WAL 
 # Distinct disk states of the long campaign, and the seed of those that are drawn: make crash STATES=5000 SEED=7
 STATES ?= 30000
 SEED ?= 1
-crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes)
+crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes on 2 free cores)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)
 

@@ -27,13 +27,14 @@ from typing import Any
 
 from gestalt_cas import row_checks
 from gestalt_cas.clock import now_ms
-from gestalt_cas.errors import StoreError
+from gestalt_cas.errors import StoreError, TooManyStreams
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
 from gestalt_cas.layout_checks import check_layout
 from gestalt_cas.locks import FileLock
 from gestalt_cas.parts import Parts
 from gestalt_cas.payload_checks import PayloadPass
+from gestalt_cas.payload_files import is_want
 from gestalt_cas.quota_checks import check_quotas
 from gestalt_cas.repairs import check_backup
 from gestalt_cas.schema_checks import check_integrity, check_references, check_schema, unreadable
@@ -89,8 +90,8 @@ def _alone(parts: Parts) -> Iterator[bool]:
     """Tell for the block whether no other check runs on the directory; only such a one notes where it stands."""
     try:
         lock = FileLock(parts.layout.check_lock)
-    except OSError as error:  # no room for the file, say: then this run does without noting where it stands
-        log.warning("%s cannot be opened: %s", parts.layout.check_lock, error.strerror)
+    except OSError as error:
+        log.warning("this check cannot be gone on with if it is cut off: %s: %s", error.filename, error.strerror)
         yield False
         return
     try:
@@ -198,6 +199,8 @@ class _Course:
                 raise
             run.report(unreadable(run, f"what the stage {name!r} looks at", error))
         except OSError as error:
+            if is_want(error):
+                raise TooManyStreams(f"the check cannot go on: {error.strerror}; it can be gone on with") from error
             text = f"{error.filename or name}: {error.strerror or error}"
             run.report(Finding("unreadable", f"the stage {name!r} was cut short: {text}", where=name))
         except _UNJUDGED as error:

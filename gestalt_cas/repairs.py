@@ -20,7 +20,7 @@ from gestalt_cas.errors import InvalidArgument, StoreError
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection
 from gestalt_cas.payload_files import PAYLOAD_MODE, Look, identity_of
-from gestalt_cas.quarantine import set_aside
+from gestalt_cas.quarantine import set_aside_if
 
 
 def check_backup(run: Inspection) -> None:
@@ -90,7 +90,7 @@ def _set_aside(run: Inspection, digest: bytes, look: Look, finding: Finding) -> 
         "versions_total": finding.affected_total,
     }
     with run.parts.database.write() as tx:
-        aside = set_aside(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
+        aside = set_aside_if(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
         versions.mark_damaged(tx, digest, now_ms())
     return aside
 

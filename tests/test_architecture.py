@@ -38,7 +38,8 @@ LAYERS = (
         "pins",
         "quarantine",
     }
-    | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"},
+    | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"}
+    | {"wal"},
     {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
     | {"examinations", "garbage", "pages", "parts", "paths", "payloads", "purging", "statistics", "store", "trees"}
     | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"}
