@@ -58,7 +58,7 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal,
 interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all
 
-kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 25 minutes)
+kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 2 $(KILL)
 
