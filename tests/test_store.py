@@ -1039,12 +1039,7 @@ def test_damage_is_refused_recorded_and_healed_by_the_same_bytes(store: Store, t
     assert store.head(key("k")) == version
     with pytest.raises(DAMAGES[how]):
         body(store, "k", version_id=version.version_id)
-    if how == "directory":
-        with pytest.raises(StorageFault):
-            put(store, "other", DATA)
-        assert staged(store) == []
-        path.rmdir()
-    put(store, "other", DATA)
+    put(store, "other", DATA)  # a directory that stands under the name is set aside
     assert not damaged(store, DATA)
     assert body(store, "k") == body(store, "other") == DATA
     assert staged(store) == []
