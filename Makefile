@@ -58,7 +58,7 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal,
 interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all
 
-kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 25 minutes)
+kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 2 $(KILL)
 
@@ -89,7 +89,7 @@ soak: $(INSTALLED_DEV) ## mixed load for 10 minutes: memory, open files and WAL 
 # Distinct disk states of the long campaign, and the seed of those that are drawn: make crash STATES=5000 SEED=7
 STATES ?= 30000
 SEED ?= 1
-crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes)
+crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes on 2 free cores)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from gestalt_cas.backup import BackedUp as BackedUp
     from gestalt_cas.config import Limits as Limits
     from gestalt_cas.errors import StoreError as StoreError
+    from gestalt_cas.findings import Finding as Finding
+    from gestalt_cas.inspection import CheckOptions as CheckOptions
+    from gestalt_cas.inspection import CheckReport as CheckReport
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
     from gestalt_cas.objects import Headers as Headers
@@ -32,7 +35,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "BackedUp": "backup",
     "ByteRange": "objects",
+    "CheckOptions": "inspection",
+    "CheckReport": "inspection",
     "Conditions": "objects",
+    "Finding": "findings",
     "Headers": "objects",
     "ListQuery": "objects",
     "ObjectKey": "objects",
@@ -46,7 +52,10 @@ _HOMES = {
 __all__ = [
     "BackedUp",
     "ByteRange",
+    "CheckOptions",
+    "CheckReport",
     "Conditions",
+    "Finding",
     "Headers",
     "Limits",
     "ListQuery",

@@ -39,6 +39,7 @@ from gestalt_cas.errors import (
     TooManyStreams,
 )
 from gestalt_cas.layout import Layout
+from gestalt_cas.quarantine import set_aside
 
 log = logging.getLogger(__name__)
 
@@ -368,7 +369,12 @@ class Blobs:
         second = staged.path.with_suffix(".link")
         os.link(staged.path, second)
         try:
-            os.rename(second, final)
+            try:
+                os.rename(second, final)
+            except IsADirectoryError:
+                # Nothing can be renamed over a directory, and it is not ours to remove.
+                set_aside(self._layout, final, {"reason": "a directory under the name of a payload being written"})
+                os.rename(second, final)
         finally:
             # A rename between two links of one inode does nothing and leaves both.
             second.unlink(missing_ok=True)

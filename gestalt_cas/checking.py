@@ -13,7 +13,7 @@
 
 A check never deletes, and holds neither a view nor write.lock for long. Where it stands is noted in the store now and
 then; a run with the same options goes on from there, however the one before it ended. Damage of the database ends a
-stage, not the check. Design: docs/design.md, "Checking".
+stage, not the check. Design: docs/design.md, "Checking and repairing".
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from typing import Any
 
 from gestalt_cas import row_checks
 from gestalt_cas.clock import now_ms
-from gestalt_cas.errors import StoreError
+from gestalt_cas.errors import StoreError, TooManyStreams
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
 from gestalt_cas.layout_checks import check_layout
 from gestalt_cas.locks import FileLock
+from gestalt_cas.order_checks import check_index_rows, check_order
 from gestalt_cas.parts import Parts
 from gestalt_cas.payload_checks import PayloadPass
+from gestalt_cas.payload_files import is_want
 from gestalt_cas.quota_checks import check_quotas
 from gestalt_cas.repairs import check_backup
 from gestalt_cas.schema_checks import check_integrity, check_references, check_schema, unreadable
@@ -87,7 +89,12 @@ def _unheard(_finding: Finding) -> None:
 @contextmanager
 def _alone(parts: Parts) -> Iterator[bool]:
     """Tell for the block whether no other check runs on the directory; only such a one notes where it stands."""
-    lock = FileLock(parts.layout.check_lock)
+    try:
+        lock = FileLock(parts.layout.check_lock)
+    except OSError as error:
+        log.warning("this check cannot be gone on with if it is cut off: %s: %s", error.filename, error.strerror)
+        yield False
+        return
     try:
         yield lock.try_acquire()
     finally:
@@ -115,7 +122,7 @@ class _Course:
             "integrity": self._once(self._check_integrity),
             "layout": self._once(check_layout),
             "rows": self._rows,
-            "order": self._once(row_checks.check_order),
+            "order": self._once(check_order),
             "payloads": self._payloads,
             "index": self._once(self._check_index),
             "quotas": self._once(check_quotas),
@@ -193,6 +200,8 @@ class _Course:
                 raise
             run.report(unreadable(run, f"what the stage {name!r} looks at", error))
         except OSError as error:
+            if is_want(error):
+                raise TooManyStreams(f"the check cannot go on: {error.strerror}; it can be gone on with") from error
             text = f"{error.filename or name}: {error.strerror or error}"
             run.report(Finding("unreadable", f"the stage {name!r} was cut short: {text}", where=name))
         except _UNJUDGED as error:
@@ -239,7 +248,7 @@ class _Course:
 
     def _check_index(self, run: Inspection) -> None:
         if self._indexes:
-            row_checks.check_index_rows(run)
+            check_index_rows(run)
 
     def _rows(self, place: Any) -> Iterator[Any]:
         start = (place[0], bytes.fromhex(place[1]), place[2]) if place else row_checks.START

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import schema, sqlite, wal
 from gestalt_cas.commits import Committer
 from gestalt_cas.errors import (
     DatabaseDamaged,
@@ -33,6 +33,7 @@ from gestalt_cas.errors import (
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.wal import Wal
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ Result = TypeVar("Result")
 WRITE_TIMEOUT = 20.0
 """Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
 CLOSE_TIMEOUT = 10.0
-RELIEF_BYTES = 32 << 20
-"""A writer that finds the WAL longer than this checkpoints it: the background work is absent or too slow."""
 _JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
 _IDLE_READERS = 16
@@ -88,6 +87,7 @@ class Database:
     def __init__(self, layout: Layout, writer_lock: WriterLock) -> None:
         self._layout = layout
         self._writer_lock = writer_lock
+        self._wal = Wal(layout.wal, layout.shared_memory)
         self._pool_lock = threading.Lock()
         self._readers: list[Connection] = []
         self._closed = False
@@ -157,15 +157,24 @@ class Database:
     def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
         """Move committed pages from the WAL into the database; returns whether all of them could be moved.
 
-        With `restart` the next write begins the WAL anew, if no reader stands in the way; none is waited for, since
-        every writer would wait too.
+        With `restart` the WAL is cut, too, and readers are waited for a moment.
         """
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
             try:
-                return self._checkpoint(connection, "RESTART" if restart else "PASSIVE")
+                return self._wal.cut(connection) if restart else self._wal.move(connection)
             except DriverError as error:
                 raise self._noted(error) from error
+
+    def tend_wal(self, timeout: float = 5.0) -> None:
+        """Shorten the WAL as far as its length asks for it; for the background work."""
+        if self.wal_bytes > wal.PASSIVE_BYTES:
+            with self._writer_lock.held(timeout):
+                connection = self._sound_writer()
+                try:
+                    self._wal.tend(connection)
+                except DriverError as error:
+                    raise self._noted(error) from error
 
     def mend(self, work: Callable[[Connection], None], timeout: float = WRITE_TIMEOUT, *, vacuum: bool = False) -> None:
         """Run `work` in a write transaction although the database may be known to be damaged, and judge it anew then.
@@ -205,10 +214,7 @@ class Database:
     @property
     def wal_bytes(self) -> int:
         """The length of the WAL file; 0 when it is absent or cannot be looked at."""
-        try:
-            return self._layout.wal.stat().st_size
-        except OSError:
-            return 0
+        return self._wal.bytes
 
     @property
     def fault(self) -> str:
@@ -368,15 +374,6 @@ class Database:
             except DriverError as error:
                 self._note_fault(error)
 
-    def _checkpoint(self, connection: Connection, mode: str) -> bool:
-        """Checkpoint without waiting for any reader; returns whether all pages were moved."""
-        connection.execute("PRAGMA busy_timeout=0")
-        try:
-            busy, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
-        finally:
-            connection.execute(f"PRAGMA busy_timeout={int(_FOREIGN_WAIT * 1000)}")
-        return not busy and pages == moved
-
     def _begin_wal_anew(self, connection: Connection) -> None:
         """After a write found no room: let the next ones use the room that the WAL has, instead of lengthening it.
 
@@ -384,7 +381,7 @@ class Database:
         """
         self._found_no_room = False
         try:
-            self._checkpoint(connection, "RESTART")
+            self._wal.begin_anew(connection)
         except DriverError as error:  # a disk that failed has the database checked; one without room says so again
             self._noted(error)
 
@@ -416,10 +413,8 @@ class Database:
         log.error("%s", damage)
 
     def _relieve(self, connection: Connection) -> None:
-        if self.wal_bytes < RELIEF_BYTES:
-            return
         try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._wal.relieve(connection)
         except DriverError as error:
             # The commit stands and has been promised; the next write meets the fault in its own right.
             self._note_fault(error)

@@ -33,6 +33,7 @@ from gestalt_cas import pins, reachability, strays
 from gestalt_cas.blobs import free_bytes
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
+from gestalt_cas.layout import out_of_files
 from gestalt_cas.parts import Parts
 from gestalt_cas.reachability import Garbage
 from gestalt_cas.sqlite import Connection
@@ -162,6 +163,8 @@ class Collector:
         """What helps a full disk: the bytes free and reclaimable, and the command that frees them."""
         root = self._parts.layout.root
         free = f"{free_bytes(root)} bytes are free"
+        if out_of_files(root):
+            free += ", but the file system can hold no more files"
         try:
             found = self.reclaimable()
         except StoreError:  # the disk that has no room may fail to read, too; what failed first is what to report

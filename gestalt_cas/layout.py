@@ -26,7 +26,8 @@ _BESIDE = ("-wal", "-shm", "-journal")
 _BACKUP_DATABASE, _RESTORE_DATABASE = f"{_DATABASE}.backup", f"{_DATABASE}.restore"
 _DATABASES = {f"{name}{suffix}" for name in (_DATABASE, _NEW_DATABASE) for suffix in ("", *_BESIDE)}
 _OURS = {*_DATABASES, "blobs", "staging", *LOCKS}
-_HARMLESS = {"lost+found", "quarantine", "check.lock", "reserve", "keys.json", "grpc.sock", "grpc.sock.lock"}
+_SPARES = ("reserve.1", "reserve.2")
+_HARMLESS = {"lost+found", "quarantine", "check.lock", "reserve", *_SPARES, "keys.json", "grpc.sock", "grpc.sock.lock"}
 _OPENING_BYTES = 256 * 1024
 FAN_OUT = tuple(f"{number:02x}" for number in range(256))
 
@@ -84,6 +85,11 @@ class Layout:
         return self.root / f"{_DATABASE}-wal"
 
     @property
+    def shared_memory(self) -> Path:
+        """SQLite's index of the WAL; the locks of those who read stand on it."""
+        return self.root / f"{_DATABASE}-shm"
+
+    @property
     def blobs(self) -> Path:
         return self.root / "blobs"
 
@@ -104,6 +110,11 @@ class Layout:
     @property
     def reserve(self) -> Path:
         return self.root / "reserve"
+
+    @property
+    def spares(self) -> tuple[Path, Path]:
+        """Empty files that are given up when the file system can hold no more files."""
+        return self.root / _SPARES[0], self.root / _SPARES[1]
 
     @staticmethod
     def beside(database: Path) -> list[Path]:
@@ -209,7 +220,7 @@ class Layout:
     def full(self) -> bool:
         """Whether the file system has no room for even the few pages that opening a database takes."""
         found = os.statvfs(self.root)
-        return found.f_bavail * found.f_frsize < _OPENING_BYTES or (found.f_files > 0 and found.f_favail == 0)
+        return found.f_bavail * found.f_frsize < _OPENING_BYTES or out_of_files(self.root)
 
     def make_tree(self) -> None:
         """Make and sync what is missing below the directory; raises OSError."""
@@ -226,3 +237,9 @@ class Layout:
         self.staging.mkdir(mode=0o700, exist_ok=True)
         sync_directory(self.root)
         sync_directory(self.root.parent)
+
+
+def out_of_files(directory: Path) -> bool:
+    """Whether the file system can hold no more files, whatever room it has; some do not count them."""
+    found = os.statvfs(directory)
+    return found.f_files > 0 and found.f_favail == 0

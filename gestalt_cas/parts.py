@@ -50,6 +50,7 @@ class Parts:
     def close(self) -> None:
         """Close the database and let go of the locks; a second call does nothing."""
         self.locks.close(writing=not self.database.close())
+        self.reserve.keep_spares()
 
 
 def open_parts(

@@ -20,7 +20,7 @@ from gestalt_cas.errors import StoreError
 from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection, broken
 from gestalt_cas.layout import FAN_OUT
-from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of
+from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of, is_want
 from gestalt_cas.payload_rows import PayloadRow, Reached
 from gestalt_cas.repairs import mend_payload
 from gestalt_cas.sqlite import Connection
@@ -66,7 +66,7 @@ class PayloadPass:
         self._close_gap()
 
     def _directory(self, names: Names, place: bytes, upper: bytes) -> Iterator[bytes]:
-        limit = BATCH
+        limit = BATCH if self._gap is None else 1
         while place < upper:
             try:
                 rows = self._page(place, upper, limit)
@@ -79,8 +79,9 @@ class PayloadPass:
                 place, limit = self._skip(place, upper, error), BATCH
                 continue
             last = rows[-1].digest if len(rows) == limit else upper
-            if rows or last == upper:
+            if self._gap is not None:
                 self._close_gap(rows[0].digest if rows else None)
+                limit = BATCH
             here = {digest: found for digest, found in names.items() if place < digest <= last}
             _count_orphans(self._run, here, {row.digest for row in rows})
             lengths = _lengths(self._run, rows)
@@ -110,7 +111,7 @@ class PayloadPass:
         """Find the next digest from which on rows can be read, in steps that grow; `upper` when there is none."""
         prefix = int.from_bytes(place[:2].ljust(2, b"\0"))
         end = upper[0] << 8 if len(upper) == 1 else _STEP
-        step, found = 1, upper
+        step, found = (1 if self._gap is None else 64), upper
         while prefix + step < end:
             candidate = (prefix + step).to_bytes(2)
             try:
@@ -119,7 +120,7 @@ class PayloadPass:
             except StoreError as again:
                 if not broken(again):
                     raise
-                step += max(1, step // 4)
+                step *= 2
             else:
                 found = candidate
                 break
@@ -153,8 +154,10 @@ def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) 
     if not _is_digest(run, row):
         return
     if not row.reached:
-        run.tally.reclaimable_files += listed is not None
-        run.tally.reclaimable_bytes += listed[1] if listed else 0
+        if listed is None:
+            return  # a crash in the midst of gc; the row vouches for no file, so it does no harm
+        run.tally.reclaimable_files += 1
+        run.tally.reclaimable_bytes += listed[1]
     wanted = _is_wanted(run, row)
     sound = (
         row.usable
@@ -183,7 +186,9 @@ def _check_inlined(run: Inspection, row: PayloadRow, listed: tuple[int, int] | N
     if listed is not None and stat.S_ISREG(listed[0]):
         run.tally.reclaimable_files += 1
         run.tally.reclaimable_bytes += listed[1]
-    if not row.reached and stored is not None:
+    if not row.reached:
+        if stored is None:
+            return
         run.tally.reclaimable_files += 1
         run.tally.reclaimable_bytes += max(0, stored)
     wanted = _is_wanted(run, row)
@@ -425,6 +430,8 @@ def _listed(run: Inspection, first: int) -> Names:
                     continue
                 names[digest] = status.st_mode, status.st_size
     except OSError as error:
+        if is_want(error):
+            raise
         # A directory that is missing is the layout's finding; its payloads are found missing one by one.
         if not isinstance(error, FileNotFoundError):
             text = f"the directory {directory} cannot be read: {error.strerror}"

@@ -66,8 +66,8 @@ def identity_of(path: Path) -> Identity | None:
 def examine(path: Path, expected: Expected, *, read: bool, advance: Callable[[int], None]) -> Look:
     """Judge the file under `path`; its bytes are read when `read` says so, or when its size or sums cannot be right.
 
-    `advance` is called with the number of bytes of each piece that was read, and may raise to stop. Raises no OSError:
-    what cannot be read is a finding of its own.
+    `advance` is called with the number of bytes of each piece that was read, and may raise to stop. What cannot be read
+    is a finding of its own; OSError is raised for what says nothing of the file: no descriptor or no memory is left.
     """
     name = path.name
     try:
@@ -162,7 +162,14 @@ def _read(fd: int, advance: Callable[[int], None]) -> tuple[bytes, bytes]:
     return hasher.digest(), summer.digest()
 
 
+def is_want(error: OSError) -> bool:
+    """Whether the process wants for something, so that the failure says nothing of the file."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def _not_opened(path: Path, error: OSError) -> Look:
+    if is_want(error):
+        raise error
     try:
         status = path.lstat()
     except FileNotFoundError:

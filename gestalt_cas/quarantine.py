@@ -1,7 +1,8 @@
 """Setting damaged files aside: DIR/quarantine/<digest>.<ms> beside a note <digest>.<ms>.json that says why.
 
 A rename within the file system, so no byte of the evidence changes and nothing is deleted; the note is on the disk
-before the file moves. Only `check --repair` does this, under write.lock, and gc leaves the directory alone.
+before the file moves. `check --repair` does this, under write.lock; and a write does, with a directory that keeps it
+from giving its payload its name. gc leaves what is here alone.
 """
 
 from __future__ import annotations
@@ -18,16 +19,25 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.payload_files import Identity, identity_of
 
 
-def set_aside(layout: Layout, path: Path, judged: Identity, note: Mapping[str, object]) -> str:
-    """Move what stands under `path`, if it still is what was judged; returns where to, below the store, "" if not.
+def set_aside_if(layout: Layout, path: Path, judged: Identity, note: Mapping[str, object]) -> str:
+    """Set aside what stands under `path`, if it still is what was judged; returns where to, "" if it is not.
 
-    For the holder of write.lock. Raises OSError; a failure leaves the file where it is, or where it was to go.
+    For the holder of write.lock.
+    """
+    return set_aside(layout, path, note) if identity_of(path) == judged else ""
+
+
+def set_aside(layout: Layout, path: Path, note: Mapping[str, object]) -> str:
+    """Move what stands under `path` into quarantine; returns where to, below the store.
+
+    Raises OSError; a failure leaves it where it is, or where it was to go.
     """
     target = _named(layout, path.name, {"from": str(path), **note})
-    if identity_of(path) != judged:
+    try:
+        os.rename(path, target)
+    except OSError:
         target.with_name(f"{target.name}.json").unlink()
-        return ""
-    os.rename(path, target)
+        raise
     sync_directory(layout.quarantine)
     sync_directory(path.parent)
     return str(target.relative_to(layout.root))
@@ -71,9 +81,9 @@ def _make(layout: Layout) -> None:
 
 def _write_note(path: Path, note: Mapping[str, object]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, (json.dumps(dict(note), indent=1) + "\n").encode())
+    with os.fdopen(fd, "w") as file:
+        json.dump(dict(note), file, indent=1)
+        file.write("\n")
+        file.flush()
         sync_file(fd)
-    finally:
-        os.close(fd)
     sync_directory(path.parent)

@@ -24,7 +24,7 @@ from gestalt_cas.inspection import Inspection
 from gestalt_cas.layout import Layout
 from gestalt_cas.manifests import open_rows
 from gestalt_cas.payload_files import PAYLOAD_MODE, Identity, Look, identity_of
-from gestalt_cas.quarantine import keep, set_aside
+from gestalt_cas.quarantine import keep, set_aside_if
 from gestalt_cas.sqlite import Connection, DriverError
 
 
@@ -103,7 +103,7 @@ def _set_aside(run: Inspection, digest: bytes, look: Look, finding: Finding) -> 
         if look.place:
             aside = _keep_row(run, tx, digest, look, note)
         else:
-            aside = set_aside(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
+            aside = set_aside_if(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
         versions.mark_damaged(tx, digest, now_ms())
     return aside
 

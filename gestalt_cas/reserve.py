@@ -3,6 +3,9 @@
 DIR/reserve holds min(16 MiB, 1/16 of the file system) of really allocated blocks. Deletes, removals and gc need a
 little room in the database before they can free any, and so does opening a store; when they find none, the reserve is
 given up, they are tried once more, and what they left of it is kept again. It is remade when twice its size is free.
+
+A file system may run out of files before it runs out of bytes. Opening a store that nobody has open takes two, the WAL
+and its shared memory, so DIR/reserve.1 and DIR/reserve.2, empty, are kept for that, and made again at closing.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gestalt_cas.errors import StoreFull
-from gestalt_cas.layout import Layout
+from gestalt_cas.layout import Layout, out_of_files
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ class Reserve:
 
     def __init__(self, layout: Layout) -> None:
         self._path = layout.reserve
+        self._spares = layout.spares
 
     def wanted_bytes(self) -> int:
         found = os.statvfs(self._path.parent)
@@ -35,6 +39,7 @@ class Reserve:
 
     def make(self) -> bool:
         """Allocate the file if it is absent and twice its size is free; returns whether it is there now."""
+        self._make_spares()
         wanted = self.wanted_bytes()
         if self._size() >= wanted:
             return True
@@ -49,6 +54,7 @@ class Reserve:
         A failure is only logged: the removal is done, and its caller must hear that.
         """
         try:
+            self._make_spares()
             found = os.statvfs(self._path.parent)
             left = min(self.wanted_bytes(), found.f_bavail * found.f_frsize - _WORKING_BYTES)
             if left > 0:
@@ -75,8 +81,30 @@ class Reserve:
         except OSError as error:
             log.info("no room kept in reserve: %s", error)
 
+    def keep_spares(self) -> None:
+        """Make the spare files again, now that closing has given back what opening took."""
+        try:
+            self._make_spares()
+        except OSError as error:
+            log.info("no files kept in reserve: %s", error)
+
+    def _make_spares(self) -> None:
+        missing = [path for path in self._spares if not path.exists()]
+        if missing and not self._out_of_files():
+            for path in missing:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def _out_of_files(self) -> bool:
+        try:
+            return out_of_files(self._path.parent)
+        except OSError as error:
+            log.info("the file system does not tell how many files it can hold: %s", error)
+            return False
+
     def give_up(self) -> bool:
-        """Free the reserved blocks; returns whether there were any."""
+        """Free the reserved blocks, or the spare files when it is files that lack; returns whether there were any."""
+        if self._out_of_files() and self._give_up_spares():
+            return True
         size = self._size()
         try:
             self._path.unlink()
@@ -84,6 +112,14 @@ class Reserve:
             return False
         log.warning("the disk is full: gave up the reserve of %d bytes so that removals can run", size)
         return size > 0
+
+    def _give_up_spares(self) -> bool:
+        present = [path for path in self._spares if path.exists()]
+        for path in present:
+            path.unlink(missing_ok=True)
+        if present:
+            log.warning("the file system can hold no more files: gave up %d that were kept for this", len(present))
+        return bool(present)
 
     def spend_on(self, removal: Callable[[], Result]) -> Result:
         """Run a call that must work on a full disk; when it finds no room, give up the reserve and run it once more.

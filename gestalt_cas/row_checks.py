@@ -7,38 +7,26 @@ looks wrong is looked at again in a transaction of its own before it is a findin
 
 from __future__ import annotations
 
-import json
-from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from gestalt_cas import versions
-from gestalt_cas.errors import InvalidArgument, StoreError
-from gestalt_cas.findings import Affected, Finding
+from gestalt_cas.errors import StoreError
+from gestalt_cas.findings import Finding
 from gestalt_cas.inspection import Inspection, broken
-from gestalt_cas.objects import (
-    MAX_KEY_BYTES,
-    NULL_VERSION,
-    Headers,
-    check_attributes,
-    check_bucket,
-)
 from gestalt_cas.payload_checks import judge_row
+from gestalt_cas.row_rules import NULL_ID, broken_rules, named, shown, version_id_of
 from gestalt_cas.schema_checks import unreadable
 from gestalt_cas.sqlite import Connection
 
 BATCH = 1000
-DIGEST_BYTES = 32
-_LAST = (1 << 63) - 1
-_MOST_GROUPS = 1 << 20
+LAST = (1 << 63) - 1
 _MOST_SKIPS = 100_000
-_UNTOUCHED = -1
-_NULL = NULL_VERSION.encode()
+UNTOUCHED = -1
 Place = tuple[str, bytes, int]
 """Bucket, key and seq of a version; rows lie in this order."""
-START: Place = ("", b"", _UNTOUCHED)
+START: Place = ("", b"", UNTOUCHED)
 
 _COLUMNS = """
     v.bucket, v.key, v.seq, CAST(v.version_id AS BLOB), v.digest, v.size, CAST(v.content_type AS BLOB),
@@ -55,19 +43,11 @@ _POINTERS = """
     ORDER BY bucket, key LIMIT ?
 """
 _POINTERS_REST = "SELECT bucket, key, seq FROM current WHERE (bucket, key) > (?, ?) ORDER BY bucket, key LIMIT ?"
-_COUNTER = "SELECT seq, commit_ms FROM counter"
-_ORDER = (
-    "SELECT bucket, key, seq, commit_ms FROM versions WHERE (bucket, key, seq) > (?, ?, ?) ORDER BY 1, 2, 3 LIMIT ?"
-)
+COUNTER = "SELECT seq, commit_ms FROM counter"
 _SKIP = "SELECT bucket, key FROM current WHERE (bucket, key) > (?, ?) ORDER BY bucket, key LIMIT 1 OFFSET ?"
 _INDEXED = (
     "SELECT 1 FROM versions INDEXED BY versions_by_digest WHERE digest = ? AND bucket = ? AND key = ? AND seq = ?"
 )
-_INDEX_ROWS = """
-    SELECT digest, bucket, key, seq FROM versions INDEXED BY versions_by_digest
-    WHERE digest IS NOT NULL AND (digest, bucket, key, seq) > (?, ?, ?, ?) ORDER BY digest, bucket, key, seq LIMIT ?
-"""
-_ROW_DIGEST = "SELECT digest FROM versions WHERE bucket = ? AND key = ? AND seq = ?"
 _NULL_INDEXED = """
     SELECT 1 FROM versions INDEXED BY versions_null
     WHERE bucket = ? AND key = ? AND version_id = 'null' AND gone_seq IS NULL
@@ -124,7 +104,7 @@ class RowPass:
             if batch.at_end:
                 return
             place = batch.rows[-1][:3]
-            yield (*self._settled, _LAST)
+            yield (*self._settled, LAST)
             self._run.progress("checking rows", self._run.tally.versions, 0)
             self._run.pace.batch_done()
 
@@ -158,8 +138,8 @@ class RowPass:
     def _counter(self, tx: Connection) -> tuple[int, int]:
         """The last sequence and commit time given out; beyond all others when they cannot be read."""
         if "counter" in self._run.lost:
-            return _LAST, _LAST
-        seq, commit_ms = tx.execute(_COUNTER).fetchall()[0]
+            return LAST, LAST
+        seq, commit_ms = tx.execute(COUNTER).fetchall()[0]
         return int(seq), int(commit_ms)
 
     def _lost_part(self, place: Place, limit: int, error: StoreError) -> bool:
@@ -169,7 +149,7 @@ class RowPass:
             return self._lose("counter", "the counter", error)
         if self._readable(lambda tx: self._rows(tx, place, limit + 1)):
             if "current" not in lost:
-                return self._lose("current", f"the rows of current after {_shown(*self._settled)}", error)
+                return self._lose("current", f"the rows of current after {shown(*self._settled)}", error)
         elif "blobs" not in lost and self._readable(lambda tx: tx.execute(_ROWS_ALONE, (*place, limit + 1)).fetchall()):
             return self._lose("blobs", "rows of blobs that versions need", error)
         return False
@@ -195,26 +175,26 @@ class RowPass:
     def _pointers(self, tx: Connection, batch: Batch) -> list[tuple[str, bytes, int]]:
         """The rows of current after the last key that was settled, up to the last one that this batch completes."""
         if batch.at_end:
-            return tx.execute(_POINTERS_REST, (*self._settled, _LAST)).fetchall()
+            return tx.execute(_POINTERS_REST, (*self._settled, LAST)).fetchall()
         last = batch.rows[-1][:2]
         bound = last if batch.complete else max((row[:2] for row in batch.rows if row[:2] < last), default=None)
         if bound is None:
             return []
-        return tx.execute(_POINTERS, (*self._settled, *bound, _LAST)).fetchall()
+        return tx.execute(_POINTERS, (*self._settled, *bound, LAST)).fetchall()
 
     def _skip(self, place: Place, error: StoreError) -> Place | None:
         """Report the rows that cannot be read; returns where rows can be read again, None when nowhere."""
         place = self._closest(place)
         self._run.lost.add("versions")
         name = self._readable_after(place)
-        after = f" after {_shown(*place[:2])}" if place[1] else ""
-        until = f" and before {_shown(*name)}" if name else ""
+        after = f" after {shown(*place[:2])}" if place[1] else ""
+        until = f" and before {shown(*name)}" if name else ""
         self._run.report(
             Finding(
                 "database",
                 f"the rows of versions{after}{until} cannot be read: {error}",
                 where="versions",
-                affected=(_named(*place[:2]),) if place[1] else (),
+                affected=(named(*place[:2]),) if place[1] else (),
                 remedy=self._run.restore_command(),
             )
         )
@@ -222,7 +202,7 @@ class RowPass:
         if name is None:
             return None
         self._settled = name
-        return (*name, _UNTOUCHED)
+        return (*name, UNTOUCHED)
 
     def _closest(self, place: Place) -> Place:
         """Read on in ever smaller batches, up to the last row before what cannot be read."""
@@ -251,7 +231,7 @@ class RowPass:
                     if not found:
                         return None
                     name: tuple[str, bytes] = found[0]
-                    self._rows(tx, (*name, _UNTOUCHED), 2)
+                    self._rows(tx, (*name, UNTOUCHED), 2)
             except StoreError as error:
                 if not broken(error):
                     raise
@@ -285,7 +265,7 @@ class RowPass:
                 except StoreError as error:
                     if not broken(error):
                         raise
-                    self._run.report(unreadable(self._run, f"what current and versions have of {_shown(*name)}", error))
+                    self._run.report(unreadable(self._run, f"what current and versions have of {shown(*name)}", error))
 
     def _enter(self, row: tuple[Any, ...], expected: dict[tuple[str, bytes], int]) -> None:
         """Follow the key that the row belongs to."""
@@ -295,7 +275,7 @@ class RowPass:
             self._state = KeyState(name)
         if row[10] is None:
             self._state.newest, self._state.is_object = row[2], row[4] is not None
-            self._state.nulls += row[3] == _NULL
+            self._state.nulls += row[3] == NULL_ID
 
     def _settle(self, expected: dict[tuple[str, bytes], int]) -> None:
         state, self._state = self._state, None
@@ -308,9 +288,9 @@ class RowPass:
 
     def _judge_row(self, row: tuple[Any, ...], counter: tuple[int, int]) -> None:
         name, digest = row[:2], row[4]
-        rules = list(_broken_rules(row))
+        rules = list(broken_rules(row))
         for message in rules:
-            self._row(name, _id(row), message, "", "")
+            self._row(name, version_id_of(row), message, "", "")
         if rules:
             return
         if row[2] > counter[0] or row[9] > counter[1]:
@@ -322,7 +302,7 @@ class RowPass:
             judge_row(self._run, digest)
 
     def _row(self, name: tuple[str, bytes], version_id: str, message: str, expected: str, found: str) -> None:
-        affected = _named(*name, version_id)
+        affected = named(*name, version_id)
         with self._run.view() as tx:
             count = tx.execute("SELECT count(*) FROM versions WHERE bucket = ? AND key = ?", name).fetchall()[0][0]
         if not count:
@@ -330,7 +310,7 @@ class RowPass:
         self._run.report(
             Finding(
                 "row",
-                f"{_shown(*name)}{', version ' + version_id if version_id else ''}: {message}",
+                f"{shown(*name)}{', version ' + version_id if version_id else ''}: {message}",
                 where="versions",
                 expected=expected,
                 found=found,
@@ -344,12 +324,12 @@ class RowPass:
         self._run.report(
             Finding(
                 "sequence",
-                f"{_shown(*name)}, version {_id(row)}: sequence {row[2]} and commit time {row[9]} are beyond the "
-                f"counter's {counter[0]} and {counter[1]}",
+                f"{shown(*name)}, version {version_id_of(row)}: sequence {row[2]} and commit time {row[9]} are beyond "
+                f"the counter's {counter[0]} and {counter[1]}",
                 where="counter",
                 expected=f"at most {counter[0]}, {counter[1]}",
                 found=f"{row[2]}, {row[9]}",
-                affected=(_named(*name, _id(row)),),
+                affected=(named(*name, version_id_of(row)),),
                 affected_total=1,
                 remedy=self._run.restore_command(),
             )
@@ -363,11 +343,11 @@ class RowPass:
             return
         finding = Finding(
             "current",
-            f"{_shown(*name)}: current names {_version_text(found)}, the newest object is {_version_text(wanted)}",
+            f"{shown(*name)}: current names {_version_text(found)}, the newest object is {_version_text(wanted)}",
             where="current",
             expected="" if wanted is None else str(wanted),
             found="" if found is None else str(found),
-            affected=(_named(*name),),
+            affected=(named(*name),),
             affected_total=1,
             remedy=self._run.repair_command(),
         )
@@ -383,155 +363,20 @@ class RowPass:
             bucket, key, seq, version_id, digest = row[:5]
             if digest is not None and not tx.execute(_INDEXED, (digest, bucket, key, seq)).fetchall():
                 self._index(row, "versions_by_digest")
-            if version_id == _NULL and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
+            if version_id == NULL_ID and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
                 self._index(row, "versions_null")
 
     def _index(self, row: tuple[Any, ...], name: str) -> None:
         self._run.report(
             Finding(
                 "index",
-                f"{_shown(*row[:2])}, version {_id(row)}: the row is missing from the index {name}",
+                f"{shown(*row[:2])}, version {version_id_of(row)}: the row is missing from the index {name}",
                 where=name,
-                affected=(_named(row[0], row[1], _id(row)),),
+                affected=(named(row[0], row[1], version_id_of(row)),),
                 affected_total=1,
                 remedy=self._run.repair_command(),
             )
         )
-
-
-def check_index_rows(run: Inspection) -> None:
-    """Whether each entry of the index by digest has its row; in short views, for when SQLite's check was given up."""
-    place: tuple[bytes, str, bytes, int] = (b"", "", b"", 0)
-    while True:
-        with run.view() as tx:
-            rows = tx.execute(_INDEX_ROWS, (*place, BATCH)).fetchall()
-            wrong = [row for row in rows if tx.execute(_ROW_DIGEST, row[1:]).fetchall() != [(row[0],)]]
-        for _, bucket, key, seq in wrong:
-            run.report(
-                Finding(
-                    "index",
-                    f"{_shown(bucket, key)}: versions_by_digest has an entry for sequence {seq} that no row has",
-                    where="versions_by_digest",
-                    affected=(_named(bucket, key),),
-                    affected_total=1,
-                    remedy=run.repair_command(),
-                )
-            )
-        if len(rows) < BATCH:
-            return
-        place = rows[-1]
-        run.progress("checking the index by digest", 0, 0)
-        run.pace.batch_done()
-
-
-def check_order(run: Inspection) -> None:
-    """Whether commit times rise with sequences over the whole store.
-
-    Rows lie in key order, so the least and the greatest time of each sequence is kept (of each group of neighbouring
-    sequences, in a store of more than a million changes) and compared at the end.
-    """
-    if run.lost & {"versions", "counter"}:
-        return
-    with run.view() as tx:
-        ((last, _),) = tx.execute(_COUNTER).fetchall()
-    groups = max(1, min(last + 1, _MOST_GROUPS))
-    least, greatest = array("q", [_LAST]) * groups, array("q", [_UNTOUCHED]) * groups
-    place: Place = START
-    while True:
-        with run.view() as tx:
-            rows = tx.execute(_ORDER, (*place, 5 * BATCH)).fetchall()
-        for _, _, seq, commit_ms in rows:
-            if isinstance(seq, int) and isinstance(commit_ms, int) and 0 <= seq <= last:
-                group = seq * groups // (last + 1)
-                least[group] = min(least[group], commit_ms)
-                greatest[group] = max(greatest[group], commit_ms)
-        if len(rows) < 5 * BATCH:
-            break
-        place = rows[-1][:3]
-        run.progress("checking the order of changes", 0, 0)
-        run.pace.batch_done()
-    _report_order(run, least, greatest, last)
-
-
-def _report_order(run: Inspection, least: array[int], greatest: array[int], last: int) -> None:
-    groups, latest = len(least), _UNTOUCHED
-    for group in range(groups):
-        if least[group] < latest:
-            first = group * (last + 1) // groups
-            run.report(
-                Finding(
-                    "sequence",
-                    f"commit times fall at sequence {first}: {least[group]} after {latest}",
-                    where="versions",
-                    expected=f"at least {latest}",
-                    found=str(least[group]),
-                    remedy=run.restore_command(),
-                )
-            )
-        latest = max(latest, greatest[group])
-
-
-# ---- the rules of a row ----
-
-
-def _broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
-    bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms = row[:10]
-    yield from _broken_name(bucket, key)
-    if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
-        yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
-    elif version_id != _NULL and not versions.could_be_id(_id(row), seq):
-        yield f"the version id {_id(row)!r} is not one that sequence {seq} can have"
-    if not isinstance(size, int) or size < 0 or (digest is None and size):
-        yield f"the size {size!r} cannot be"
-    if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
-        yield "the digest is not one of 32 bytes"
-    try:
-        _check_texts(content_type, headers, metadata)
-    except (ValueError, TypeError, InvalidArgument) as error:
-        yield f"headers or metadata cannot be read: {error}"
-
-
-def _broken_name(bucket: object, key: object) -> Iterator[str]:
-    try:
-        if not isinstance(bucket, str) or not bucket:
-            yield f"{bucket!r} is no bucket"
-        else:
-            check_bucket(bucket)
-        if not isinstance(key, bytes) or not 0 < len(key) <= MAX_KEY_BYTES:
-            yield "the key is empty, longer than any key may be, or no key at all"
-        else:
-            key.decode()
-    except (InvalidArgument, UnicodeDecodeError) as error:
-        yield f"bucket or key cannot be: {error}"
-
-
-@lru_cache(maxsize=256)
-def _check_texts(content_type: bytes, headers: bytes | None, metadata: bytes | None) -> None:
-    """Raise unless the stored texts are what a write could have stored."""
-    others, pairs = _mapping(headers), _mapping(metadata)
-    check_attributes(Headers(content_type.decode(), **others), pairs)
-
-
-def _id(row: tuple[Any, ...]) -> str:
-    """The row's version id, as far as it is text."""
-    return bytes(row[3]).decode(errors="backslashreplace")
-
-
-def _mapping(text: bytes | None) -> Mapping[str, str]:
-    found = json.loads(text) if text is not None else {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise TypeError("not a JSON object of texts")
-    return found
-
-
-def _named(bucket: object, key: object, version_id: str = "") -> Affected:
-    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key)
-    return Affected(str(bucket), text, version_id)
-
-
-def _shown(bucket: object, key: object) -> str:
-    named = _named(bucket, key)
-    return f"{named.bucket}/{named.key}"
 
 
 def _version_text(seq: int | None) -> str:

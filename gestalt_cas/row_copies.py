@@ -134,7 +134,8 @@ class RowCopy:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._connection: Connection = sqlite.driver.connect(path, isolation_level=None, check_same_thread=False)
+        with _translated(path):
+            self._connection: Connection = sqlite.driver.connect(path, isolation_level=None, check_same_thread=False)
         try:
             with _translated(path):
                 # Ours alone, so SQLite needs no file for sharing it.

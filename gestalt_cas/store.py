@@ -13,7 +13,6 @@ API reference; design: docs/design.md.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,10 +63,6 @@ from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statistics import Stats
 
-log = logging.getLogger(__name__)
-
-_PASSIVE_BYTES = 8 << 20
-_RESTART_BYTES = 64 << 20
 _OPEN_TRIES = _PUBLISH_TRIES = 3
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
@@ -443,14 +438,7 @@ class Store:
         """One round of background work, for the holder of server.lock: mend, remake the reserve, shorten the WAL."""
         self._reserve.keep()
         self._database.recover()
-        wal = self._database.wal_bytes
-        if wal > _RESTART_BYTES:
-            if not self._database.checkpoint(restart=True):
-                log.warning(
-                    "the WAL has %d bytes and some reader keeps a transaction open: it cannot be shortened", wal
-                )
-        elif wal > _PASSIVE_BYTES:
-            self._database.checkpoint()
+        self._database.tend_wal()
 
     def clean_staging(self) -> int:
         """Remove uploads that dead processes left behind; returns how many."""

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy
@@ -185,16 +185,14 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    source, destination = connect(layout.database), sqlite.driver.connect(part)
     try:
-        destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
-        source.backup(destination)
+        with closing(connect(layout.database)) as source, closing(sqlite.driver.connect(part)) as destination:
+            destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
+            source.backup(destination)
+        sync_file(fd)
     except DriverError as error:
         raise sqlite.translate(error) from error
     finally:
-        destination.close()
-        source.close()
-        sync_file(fd)
         os.close(fd)
     part.rename(target)
     sync_directory(layout.root)

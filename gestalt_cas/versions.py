@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from gestalt_cas import quotas, schema
+from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
@@ -385,14 +386,17 @@ _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 def _version(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
     key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata = row[:9]
-    return ObjectVersion(
-        ObjectKey(bucket, key.decode()),
-        version_id,
-        seq,
-        size,
-        digest.hex() if digest is not None else "",
-        commit_ms,
-        _headers(content_type, headers),
-        MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
-        current,
-    )
+    try:
+        return ObjectVersion(
+            ObjectKey(bucket, key.decode()),
+            version_id,
+            seq,
+            size,
+            digest.hex() if digest is not None else "",
+            commit_ms,
+            _headers(content_type, headers),
+            MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
+            current,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DatabaseDamaged(f"a version's row in bucket {bucket!r} holds what no write stores: {error}") from error

@@ -17,7 +17,7 @@ from blake3 import blake3
 from gestalt_cas import Store, sqlite
 
 STORE_FILES = {"blobs", "metadata.sqlite3", "staging", "turnstile.lock", "write.lock", "schema.lock", "server.lock"}
-BACKUP_FILES = {*STORE_FILES, "manifest.json", "reserve"}
+BACKUP_FILES = {*STORE_FILES, "manifest.json", "reserve", "reserve.1", "reserve.2"}
 VERSION_COLUMNS = (
     "bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms, gone_seq, gone_ms"
 )

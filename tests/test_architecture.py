@@ -41,7 +41,8 @@ LAYERS = (
         "pins",
         "quarantine",
     }
-    | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"},
+    | {"quotas", "reachability", "reserve", "schema", "settings", "sqlite", "statements", "upgrade", "versions"}
+    | {"wal"},
     {"allowances", "directories", "doctor", "doctor_database", "doctor_disk", "doctor_files", "doctor_process"}
     | {
         "examinations",
@@ -58,7 +59,7 @@ LAYERS = (
     }
     | {"backup", "destinations", "heartbeats", "manifests", "payload_copies", "restoring", "row_copies"}
     | {"checking", "inspection", "layout_checks", "payload_checks", "quota_checks", "rebuilding", "repairs"}
-    | {"row_checks", "schema_checks", "unopened", "wal_checks"},
+    | {"order_checks", "row_checks", "row_rules", "schema_checks", "unopened", "wal_checks"},
     {"calls", "host", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server", "targets"}
     | {"endpoint", "http_downloads", "http_server", "http_side", "http_uploads"}
     | {"wire_pb2", "__main__", "cli"},

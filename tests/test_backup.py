@@ -14,7 +14,7 @@ from blake3 import blake3
 import backups
 from backups import BACKUP_FILES, alter, empty_store_fixture, files, manifest, names, query, store_fixture, verify  # noqa: F401
 from gestalt_cas import BackedUp, ObjectKey, Store, destinations, manifests, pins, restore, row_copies
-from gestalt_cas.errors import DatabaseDamaged, StoreBusy, StoreUnusable
+from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreBusy, StoreUnusable
 from gestalt_cas.manifests import Kind
 from gestalt_cas.objects import Headers
 from storage import Child, change, flip, history, key, payload_path, put, rows
@@ -115,7 +115,7 @@ def test_what_belongs_to_the_store_or_a_process_stays_behind(store: Store, dest:
 
 def test_the_root_covers_every_setting_of_a_store(store: Store) -> None:
     """Whoever adds a setting changes the root digest, and with it the format of the manifest."""
-    # Quotas are a setting with a table, and lines of the root, of their own.
+    # Quotas are rows of their own table, which the root has as well.
     assert {*row_copies._SETTINGS, "quotas"} == set(store.settings().by_name())
 
 
@@ -215,6 +215,11 @@ def newest(directory: Path, name: str) -> int:
         key_bytes,
     )
     return int(backups.blob_path(directory, digest).read_bytes().split()[1])
+
+
+def test_a_copy_that_cannot_be_opened_is_the_disks_fault(tmp_path: Path) -> None:
+    with pytest.raises(StorageFault, match="unable to open"):
+        row_copies.RowCopy(tmp_path / "nowhere" / "rows.sqlite3")
 
 
 @pytest.mark.parametrize("patient_bytes", [row_copies.PATIENT_BYTES, 0], ids=["beside writers", "in turns with them"])

@@ -248,6 +248,19 @@ def test_a_file_that_stands_there_is_replaced(blobs: Blobs, layout: Layout) -> N
     assert blobs.path(second.digest).stat().st_nlink == 1
 
 
+def test_a_directory_that_stands_there_is_set_aside_with_a_note(blobs: Blobs, layout: Layout) -> None:
+    found = blobs.stage([b"payload"])
+    path = blobs.path(found.digest)
+    path.mkdir()
+    (path / "inside").write_bytes(b"kept")
+    blobs.publish(found)
+    found.discard()
+    assert path.read_bytes() == b"payload"
+    aside, note = sorted(layout.quarantine.iterdir())
+    assert (aside / "inside").read_bytes() == b"kept"
+    assert "directory" in note.read_text()
+
+
 def test_a_link_that_stands_there_is_replaced_and_not_followed(blobs: Blobs, layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"theirs")
     found = blobs.stage([DATA])
@@ -292,17 +305,6 @@ def test_a_file_that_goes_while_it_is_looked_at_is_no_failure(
     for each in (first, second):
         each.discard()
     assert names(layout) == []
-
-
-def test_a_directory_that_stands_there_is_not_removed(blobs: Blobs, layout: Layout) -> None:
-    found = blobs.stage([DATA])
-    blobs.path(found.digest).mkdir()
-    (blobs.path(found.digest) / "theirs").write_text("")
-    with pytest.raises(StorageFault):
-        blobs.publish(found)
-    found.discard()
-    assert names(layout) == []
-    assert (blobs.path(found.digest) / "theirs").exists()
 
 
 def test_publishers_of_the_same_bytes_at_once(blobs: Blobs, layout: Layout) -> None:

@@ -46,7 +46,7 @@ def test_what_a_crash_leaves_keeps_every_promise(workload: str, recordings: dict
     chosen = campaign.all_over(recordings[workload], 1, STATES)
     outcome = campaign.judged(workload, recordings[workload], chosen)
     assert not outcome.findings, "\n".join(map(str, outcome.findings[:3]))
-    assert outcome.judged == STATES or workload == "signing-keys"
+    assert outcome.judged == STATES or workload in ("signing-keys", "repair")  # short ones have few
 
 
 NEEDED = [site for site in sites.find() if site.name not in sites.SPARE]

@@ -135,7 +135,7 @@ CASES: dict[str, tuple[Callable[[History], History], list[dict[str, bytes]]]] = 
     ),
     "a rename across directories": (
         lambda h: h.has("f", b"x").rename("f", "sub/g"),
-        [{"f": b"x"}, {"sub/g": b"x"}, {"f": b"x", "sub/g": b"x"}, {}],
+        [{"f": b"x"}, {"sub/g": b"x"}, {"f": b"x", "sub/g": b"x"}],
     ),
     "a link and the removal of the first name": (
         lambda h: h.has("f", b"x").link("f", "sub/g").sync("sub").unlink("f"),

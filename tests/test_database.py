@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, database, schema, sqlite
-from gestalt_cas import store as store_module
+from gestalt_cas import Store, database, schema, sqlite, wal
 from gestalt_cas.database import connect
 from gestalt_cas.errors import (
     DatabaseDamaged,
@@ -629,12 +628,12 @@ def test_no_commit_checkpoints_by_itself(store: Store) -> None:
     assert store._database.wal_bytes > 40 * 60_000
 
 
-@pytest.mark.parametrize(("passive", "restart", "mode"), [(1, 1 << 30, "PASSIVE"), (1, 1, "RESTART")])
+@pytest.mark.parametrize(("passive", "restart", "mode"), [(1, 1 << 30, "PASSIVE"), (1, 1, "TRUNCATE")])
 def test_background_work_shortens_the_wal(
     store: Store, monkeypatch: pytest.MonkeyPatch, passive: int, restart: int, mode: str
 ) -> None:
-    monkeypatch.setattr(store_module, "_PASSIVE_BYTES", passive)
-    monkeypatch.setattr(store_module, "_RESTART_BYTES", restart)
+    monkeypatch.setattr(wal, "PASSIVE_BYTES", passive)
+    monkeypatch.setattr(wal, "RESTART_BYTES", restart)
     put(store, "k", b"one")
     spy = break_writer(store, "none", IOERR)
     store.maintain()
@@ -660,34 +659,12 @@ def test_a_restart_lets_the_wal_begin_anew(store: Store) -> None:
     assert rows(store, "PRAGMA wal_checkpoint")[0][1] < 40  # pages in the WAL
 
 
-def test_a_reader_in_the_way_is_not_waited_for(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(store_module, "_RESTART_BYTES", 1)
-    put(store, "k", b"one")
-    with store._database.read() as tx:
-        tx.execute("SELECT count(*) FROM versions").fetchall()
-        put(store, "k", b"two")
-        assert not store._database.checkpoint(restart=True)
-        store.maintain()
-        assert "keeps a transaction open" in caplog.text
-    assert store._database.checkpoint(restart=True)
-
-
-def test_a_writer_relieves_a_wal_that_nobody_cares_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    spy = break_writer(store, "none", IOERR)
-    put(store, "k", b"one")
-    assert not [sql for sql in spy.statements if "wal_checkpoint" in sql]
-    monkeypatch.setattr(database, "RELIEF_BYTES", 1)
-    put(store, "k", b"two")
-    assert spy.statements[-2:] == ["COMMIT", "PRAGMA wal_checkpoint(PASSIVE)"]
-
-
 @pytest.mark.parametrize("code", [IOERR, FULL, BUSY])
 def test_a_commit_stands_when_the_checkpoint_after_it_fails(
     store: Store, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(database, "RELIEF_BYTES", 1)
+    monkeypatch.setattr(wal, "RELIEF_BYTES", 1)
+    monkeypatch.setattr(wal, "STEP_BYTES", 1)
     break_writer(store, "PRAGMA wal_checkpoint", code)
     put(store, "k", b"one")
     assert body(store, "k") == b"one"

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def steps(text: str) -> Iterator[tuple[str, list[str]]]:
 def test_the_tour_prints_what_the_readme_shows(shell: dict[str, str], tmp_path: Path) -> None:
     directory = tmp_path / "tour"
     real: dict[str, str] = {}
-    for command, expected in steps(block("console", "gestalt-cas sync")):
+    told = (block("console", "gestalt-cas sync"), block("console", "gestalt-cas purge"))
+    for command, expected in chain.from_iterable(map(steps, told)):
         text = ID.sub(lambda found: real[found[0]], command).replace("$PWD", str(directory))
         if text.startswith("export "):
             name, _, value = text.removeprefix("export ").partition(";")[0].partition("=")

@@ -24,7 +24,7 @@ def reserve(tmp_path: Path) -> Reserve:
 
 def disk(monkeypatch: pytest.MonkeyPatch, *, total: int, free: int) -> None:
     """Pretend a file system of these sizes in bytes."""
-    found = SimpleNamespace(f_blocks=total // 4096, f_frsize=4096, f_bavail=free // 4096)
+    found = SimpleNamespace(f_blocks=total // 4096, f_frsize=4096, f_bavail=free // 4096, f_files=0, f_favail=0)
     monkeypatch.setattr(os, "statvfs", lambda path: found)
 
 
@@ -208,3 +208,77 @@ def test_several_processes_handle_it_at_once(tmp_path: Path) -> None:
     reserve = Reserve(Layout(tmp_path))
     assert reserve.make()
     assert (tmp_path / "reserve").stat().st_size == reserve.wanted_bytes()
+
+
+# ---- files ----
+
+
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend a file system with room that can hold no more files."""
+    found = SimpleNamespace(f_blocks=8192, f_frsize=4096, f_bavail=8192, f_files=100, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda path: found)
+
+
+def spares(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("reserve.*"))
+
+
+def test_two_files_are_spare_for_opening(reserve: Reserve, tmp_path: Path) -> None:
+    reserve.make()
+    assert spares(tmp_path) == ["reserve.1", "reserve.2"]
+    assert all((tmp_path / name).stat().st_mode & 0o777 == 0o600 for name in spares(tmp_path))
+
+
+def test_what_finds_no_file_gets_the_spare_ones_and_the_bytes_stay(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve.make()
+    no_files(monkeypatch)
+
+    def opening() -> str:
+        if spares(tmp_path):
+            raise StoreFull("no more files")
+        return "done"
+
+    assert reserve.spend_on(opening) == "done"
+    assert (tmp_path / "reserve").stat().st_size > 0
+    reserve.keep_spares()
+    assert not spares(tmp_path), "what is free is needed"
+    monkeypatch.undo()
+    reserve.keep_spares()
+    assert len(spares(tmp_path)) == 2
+
+
+def test_bytes_that_lack_leave_the_spare_files(reserve: Reserve, tmp_path: Path) -> None:
+    reserve.make()
+    assert reserve.give_up()
+    assert len(spares(tmp_path)) == 2
+
+
+def test_without_spare_files_the_bytes_are_tried(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their file is one, too."""
+    reserve.make()
+    no_files(monkeypatch)
+    assert reserve.give_up()
+    assert reserve.give_up()
+    assert not (tmp_path / "reserve").exists()
+    assert not reserve.give_up()
+
+
+def test_a_file_system_that_does_not_answer_gives_up_bytes(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve.make()
+    monkeypatch.setattr(os, "statvfs", Failing(os.statvfs, OSError(errno.EIO, "Input/output error")))
+    assert reserve.give_up()
+    assert not (tmp_path / "reserve").exists()
+
+
+def test_spare_files_that_cannot_be_made_are_done_without(
+    reserve: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "open", Failing(os.open, OSError(errno.ENOSPC, "No space left on device")))
+    reserve.keep_spares()
+    assert not spares(tmp_path)

@@ -547,6 +547,23 @@ def test_an_upgrade_without_room_leaves_the_old_store(old: Path, second: Path) -
         intact(store)
 
 
+def test_an_upgrade_whose_copy_cannot_be_opened_leaves_the_old_store(old: Path, second: Path) -> None:
+    connect = sqlite.driver.connect
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).endswith(".part"):
+            raise sqlite.driver.OperationalError("unable to open database file")
+        return connect(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        next_format.install(second, patch)
+        patch.setattr(sqlite.driver, "connect", refuse)
+        with pytest.raises(StorageFault, match="unable to open"):
+            Store.open(old)
+    with Store.open(old) as store:
+        intact(store)
+
+
 def test_killed_at_every_statement_of_an_upgrade(memory: Path, second: Path) -> None:
     code = """
         import shutil

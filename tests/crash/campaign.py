@@ -30,6 +30,7 @@ from crash.disk import Disk, Recording, choices_text, described, parse_choices
 from crash.enumeration import Candidate, Plan, candidates, normal
 from crash.expectations import Expectations
 from crash.judgement import Judge
+from crash.shim import Op
 from crash.trees import Tree
 from crash.workloads import PREPARED, WORKLOADS, a_store_of_the_first_format, has_objects
 from gestalt_cas import reserve
@@ -122,9 +123,10 @@ def all_over(recording: Recording, seed: int, wanted: int) -> list[Candidate]:
     return found[:wanted]
 
 
-def at_answers(recording: Recording, seed: int) -> list[Candidate]:
-    """Distinct states from the moments when a call was answered: what a missing sync leaves pending shows there."""
-    positions = Expectations(recording, {}).answers()
+def at_turns(recording: Recording, seed: int) -> list[Candidate]:
+    """Distinct states from the moments when a call was answered, or a file renamed: a missing sync shows there."""
+    renamed = {place + 1 for place, entry in enumerate(recording.entries) if entry.op is Op.RENAME and entry.ok}
+    positions = Expectations(recording, {}).answers() | renamed
     found = distinct(recording, [Plan(seed, 1.0, 8, systematic=True, positions=positions)], 0)
     random.Random(seed).shuffle(found)
     return sorted(found, key=lambda candidate: len(candidate.choices) != 1)
@@ -145,7 +147,7 @@ def judged(workload: str, recording: Recording, chosen: list[Candidate]) -> Outc
 def first_finding(workload: str, recording: Recording, *, states: int, seed: int, leave_out: str) -> Finding | None:
     """Judge states of a recording in which a sync was left out until one breaks a promise."""
     with bench(workload, recording, leave_out) as judging:
-        for chosen in (at_answers(recording, seed), all_over(recording, seed, states)):
+        for chosen in (at_turns(recording, seed), all_over(recording, seed, states)):
             for start in range(0, len(chosen), _BATCH):
                 for finding in judging.judge(chosen[start : start + _BATCH]):
                     return finding

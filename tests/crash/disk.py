@@ -9,9 +9,10 @@ what is pending:
 - A directory entry (made by create, link, mkdir; removed by unlink, rmdir) is pending until its directory is synced.
   Syncing the file itself does not help it, though common file systems do more. Each change may be there or not,
   independent of all others; what stands under a name is decided by the last change of it that is there.
-- A rename within a directory is one change: both names or neither. One across directories is two changes, of the one
-  directory and of the other, that may be lost independently, even so that neither name stands. No journalling file
-  system does that, but POSIX promises nothing better, and the store does not need better.
+- A rename within a directory is one change: both names or neither. One across directories is two changes that may be
+  lost independently, so that both names may stand, but not so that neither does: where the new name is lost, the old
+  one is still there. POSIX does not promise that; all journalling file systems do it. Payloads do not need it (their
+  staging names are never looked for again), but what `check --repair` sets aside does.
 - An entry may be durable while the file's data is not: the file is then empty or has holes.
 
 Left out: the shared memory of SQLite (`-shm`), whose content SQLite discards when nobody has it open. Blocks kept by
@@ -311,6 +312,8 @@ def _entries(node: Node, choices: Choices) -> dict[str, int]:
     for change in node.pending:
         if choices.get(change.number, KEPT) != LOST:
             for name, child in change.names:
+                if change.number & 1 and choices.get(change.number - 1, KEPT) == LOST:
+                    continue  # the new name in the other directory is lost
                 if child is None:
                     entries.pop(name, None)
                 else:

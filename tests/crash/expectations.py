@@ -54,6 +54,10 @@ class Expected:
             self._append(key, self.histories[call["source"]][-1], answer)
         elif kind == "delete":
             self._append(key, Version(MARKER), answer)
+        elif kind == "restore":
+            self.opened = True
+            for name, payloads in call["objects"].items():
+                self.histories[name] = [Version((payload, size)) for payload, size in payloads]
         elif kind == "remove":
             left = [version for version in self.histories[key] if version.version_id != call["version_id"]]
             self.histories[key] = left
@@ -88,6 +92,12 @@ class Promises:
     pair_open: bool
     """Whether a call that changes the keys was under way."""
     answered: int
+    restoring: bool
+    """Whether a restore was under way: what is there then need not be a store."""
+    backups: set[int] = field(default_factory=set)
+    """How many versions the backup may hold; empty before the first was answered."""
+    aside: dict[Payload, bool] = field(default_factory=dict)
+    """Damaged payloads that a repair sets aside, and whether it has answered."""
 
 
 class Expectations:
@@ -105,6 +115,8 @@ class Expectations:
     def payloads(self) -> list[Payload]:
         """Every payload that the recording writes, each once."""
         written = [_payload(mark) for _, mark in self._marks if mark.get("kind") == "put"]
+        restored = [mark["objects"] for _, mark in self._marks if mark.get("kind") == "restore"]
+        written += [_pair(payload) for objects in restored for payloads in objects.values() for payload in payloads]
         return list(dict.fromkeys([*written, *itertools.chain(*self._prepared.values())]))
 
     def answers(self) -> frozenset[int]:
@@ -124,7 +136,17 @@ class Expectations:
         allowed = [self._after(begun, answers, set(chosen)) for chosen in _subsets(flying)]
         pairs = [answers[number] for number, call in begun.items() if call["kind"] == "keys" and number in answers]
         pair_open = any(begun[number]["kind"] == "keys" for number in flying)
-        return Promises(allowed, _rotten(marks, begun), pairs, pair_open, len(answers))
+        restored = [number for number, call in begun.items() if call["kind"] == "restore"]
+        return Promises(
+            allowed,
+            _rotten(marks, begun),
+            pairs,
+            pair_open or bool(restored),
+            len(answers),
+            restoring=any(number in flying for number in restored),
+            backups=_backups(begun, answers),
+            aside={_pair(c["aside"]): number in answers for number, c in begun.items() if c["kind"] == "repair"},
+        )
 
     def _after(self, begun: dict[str, dict[str, Any]], answers: dict[str, Any], chosen: set[str]) -> Expected:
         result = Expected(opened=bool(self._prepared))
@@ -141,8 +163,24 @@ def _subsets(flying: list[str]) -> Iterator[tuple[str, ...]]:
         yield from itertools.combinations(flying, count)
 
 
+def _backups(begun: dict[str, dict[str, Any]], answers: dict[str, Any]) -> set[int]:
+    """The last one that was answered, and what began after it."""
+    possible: set[int] = set()
+    for number, call in begun.items():
+        if call["kind"] == "backup" and number in answers:
+            possible = {call["versions"]}
+        elif call["kind"] == "backup" and possible:
+            possible.add(call["versions"])
+    return possible
+
+
 def _payload(call: dict[str, Any]) -> Payload:
-    name, size = call["payload"]
+    return _pair(call["payload"])
+
+
+def _pair(payload: tuple[str, int]) -> Payload:
+    """JSON knows no tuples."""
+    name, size = payload
     return name, size
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,20 @@ from typing import Any
 from blake3 import blake3
 
 from crash.expectations import MARKER, Expected, Payload, Promises, Version
-from crash.workloads import BUCKET, bytes_of
+from crash.workloads import BACKUP, BUCKET, bytes_of
 from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
-from gestalt_cas.errors import Damage
+from gestalt_cas.errors import Damage, StoreUnusable
+from gestalt_cas.findings import EVERYTHING
+from gestalt_cas.inspection import CheckOptions
 from gestalt_cas.layout import LOCKS, Layout
 from gestalt_cas.objects import ListQuery
+from gestalt_cas.restoring import restore
 
 _KNOWN = re.compile(
     r"metadata\.sqlite3(\.new)?(-wal|-shm|-journal)?"
     r"|metadata\.before-upgrade-from-\d+\.(sqlite3|part)(-wal|-shm|-journal)?"
-    r"|reserve|blobs|staging|quarantine|keys\.json|\.keys\.json\.[0-9a-f]+|" + "|".join(map(re.escape, LOCKS))
+    r"|check\.lock|reserve(\.\d)?|blobs|staging|quarantine|keys\.json|\.keys\.json\.[0-9a-f]+|"
+    + "|".join(map(re.escape, LOCKS))
 )
 
 
@@ -51,11 +56,26 @@ class Judge:
     def digests(self) -> list[bytes]:
         return list(self._digests.values())
 
-    def judge(self, promises: Promises, *, collect: bool = False) -> None:
-        """Raises Violation, or whatever the store raises. With `collect` garbage collection is run and judged too."""
+    def judge(self, promises: Promises, *, check: bool = True, collect: bool = False) -> None:
+        """Raises Violation, or whatever the store raises.
+
+        With `check` the store's own check, payloads read whole, may find nothing worse than what can be reclaimed. With
+        `collect` garbage collection is run and judged too.
+        """
         if self._upgraded:
             self._check_copy_aside(promises)
         self._check_keys(promises)
+        if promises.backups:
+            self._check_backup(promises.backups)
+        for payload, answered in promises.aside.items():
+            self._check_aside(payload, answered)
+        if promises.restoring:
+            named = (self._directory / "metadata.sqlite3").exists()
+            try:
+                Store.open(self._directory).close()
+                require(not named or (self._directory / "keys.json").exists(), "restored, and the keys are not there")
+            except StoreUnusable:
+                return  # as a directory is whose restore was cut off
         if all(expected.opened for expected in promises.allowed):
             require((self._directory / "metadata.sqlite3").exists(), "the database of an opened store is gone")
         for payload in set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}:
@@ -65,6 +85,8 @@ class Judge:
             self._check_purged(store, promises)
             self._check_contents(store, promises)
             self._check_below(store, promises.rotten)
+            if check:
+                self._check_by_its_own(store, promises.rotten)
             self._write_again(store)
             self._check_below(store, set())
             if collect:
@@ -91,10 +113,29 @@ class Judge:
                 connection.close()
             require(found == [("0001",)] and count == 3, f"the copy has revision {found} and {count} versions")
 
+    def _check_backup(self, versions: set[int]) -> None:
+        """A backup that was answered is whole, whatever became of one after it; restoring verifies every payload."""
+        with tempfile.TemporaryDirectory(dir=self._directory.parents[1]) as place:
+            found = restore(self._directory.with_name(BACKUP), Path(place) / "restored")
+        require(found.versions in versions, f"the backup has {found.versions} versions, not {versions}")
+        require(found.keys and not found.lost, "the backup has lost its keys, or payloads")
+
+    def _check_aside(self, payload: Payload, answered: bool) -> None:
+        """What is damaged is set aside with a note, and at no moment gone."""
+        name = self._digests[payload].hex()
+        copies = [path for path in (self._directory / "quarantine").glob(f"{name}.*") if path.suffix != ".json"]
+        stands = self._path(self._digests[payload]).exists()
+        require(bool(copies) or (stands and not answered), f"{payload} is gone")
+        require(not (stands and answered), f"{payload} was set aside and is back")
+        for copy in copies:
+            note = json.loads(copy.with_name(f"{copy.name}.json").read_text())
+            require(len(copy.read_bytes()) == payload[1] and "from" in note, f"{payload} was set aside badly")
+
     def _check_keys(self, promises: Promises) -> None:
         path = self._directory / "keys.json"
         if not path.exists():
-            require(not promises.pairs, "the signing keys are gone")
+            lost = promises.pairs or (promises.pair_open and promises.answered and not promises.restoring)
+            require(not lost, "the signing keys are gone")
             return
         found = json.loads(path.read_text())
         require(bool(found["secretAccessKey"]), "keys.json is cut short")
@@ -197,6 +238,12 @@ class Judge:
         store.clean_staging()
         left = [path.name for path in (self._directory / "staging").iterdir()]
         require(not left, f"cleaning leaves {left} in staging")
+
+    def _check_by_its_own(self, store: Store, rotten: set[Payload]) -> None:
+        excused = {self._digests[payload].hex() for payload in rotten}
+        found = store.check(CheckOptions(read_data=EVERYTHING, restart=True)).findings
+        worse = [f"{finding.kind}: {finding.message}" for finding in found if finding.digest not in excused]
+        require(not worse, f"check finds {worse}")
 
     def _bytes_of(self, store: Store, digest: bytes, place: int) -> bytes | None:
         """What stands at the place of a payload; None when nothing does."""

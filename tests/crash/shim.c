@@ -269,7 +269,7 @@ static int do_open(int at, const char *path, int flags, mode_t mode) {
   if (!locate(at, path, &place)) return (int)syscall(SYS_openat, at, path, flags, mode);
   enter();
   look(&place);
-  fault = fault_for(OPEN, flags);
+  fault = fault_for(OPEN, place.exists ? flags & ~O_CREAT : flags); /* only making a file takes room */
   if (fault) errno = error_of(fault);
   else fd = (int)syscall(SYS_openat, at, path, flags, mode);
   struct entry entry = entry_of(OPEN, NULL, fault, fd);

@@ -16,7 +16,7 @@ Faults: an operation counts when it acts below `root` and is one of OPEN (read-o
 ALLOCATE, SYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR. Of those, only the ones that a kind can befall are numbered:
 
     kind                befalls                                         and shows as
-    Fault.ENOSPC        all but UNLINK, RMDIR and OPEN without O_CREAT  ENOSPC, nothing done
+    Fault.ENOSPC        all but UNLINK, RMDIR, OPEN that makes no file  ENOSPC, nothing done
     Fault.EIO           all                                             EIO, nothing done
     Fault.EINTR         OPEN, WRITE, TRUNCATE, ALLOCATE, SYNC           EINTR, nothing done
     Fault.EMFILE        OPEN                                            EMFILE, nothing done

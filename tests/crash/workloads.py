@@ -29,8 +29,11 @@ from blake3 import blake3
 
 from gestalt_cas import Conditions, Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
 from gestalt_cas.errors import Damage, PreconditionFailed
+from gestalt_cas.findings import Subset
+from gestalt_cas.inspection import CheckOptions
+from gestalt_cas.restoring import restore
 
-BUCKET = "bucket"
+BUCKET, BACKUP = "bucket", "backup"
 SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)
 """Payloads by name and size; LARGE has two chunks."""
 Payload = tuple[str, int]
@@ -214,16 +217,27 @@ class Session:
 
     def in_process(self, work: Callable[[], None], expect: int = 0) -> None:
         """Do the work in a process of its own and wait for its end."""
+        self._wait(self._start(work), expect)
+
+    def side_by_side(self, *works: Callable[[], None]) -> None:
+        """Do each in a process of its own, at the same time."""
+        for pid in [self._start(work) for work in works]:
+            self._wait(pid, 0)
+
+    def _start(self, work: Callable[[], None]) -> int:
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
                 work()
                 code = 0
-            except BaseException:  # noqa: BLE001 - whatever it is, the parent must not go on
+            except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
                 traceback.print_exc()
                 sys.stderr.flush()
             os._exit(code)
+        return pid
+
+    def _wait(self, pid: int, expect: int) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code == expect, f"a forked process ended with {code}"
 
@@ -248,7 +262,7 @@ _left_open: list[Store] = []
 
 def has_objects(name: str) -> bool:
     """Whether the workload begins with the objects of PREPARED."""
-    return WORKLOADS[name].prepare not in (None, an_empty_store, a_store_without_directories)
+    return WORKLOADS[name].prepare not in (None, an_empty_store, a_store_without_directories, a_backup)
 
 
 # Preparations
@@ -286,6 +300,16 @@ def a_store_with_a_quarantine(directory: Path) -> None:
     name = blake3(bytes_of(PREPARED["old"][0])).hexdigest()
     (aside / f"{name}.1700000000000").write_bytes(bytes_of(PREPARED["old"][0])[:100])
     (aside / f"{name}.1700000000000.json").write_text("{}")
+
+
+def a_backup(directory: Path) -> None:
+    """A backup with keys, of a store that is then gone."""
+    source = directory.with_name("source")
+    a_store_with_objects(source)
+    keys.create(source / "keys.json")
+    with Store.open(source) as opened:
+        opened.back_up(directory.with_name(BACKUP), with_keys=True)
+    shutil.rmtree(source)
 
 
 def a_store_of_the_first_format(directory: Path) -> None:
@@ -415,6 +439,26 @@ def two_processes(session: Session) -> None:
 
     session.in_process(first)
     session.in_process(second)
+
+
+@workload(prepare=a_store_with_objects)
+def side_by_side(session: Session) -> None:
+    """Two processes at the same time, with payloads in common and keys of their own; the second collects garbage."""
+
+    def first() -> None:
+        with session.open() as opened:
+            for number in range(3):
+                session.put(opened, f"a{number}", SMALL)
+                session.put(opened, f"a{number}", ("common", 400 + number))
+
+    def second() -> None:
+        with session.open() as opened:
+            for number in range(3):
+                session.put(opened, f"b{number}", ("common", 400 + number))
+                session.remove(opened, session.put(opened, f"b{number}", SMALL))
+                session.call("gc", lambda: opened.collect_garbage().files)
+
+    session.side_by_side(first, second)
 
 
 def _die_at_the_next_directory() -> None:
@@ -678,6 +722,47 @@ def many_writers_of_files(session: Session) -> None:
 
     session.in_process(first)
     session.in_process(second)
+
+
+@workload(prepare=a_store_with_objects)
+def backups(session: Session) -> None:
+    """Two into one directory: until the second is complete the first one is good."""
+    dest = session.root / BACKUP
+    session.call("keys", lambda: keys.create(session.directory / "keys.json").access_key_id)
+    with session.open() as opened:
+        session.call("backup", lambda: opened.back_up(dest, with_keys=True).versions, versions=3)
+        session.put(opened, "a", SMALL)
+        session.call("backup", lambda: opened.back_up(dest, with_keys=True).versions, versions=4)
+
+
+@workload(prepare=a_backup, place="restored")
+def restoring(session: Session) -> None:
+    source = session.root / BACKUP
+    session.call("restore", lambda: restore(source, session.directory).versions, objects=PREPARED)
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def repair(session: Session) -> None:
+    """A damaged payload is set aside; then, from a backup, its bytes are put back."""
+    payload, options = PREPARED["kept"][0], CheckOptions(read_data=Subset(), repair=True)
+    with session.open() as opened:
+        session.rot(opened, payload)
+        session.call("repair", lambda: opened.check(options) is not None, aside=payload)
+
+
+@workload(prepare=a_store_with_objects)
+def repair_of_a_directory(session: Session) -> None:
+    """A fan-out directory goes while the store is open; a repair makes it, and an upload uses it."""
+    with session.open() as opened:
+        path = opened._blobs.path(blake3(bytes_of(SMALL)).digest()).parent
+        path.rmdir()
+        fd = os.open(path.parent, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        assert opened.check(CheckOptions(repair=True)) is not None
+        session.put(opened, "a", SMALL)
 
 
 @workload(prepare=an_empty_store)

@@ -6,7 +6,9 @@ answers True or False and fails on anything in between.
 
 from __future__ import annotations
 
+import json
 import os
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,11 @@ from gestalt_cas.errors import NoSuchKey, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery
 from gestalt_cas.sqlite import Connection
-from storage import BUCKET, body, change, history, key, overwrite, payload_path, payloads, put, rows
+from storage import BUCKET, ROOT, body, change, history, key, overwrite, payload_path, payloads, put, rows
+
+_KEPT = ROOT / "tests" / "data" / "stores"
+OLD_STORE = _KEPT / "0001.tar.xz"
+OLD_VERSIONS = len(json.loads((_KEPT / "0001.json").read_text())["versions"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,36 +335,6 @@ def _marked(turn: Turn) -> list[bytes | None]:
     return [None, turn.before]
 
 
-CASES: dict[str, Case] = {
-    "write new bytes": Case(_write, either(_nothing, _new)),
-    "replace by if-match": Case(_replace, either(_before, _both), _put_before),
-    "write known bytes": Case(_write, either(_nothing, _new), _known),
-    "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
-    "write missing bytes": Case(_write, either(_nothing, _new), _missing),
-    "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
-    "write an inlined payload": Case(_write, either(_nothing, _new), _inlining),
-    "replace an inlined payload": Case(_replace, either(_before, _both), _inlined_before),
-    "write over a damaged row": Case(_write, either(_nothing, _new), _inlined_damaged),
-    "write a missing file as a row": Case(_write, either(_nothing, _new), _missing_and_raised),
-    "write in company": Case(_together, either(_nothing, _new), _inlining),
-    "read an inlined payload": Case(_read, _unchanged, _inlined_before, changes_nothing=True),
-    "collect a row": Case(_collect, _row_collected, _inlined_garbage, in_steps=True),
-    "copy": Case(_copy, either(_nothing, _new), _known),
-    "delete": Case(lambda store, turn: store.delete(key(turn.name)), either(_before, _marked), _put_before),
-    "remove a version": Case(_remove_newest, either(_both, _before), _two_versions),
-    "read": Case(_read, _unchanged, _put_before, changes_nothing=True),
-    "head and list": Case(_look, _unchanged, _put_before, changes_nothing=True),
-    "change settings": Case(_change_settings, _settings_there),
-    "checkpoint": Case(_checkpoint, _unchanged, _put_before, changes_nothing=True),
-    "collect garbage": Case(_collect, _collected, _garbage, in_steps=True),
-    "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
-    "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off),
-    "open": Case(_open, _opened_works, _put_before, changes_nothing=True),
-    "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
-    "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
-}
-
-
 def _check(store: Store, turn: Turn) -> object:
     return store.check()
 
@@ -387,7 +363,61 @@ def _backed_up(store: Store, turn: Turn) -> bool:
         return False
 
 
-if hasattr(Store, "check"):
-    CASES["check"] = Case(_check, _checked, _put_before, changes_nothing=True)
-if hasattr(Store, "back_up"):
-    CASES["back up"] = Case(_back_up, _backed_up, _put_before, in_steps=True)
+def _old_store(turn: Turn) -> Path:
+    return turn.directory.parent / "old" / turn.name.replace(" ", "-") / "store"
+
+
+def _unpack(store: Store, turn: Turn) -> None:
+    """A store of an earlier release."""
+    with tarfile.open(OLD_STORE) as archive:
+        archive.extraction_filter = staticmethod(lambda member, path: member)
+        archive.extractall(_old_store(turn))
+
+
+def _upgrade(store: Store, turn: Turn) -> None:
+    Store.open(_old_store(turn)).close()
+
+
+def _upgraded(store: Store, turn: Turn) -> bool:
+    """Whatever was left, the next try upgrades it, with all that it holds."""
+    with Store.open(_old_store(turn)) as upgraded:
+        ((found,),) = rows(upgraded, "SELECT count(*) FROM versions")
+        assert found == OLD_VERSIONS
+        put(upgraded, "upgraded", b"works")
+        assert body(upgraded, "upgraded") == b"works"
+        for version in history(upgraded, "upgraded"):
+            upgraded.delete(version.key, version_id=version.version_id)
+    return True
+
+
+CASES: dict[str, Case] = {
+    "write new bytes": Case(_write, either(_nothing, _new)),
+    "replace by if-match": Case(_replace, either(_before, _both), _put_before),
+    "write known bytes": Case(_write, either(_nothing, _new), _known),
+    "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
+    "write missing bytes": Case(_write, either(_nothing, _new), _missing),
+    "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
+    "write an inlined payload": Case(_write, either(_nothing, _new), _inlining),
+    "replace an inlined payload": Case(_replace, either(_before, _both), _inlined_before),
+    "write over a damaged row": Case(_write, either(_nothing, _new), _inlined_damaged),
+    "write a missing file as a row": Case(_write, either(_nothing, _new), _missing_and_raised),
+    "write in company": Case(_together, either(_nothing, _new), _inlining),
+    "read an inlined payload": Case(_read, _unchanged, _inlined_before, changes_nothing=True),
+    "collect a row": Case(_collect, _row_collected, _inlined_garbage, in_steps=True),
+    "copy": Case(_copy, either(_nothing, _new), _known),
+    "delete": Case(lambda store, turn: store.delete(key(turn.name)), either(_before, _marked), _put_before),
+    "remove a version": Case(_remove_newest, either(_both, _before), _two_versions),
+    "read": Case(_read, _unchanged, _put_before, changes_nothing=True),
+    "head and list": Case(_look, _unchanged, _put_before, changes_nothing=True),
+    "change settings": Case(_change_settings, _settings_there),
+    "checkpoint": Case(_checkpoint, _unchanged, _put_before, changes_nothing=True),
+    "collect garbage": Case(_collect, _collected, _garbage, in_steps=True),
+    "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
+    "check": Case(_check, _checked, _put_before, changes_nothing=True),
+    "back up": Case(_back_up, _backed_up, _put_before, in_steps=True),
+    "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off, in_steps=True),
+    "open": Case(_open, _opened_works, _put_before, changes_nothing=True),
+    "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
+    "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
+    "upgrade": Case(_upgrade, _upgraded, _unpack, changes_nothing=True),
+}

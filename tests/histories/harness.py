@@ -59,20 +59,18 @@ def back_up(store: Store) -> None:
     assert not backed_up.lost, backed_up.lost
 
 
-BACKGROUND: dict[str, tuple[Activity, float]] = {
+BACKGROUND: Mapping[str, tuple[Activity, float]] = {
     "checkpoint": (checkpoint, 0.02),
     "cleaning": (Store.clean_staging, 0.02),
     "gc": (Store.collect_garbage, 0.02),
     "gc, dry": (lambda store: store.collect_garbage(dry_run=True), 0.1),
+    "check": (check_store, 0.2),
+    "backup": (back_up, 1.0),
 }
 """What runs beside the clients, each on a thread of its own, with a pause in seconds after each turn.
 
 Whatever it raises fails the run. Backups pause long, since gc removes nothing while one runs.
 """
-if hasattr(Store, "check"):
-    BACKGROUND["check"] = (check_store, 0.2)
-if hasattr(Store, "back_up"):
-    BACKGROUND["backup"] = (back_up, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

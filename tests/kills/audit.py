@@ -46,9 +46,8 @@ def inspect(store: Store, ledger: Ledger, seen: set[str], chosen: random.Random,
     _read_bytes(store, histories, seen, chosen)
     staging = store.clean_staging()
     _expect([path.name for path in (store.directory / "staging").iterdir()], [], "staging")
-    if hasattr(store, "check"):
-        report = store.check()
-        _expect((report.clean, report.findings), (True, ()), "check")
+    report = store.check()
+    _expect((report.clean, report.findings), (True, ()), "check")
     orphans = _compare_files(store, collect=collect)
     total = sum(len(history) for history in histories.values())
     return Found(took_effect, had_none, total, orphans, staging)

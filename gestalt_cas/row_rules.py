@@ -1,0 +1,82 @@
+"""The rules that each row of versions keeps because every write does, and how a row is named in a finding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from gestalt_cas import versions
+from gestalt_cas.errors import InvalidArgument
+from gestalt_cas.findings import Affected
+from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, Headers, check_attributes, check_bucket
+
+DIGEST_BYTES = 32
+NULL_ID = NULL_VERSION.encode()
+
+
+def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
+    """What is wrong with a row in itself: one sentence for each rule that it breaks.
+
+    The row's first columns are those of versions in their order up to `commit_ms`, texts as bytes.
+    """
+    bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms = row[:10]
+    yield from _broken_name(bucket, key)
+    if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
+        yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
+    elif version_id != NULL_ID and not versions.could_be_id(version_id_of(row), seq):
+        yield f"the version id {version_id_of(row)!r} is not one that sequence {seq} can have"
+    if not isinstance(size, int) or size < 0 or (digest is None and size):
+        yield f"the size {size!r} cannot be"
+    if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
+        yield "the digest is not one of 32 bytes"
+    try:
+        _check_texts(content_type, headers, metadata)
+    except (ValueError, TypeError, InvalidArgument) as error:
+        yield f"headers or metadata cannot be read: {error}"
+
+
+def _broken_name(bucket: object, key: object) -> Iterator[str]:
+    try:
+        if not isinstance(bucket, str) or not bucket:
+            yield f"{bucket!r} is no bucket"
+        else:
+            check_bucket(bucket)
+        if not isinstance(key, bytes) or not 0 < len(key) <= MAX_KEY_BYTES:
+            yield "the key is empty, longer than any key may be, or no key at all"
+        else:
+            key.decode()
+    except (InvalidArgument, UnicodeDecodeError) as error:
+        yield f"bucket or key cannot be: {error}"
+
+
+@lru_cache(maxsize=256)
+def _check_texts(content_type: bytes, headers: bytes | None, metadata: bytes | None) -> None:
+    """Raise unless the stored texts are what a write could have stored."""
+    others, pairs = _mapping(headers), _mapping(metadata)
+    check_attributes(Headers(content_type.decode(), **others), pairs)
+
+
+def version_id_of(row: tuple[Any, ...]) -> str:
+    """The row's version id, as far as it is text."""
+    return bytes(row[3]).decode(errors="backslashreplace")
+
+
+def _mapping(text: bytes | None) -> Mapping[str, str]:
+    found = json.loads(text) if text is not None else {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise TypeError("not a JSON object of texts")
+    return found
+
+
+def named(bucket: object, key: object, version_id: str = "") -> Affected:
+    """The version, or the key, as findings name it, whatever its row holds."""
+    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key)
+    return Affected(str(bucket), text, version_id)
+
+
+def shown(bucket: object, key: object) -> str:
+    """BUCKET/KEY for a message."""
+    one = named(bucket, key)
+    return f"{one.bucket}/{one.key}"
