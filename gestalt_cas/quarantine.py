@@ -49,11 +49,13 @@ def keep(layout: Layout, name: str, data: bytes, note: Mapping[str, object]) -> 
     They are on the disk when this returns. For the holder of write.lock. Raises OSError.
     """
     target = _named(layout, name, {"from": "inlined", **note})
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    part = target.with_name(f"{target.name}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o400)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
         file.flush()
         sync_file(fd)
+    os.rename(part, target)
     sync_directory(layout.quarantine)
     return str(target.relative_to(layout.root))
 

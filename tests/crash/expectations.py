@@ -98,6 +98,8 @@ class Promises:
     """How many versions the backup may hold; empty before the first was answered."""
     aside: dict[Payload, bool] = field(default_factory=dict)
     """Damaged payloads that a repair sets aside, and whether it has answered."""
+    kept: dict[Payload, bool] = field(default_factory=dict)
+    """The same of payloads that are rows, whose damaged bytes are written down."""
 
 
 class Expectations:
@@ -146,6 +148,7 @@ class Expectations:
             restoring=any(number in flying for number in restored),
             backups=_backups(begun, answers),
             aside={_pair(c["aside"]): number in answers for number, c in begun.items() if c["kind"] == "repair"},
+            kept={_pair(c["kept"]): number in answers for number, c in begun.items() if c["kind"] == "keep"},
         )
 
     def _after(self, begun: dict[str, dict[str, Any]], answers: dict[str, Any], chosen: set[str]) -> Expected:

@@ -69,6 +69,8 @@ class Judge:
             self._check_backup(promises.backups)
         for payload, answered in promises.aside.items():
             self._check_aside(payload, answered)
+        for payload, answered in promises.kept.items():
+            self._check_kept(payload, answered)
         if promises.restoring:
             named = (self._directory / "metadata.sqlite3").exists()
             try:
@@ -130,6 +132,17 @@ class Judge:
         for copy in copies:
             note = json.loads(copy.with_name(f"{copy.name}.json").read_text())
             require(len(copy.read_bytes()) == payload[1] and "from" in note, f"{payload} was set aside badly")
+
+    def _check_kept(self, payload: Payload, answered: bool) -> None:
+        """What a damaged row held is written down whole, with a note, before the repair answers."""
+        data = bytearray(self._bytes[payload])
+        data[0] ^= 1
+        found = list((self._directory / "quarantine").glob(f"{self._digests[payload].hex()}.*"))
+        copies = [path for path in found if path.suffix not in (".json", ".part")]
+        require(bool(copies) or not answered, f"{payload} was repaired and what was there is gone")
+        for copy in copies:
+            note = json.loads(copy.with_name(f"{copy.name}.json").read_text())
+            require(copy.read_bytes() == data and note["from"] == "inlined", f"{payload} was written down badly")
 
     def _check_keys(self, promises: Promises) -> None:
         path = self._directory / "keys.json"

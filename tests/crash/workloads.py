@@ -752,6 +752,17 @@ def repair(session: Session) -> None:
         session.call("repair", lambda: opened.check(options) is not None, aside=payload)
 
 
+@workload(prepare=an_empty_store)
+def repair_of_a_row(session: Session) -> None:
+    """What a damaged row holds is written down in quarantine; the row stays until the bytes come again."""
+    options = CheckOptions(read_data=Subset(), repair=True)
+    with session.open(**{INLINE: 1000}) as opened:
+        session.put(opened, "a", SMALL)
+        session.rot_row(opened, SMALL)
+        session.call("keep", lambda: opened.check(options) is not None, kept=SMALL)
+        session.put(opened, "heals", SMALL)
+
+
 @workload(prepare=a_store_with_objects)
 def repair_of_a_directory(session: Session) -> None:
     """A fan-out directory goes while the store is open; a repair makes it, and an upload uses it."""
