@@ -239,6 +239,18 @@ def test_an_io_error_of_a_reader_counts_too(store: Store) -> None:
     assert store.health() == ""
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_at_commit_leaves_no_transaction_open(store: Store, after: bool) -> None:
+    faulty = Faulty(store._database._writer, "COMMIT", KeyboardInterrupt(), after=after)  # type: ignore[arg-type]
+    store._database._writer = faulty  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        put(store, "k", b"value")
+    assert not faulty.in_transaction
+    assert len(history(store, "k")) == after
+    put(store, "next", b"value")
+    assert body(store, "next") == b"value"
+
+
 def test_a_rollback_that_fails_leads_to_new_files(store: Store) -> None:
     faulty = break_writer(store, "ROLLBACK", IOERR)
     with pytest.raises(PreconditionFailed), store._database.write():
