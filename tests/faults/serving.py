@@ -50,6 +50,7 @@ class Control:
 
     def close(self) -> None:
         self._lines.close()
+        self._lines.close()  # the descriptor stays open for as long as its file object does
         self._socket.close()
 
 
