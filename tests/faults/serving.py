@@ -50,7 +50,6 @@ class Control:
 
     def close(self) -> None:
         self._lines.close()
-        self._lines.close()  # the descriptor stays open for as long as its file object does
         self._socket.close()
 
 
