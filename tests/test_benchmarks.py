@@ -9,25 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import (
-    __main__,
-    building,
-    calls,
-    driving,
-    findings,
-    format,  # noqa: A004 - named after its subject
-    http,
-    listing,
-    memory,
-    reads,
-    soak,
-    start,
-    writes,
-)
+from benchmarks import __main__, building, calls, driving, findings, http, listing, memory, reads, soak, start, writes
+from benchmarks import format as choices
 from benchmarks.findings import Finding, at_least, at_most
 from benchmarks.measuring import Samples, Spread, Timing, by_round, in_turn
 from benchmarks.runs import Run
-from benchmarks.serving import served
+from benchmarks.serving import Server, served
 from gestalt_cas import Store
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
@@ -180,7 +167,7 @@ def test_listed_keys_stand_in_their_halves_and_groups(tmp_path: Path) -> None:
 
 
 def test_format_prints_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    format.main([*TINY, "--keys", "400", "--dir", str(tmp_path)])
+    choices.main([*TINY, "--keys", "400", "--dir", str(tmp_path)])
     found = tables(capsys.readouterr().out)
     pages = {row[0]: numbers(row[1:4]) for row in found["Page size (400 objects)"]}
     assert len(pages) == 6
@@ -199,7 +186,7 @@ def test_format_says_that_crc32c_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "google_crc32c", None)
-    format.compare_sums(2)
+    choices.compare_sums(2)
     captured = capsys.readouterr()
     assert [row[0] for row in tables(captured.out)["The sum of a 1 MiB chunk"]] == ["XXH3-128", "BLAKE3"]
     assert "google-crc32c is not installed" in captured.err
@@ -241,28 +228,34 @@ def test_http_does_without_nginx_and_its_unverified_server_checks_nothing(
             http.download(urls["verified"])
 
 
-@pytest.mark.parametrize("client", [driving.RAW, driving.SDK, driving.COMPILED])
-def test_each_client_uploads_reads_and_looks_up_what_it_should(tmp_path: Path, client: str) -> None:
-    if client == driving.COMPILED and driving.compiled_client() is None:
-        pytest.skip("no Go toolchain")
-    with driving.drivers(compiled=client == driving.COMPILED) as found, served(tmp_path / "store") as server:
-        driver = next(driver for driver in found if driver.name == client)
-        driver.run(server.target, driving.uploads(["a", "b"], 100_000, seed=7, callers=2))
-        again = driver.run(server.target, driving.uploads(["c"], 100_000, seed=8))
-        assert len(again.calls) == 1
-        read = driver.run(server.target, driving.downloads("a", times=3, callers=2))
-        assert 300_000 <= read.bytes < 303_000
-        assert driver.run(server.target, driving.heads(["a", "b"])).bytes > 0
-        with pytest.raises(SystemExit, match="HeadObject by the"):
-            driver.run(server.target, driving.heads(["absent"]))
+def test_clients_upload_read_and_look_up_what_they_should(tmp_path: Path) -> None:
+    built = driving.PROGRAM.exists()  # building it takes a minute, so that is left to `make bench`
+    with served(tmp_path / "store") as server, driving.drivers(compiled=built) as found:
+        for driver in found:
+            check_client(driver, server, f"{driver.name}/")
     with Store.open(tmp_path / "store") as store:
-        payloads = {name: store.read(ObjectKey("", name)).read() for name in "abc"}
-    assert {len(payload) for payload in payloads.values()} == {100_000}
-    assert len(set(payloads.values())) == 3, "nothing was deduplicated"
-    assert len({payload[16:] for payload in payloads.values()}) == 1
+        for driver in found:
+            payloads = [store.read(ObjectKey("", f"{driver.name}/{name}")).read() for name in "abc"]
+            assert {len(payload) for payload in payloads} == {100_000}
+            assert len(set(payloads)) == 3, "each upload has bytes of its own"
+            assert len({payload[16:] for payload in payloads}) == 1
 
 
-def test_slow_streams_and_mixed_load_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def check_client(driver: driving.Driver, server: Server, prefix: str) -> None:
+    keys = [f"{prefix}{name}" for name in "abc"]
+    assert len(driver.run(server.target, driving.uploads(keys[:2], 100_000, seed=7, callers=2)).calls) == 2
+    driver.run(server.target, driving.uploads(keys[2:], 100_000, seed=8))
+    read = driver.run(server.target, driving.downloads(keys[0], times=3, callers=2))
+    assert 300_000 <= read.bytes < 303_000
+    assert driver.run(server.target, driving.heads(keys)).bytes > 0
+    with pytest.raises(SystemExit, match=f"HeadObject by the {driver.name}"):
+        driver.run(server.target, driving.heads(["absent"]))
+
+
+def test_slow_streams_and_mixed_load_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(memory, "SETTLED_SECONDS", 0.1)
     reads.filled(tmp_path / "store", 3 << 20)
     with served(tmp_path / "store", settings=soak.SETTINGS) as server:
         _, frame = memory.growth(server, 2, lambda _: memory.slow_read(server))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -59,7 +60,8 @@ def failing_fixture() -> Iterator[Failing]:
             Server(data_dir=root, environment=environment, program=serving.PROGRAM) as server,
             Client(server.target, protos.BUCKETLESS) as client,
         ):
-            yield Failing(client, Control(control))
+            with closing(Control(control)) as faults:
+                yield Failing(client, faults)
             server.stop()
 
 
