@@ -14,20 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gestalt_cas.backup import BackedUp as BackedUp
+    from gestalt_cas.backups.backup import BackedUp as BackedUp
+    from gestalt_cas.backups.restoring import Restored as Restored
+    from gestalt_cas.backups.restoring import restore as restore
+    from gestalt_cas.checks.findings import Finding as Finding
+    from gestalt_cas.checks.inspection import CheckOptions as CheckOptions
+    from gestalt_cas.checks.inspection import CheckReport as CheckReport
     from gestalt_cas.config import Limits as Limits
     from gestalt_cas.errors import StoreError as StoreError
-    from gestalt_cas.findings import Finding as Finding
-    from gestalt_cas.inspection import CheckOptions as CheckOptions
-    from gestalt_cas.inspection import CheckReport as CheckReport
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
     from gestalt_cas.objects import Headers as Headers
     from gestalt_cas.objects import ListQuery as ListQuery
     from gestalt_cas.objects import ObjectKey as ObjectKey
     from gestalt_cas.objects import ObjectVersion as ObjectVersion
-    from gestalt_cas.restoring import Restored as Restored
-    from gestalt_cas.restoring import restore as restore
     from gestalt_cas.store import Store as Store
 
 __version__ = "0.1.0"

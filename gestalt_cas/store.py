@@ -21,11 +21,15 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, backup, checking, listing, pages, purging, quotas, ranges, statistics, versions
+from gestalt_cas import allowances, listing, pages, purging, quotas, ranges, statistics, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
-from gestalt_cas.backup import BackedUp
+from gestalt_cas.backups import backup
+from gestalt_cas.backups.backup import BackedUp
 from gestalt_cas.blobs import Held, Staged
+from gestalt_cas.checks import checking
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
@@ -36,9 +40,7 @@ from gestalt_cas.errors import (
     NoSuchVersion,
     StoreBusy,
 )
-from gestalt_cas.findings import Finding
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
-from gestalt_cas.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -375,7 +377,7 @@ class Store:
     ) -> CheckReport:
         """Look for damage and inconsistencies, beside all other calls, and repair what the options say.
 
-        A check that was cut off is gone on with by the next of the same options; see `gestalt_cas.checking.check`.
+        A check that was cut off is gone on with by the next of the same options; see `checks/checking.py`.
         """
         return checking.check(self._parts, options, progress, on_finding, on_resume)
 
@@ -397,7 +399,7 @@ class Store:
     def back_up(
         self, dest: str | os.PathLike[str], *, with_keys: bool = False, progress: Progress | None = None
     ) -> BackedUp:
-        """Back the store up into a directory, while everything else goes on; see `gestalt_cas.backup`.
+        """Back the store up into a directory, while everything else goes on; see `gestalt_cas.backups.backup`.
 
         Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
         """

@@ -11,9 +11,10 @@ import pytest
 
 import backups
 from backups import empty_store_fixture, manifest, query, store_fixture, verify  # noqa: F401
-from gestalt_cas import Store, manifests, restore
+from gestalt_cas import Store, restore
+from gestalt_cas.backups import manifests
+from gestalt_cas.backups.manifests import Kind
 from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
-from gestalt_cas.manifests import Kind
 from storage import Child, Failing, broken, change, child, full, history, on_a_small_disk, put, rows
 
 SYNCS = [
@@ -40,7 +41,8 @@ STRIDE = 2 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 29
 KILLED = """
     import shutil, threading
     import backups, kill_points
-    from gestalt_cas import manifests, pins, restore
+    from gestalt_cas import pins, restore
+    from gestalt_cas.backups import manifests
     from gestalt_cas.errors import StoreError
     from storage import change, rows
     home, earlier, stride = Path(arguments[0]), arguments[1] == "earlier", int(arguments[2])
@@ -67,7 +69,8 @@ KILLED = """
             shutil.copytree(home / "template-dest", dest)
 """
 
-MODULES = ["backup", "row_copies", "payload_copies", "manifests", "destinations", "layout", "blobs", "restoring"]
+_BACKUPS = ["backup", "row_copies", "payload_copies", "manifests", "destinations", "restoring"]
+MODULES = ["layout", "blobs", *(f"backups/{name}" for name in _BACKUPS)]
 
 
 @pytest.mark.parametrize("earlier", ["earlier", "none"])

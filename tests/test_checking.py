@@ -31,10 +31,11 @@ from checks import (
     put_back,
     store_fixture,
 )
-from gestalt_cas import ObjectKey, Store, checking, inspection, payload_checks, quarantine, schema_checks, wal_checks
+from gestalt_cas import ObjectKey, Store, quarantine
+from gestalt_cas.checks import checking, inspection, payload_checks, schema_checks, wal_checks
+from gestalt_cas.checks.findings import EVERYTHING, FAULTS, Subset, subset_of
+from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import InvalidArgument, StoreBusy
-from gestalt_cas.findings import EVERYTHING, FAULTS, Subset, subset_of
-from gestalt_cas.inspection import CheckOptions
 from gestalt_cas.payload_files import identity_of
 from storage import Child, Failing, body, change, child, damaged, flip, full, key, payload_path, payloads, put, rows
 
@@ -143,7 +144,7 @@ def test_findings_name_what_they_concern(directory: Path) -> None:
 
 
 def test_every_key_of_a_long_history_is_compared_with_current(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gestalt_cas import row_checks
+    from gestalt_cas.checks import row_checks
 
     monkeypatch.setattr(row_checks, "BATCH", 3)
     for number in range(8):
@@ -552,7 +553,7 @@ def test_a_check_beside_another_neither_goes_on_with_it_nor_disturbs_it(store: S
 
 
 def test_a_check_goes_on_in_the_midst_of_the_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gestalt_cas import row_checks
+    from gestalt_cas.checks import row_checks
 
     monkeypatch.setattr(row_checks, "BATCH", 2)
     change(store, "DELETE FROM current WHERE key = ?", b"twin")
@@ -572,8 +573,8 @@ def test_a_check_goes_on_in_the_midst_of_the_rows(store: Store, monkeypatch: pyt
 
 def test_a_killed_check_is_gone_on_with(store: Store) -> None:
     code = """
-        from gestalt_cas import checking
-        from gestalt_cas.inspection import CheckOptions
+        from gestalt_cas.checks import checking
+        from gestalt_cas.checks.inspection import CheckOptions
         checking.POSITION_SECONDS = 0.02
         store = Store.open(arguments[0], create=False)
         def kill(what, done, total):

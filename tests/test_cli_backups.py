@@ -25,8 +25,9 @@ from command_line import (  # noqa: F401
     store_fixture,
     write,
 )
-from gestalt_cas import ObjectKey, Store, destinations, manifests
-from gestalt_cas.manifests import Kind
+from gestalt_cas import ObjectKey, Store
+from gestalt_cas.backups import destinations, manifests
+from gestalt_cas.backups.manifests import Kind
 
 
 @pytest.fixture(autouse=True)

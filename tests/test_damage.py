@@ -17,9 +17,9 @@ from blake3 import blake3
 from checks import FILE_DAMAGE, LARGE, check, path_of, put_back
 from database_pages import Page, first_free, overwrite_page, pages_of, read_page
 from gestalt_cas import ObjectKey, Store, versions
+from gestalt_cas.checks.findings import EVERYTHING
+from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, DatabaseDamaged, NoSuchKey, StoreError
-from gestalt_cas.findings import EVERYTHING
-from gestalt_cas.inspection import CheckOptions
 from gestalt_cas.objects import NO_HEADERS
 from gestalt_cas.schema import PAGE_SIZE
 from storage import BUCKET, body, damaged, key, payload_path, put
@@ -236,7 +236,7 @@ def _reads(store: Store, rich: Rich) -> int:
 def test_a_damaged_page_is_found_and_nothing_wrong_is_served(
     rich: Rich, tmp_path: Path, owner: str, kind: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from gestalt_cas.unopened import check_unopened, is_damaged
+    from gestalt_cas.checks.unopened import check_unopened, is_damaged
 
     caplog.set_level(logging.CRITICAL)
     page = [page.number for page in rich.pages[owner] if page.kind == kind][-1]

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from command_line import PROGRAM, Command, command_in, environment, one_line
-from gestalt_cas import Store, doctor_disk, doctor_process, pins, sqlite
+from gestalt_cas import Store, pins, sqlite
 from gestalt_cas.clock import now_ms
-from gestalt_cas.doctor import examine
+from gestalt_cas.doctor import disk as doctor_disk
+from gestalt_cas.doctor import process as doctor_process
+from gestalt_cas.doctor.examinations import Finding, Severity
+from gestalt_cas.doctor.examining import examine
 from gestalt_cas.errors import NoStore
-from gestalt_cas.examinations import Finding, Severity
 from storage import Child, broken, change, child, full, overwrite, put
 from wire.process import Server
 
@@ -366,7 +368,7 @@ def test_the_clock(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = worst(directory, "clock")
     assert finding.severity is WARNING
     assert "ahead of the clock" in finding.text
-    monkeypatch.setattr("gestalt_cas.doctor_database.now_ms", lambda: 1000)
+    monkeypatch.setattr("gestalt_cas.doctor.database.now_ms", lambda: 1000)
     assert worst(directory, "clock").text == "the clock says 1970-01-01; it was never set"
 
 

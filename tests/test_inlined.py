@@ -17,6 +17,8 @@ from blake3 import blake3
 from backups import query
 from checks import check
 from gestalt_cas import ByteRange, Conditions, Store
+from gestalt_cas.backups.restoring import restore
+from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.config import Limits
 from gestalt_cas.database import connect
 from gestalt_cas.errors import (
@@ -27,8 +29,6 @@ from gestalt_cas.errors import (
     QuotaExceeded,
     StoreFull,
 )
-from gestalt_cas.findings import EVERYTHING
-from gestalt_cas.restoring import restore
 from presigned import Site
 from storage import (
     MIB,
@@ -573,7 +573,7 @@ def test_rows_of_blobs_that_are_wrong_are_put_right_from_the_proven_bytes(store:
 def test_damage_that_is_healed_before_it_is_recorded_is_no_finding(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gestalt_cas import payload_checks
+    from gestalt_cas.checks import payload_checks
 
     fill(store)
     spoil_from_outside(store, SMALL, flipped(SMALL))

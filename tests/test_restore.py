@@ -13,10 +13,11 @@ from blake3 import blake3
 
 import backups
 from backups import alter, blob_path, manifest, names, query, verify
-from gestalt_cas import Store, StoreError, destinations, locks, manifests, restore, schema
-from gestalt_cas.backup import Lost
+from gestalt_cas import Store, StoreError, locks, restore, schema
+from gestalt_cas.backups import destinations, manifests
+from gestalt_cas.backups.backup import Lost
+from gestalt_cas.backups.manifests import Kind
 from gestalt_cas.errors import DatabaseDamaged, DigestMismatch, NoStore, SchemaTooNew, StoreBusy, StoreUnusable
-from gestalt_cas.manifests import Kind
 from storage import body, flip, history, key, put
 
 SIZES = (0, 1, 1 << 20, (1 << 20) + 1, 300)

@@ -13,8 +13,8 @@ from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 
 if TYPE_CHECKING:
-    from gestalt_cas.backup import BackedUp, Lost
-    from gestalt_cas.restoring import Restored
+    from gestalt_cas.backups.backup import BackedUp, Lost
+    from gestalt_cas.backups.restoring import Restored
 
 
 @click.command()
@@ -57,7 +57,7 @@ def restore(session: Session, source: str, directory: str, allow_incomplete: boo
     is a store only when all of it is there and synced; a restore that was cut off is run again. SRC is only read.
     Neither has to do with --data-dir.
     """
-    from gestalt_cas.restoring import restore as make
+    from gestalt_cas.backups.restoring import restore as make
 
     with Progress("restore") as progress:
         done = make(

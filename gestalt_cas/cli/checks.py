@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gestalt_cas.checks.findings import Finding, Subset, subset_of
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.options import SIZE
 from gestalt_cas.cli.output import Output, escaped, instant, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.errors import InvalidArgument, StoreError
-from gestalt_cas.findings import Finding, Subset, subset_of
 
 if TYPE_CHECKING:
-    from gestalt_cas.inspection import CheckOptions, CheckReport
+    from gestalt_cas.checks.inspection import CheckOptions, CheckReport
 
 
 def _subset(_: click.Context, __: click.Parameter, text: str | None) -> Subset | None:
@@ -61,7 +61,7 @@ def check(
     Safe while the store serves. A check that was cut off, however it ended, is gone on with by the next one of the same
     options. Exit code 0: nothing found, or all of it repaired; 4: damage stands; 1: something else stands.
     """
-    from gestalt_cas.inspection import CheckOptions
+    from gestalt_cas.checks.inspection import CheckOptions
 
     if backup is not None and not repair:
         raise click.UsageError("--from needs --repair")
@@ -72,7 +72,7 @@ def check(
 
 
 def _check(session: Session, options: CheckOptions) -> CheckReport:
-    from gestalt_cas.unopened import check_unopened, is_damaged
+    from gestalt_cas.checks.unopened import check_unopened, is_damaged
 
     out = session.output
 

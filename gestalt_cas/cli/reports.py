@@ -16,7 +16,7 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.errors import NoStore
 
 if TYPE_CHECKING:
-    from gestalt_cas.examinations import Finding
+    from gestalt_cas.doctor.examinations import Finding
     from gestalt_cas.statistics import Stats
 
 _LABEL = 20
@@ -118,8 +118,8 @@ def doctor(session: Session) -> int:
     Each finding comes with its remedy. Changes nothing, is safe beside a server, and works on a store that cannot be
     opened. What is in the store is for `check`. Exit code 1 with warnings or errors, 4 with damage.
     """
-    from gestalt_cas.doctor import examine
-    from gestalt_cas.examinations import Severity
+    from gestalt_cas.doctor.examinations import Severity
+    from gestalt_cas.doctor.examining import examine
 
     try:
         found = examine(session.directory)

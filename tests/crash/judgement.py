@@ -20,12 +20,12 @@ from blake3 import blake3
 from crash.expectations import MARKER, Expected, Payload, Promises, Version
 from crash.workloads import BACKUP, BUCKET, bytes_of
 from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
+from gestalt_cas.backups.restoring import restore
+from gestalt_cas.checks.findings import EVERYTHING
+from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, StoreUnusable
-from gestalt_cas.findings import EVERYTHING
-from gestalt_cas.inspection import CheckOptions
 from gestalt_cas.layout import LOCKS, Layout
 from gestalt_cas.objects import ListQuery
-from gestalt_cas.restoring import restore
 
 _KNOWN = re.compile(
     r"metadata\.sqlite3(\.new)?(-wal|-shm|-journal)?"

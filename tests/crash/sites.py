@@ -21,7 +21,7 @@ import gestalt_cas
 
 SYNCS = ("sync_file", "sync_directory")
 SPARE = {
-    "doctor_disk:_syncs:sync_file": "it measures how long a sync takes; the file has no name",
+    "doctor.disk:_syncs:sync_file": "it measures how long a sync takes; the file has no name",
     "layout:Layout.make_tree:sync_directory#2": "SQLite syncs the directory at the first commit of each connection, "
     "and nothing is promised of the new directories before one",
     "upgrade:_create_or_upgrade:sync_directory": "SQLite synced the directory at the transaction's commit, and what is "

@@ -28,10 +28,10 @@ import alembic.command  # noqa: F401
 from blake3 import blake3
 
 from gestalt_cas import Conditions, Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
+from gestalt_cas.backups.restoring import restore
+from gestalt_cas.checks.findings import Subset
+from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, PreconditionFailed
-from gestalt_cas.findings import Subset
-from gestalt_cas.inspection import CheckOptions
-from gestalt_cas.restoring import restore
 
 BUCKET, BACKUP = "bucket", "backup"
 SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)

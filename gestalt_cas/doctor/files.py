@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from gestalt_cas.examinations import Finding, Severity, command, listed
+from gestalt_cas.doctor.examinations import Finding, Severity, command, listed
 from gestalt_cas.layout import FAN_OUT, LOCKS, Layout
 
 _SAMPLED = 8

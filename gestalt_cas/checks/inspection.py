@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gestalt_cas.checks.findings import Finding, Subset
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
-from gestalt_cas.findings import Finding, Subset
 from gestalt_cas.layout import Layout
 from gestalt_cas.parts import Parts
 from gestalt_cas.sqlite import Connection

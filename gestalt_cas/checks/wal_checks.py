@@ -17,8 +17,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")

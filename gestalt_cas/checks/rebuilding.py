@@ -13,9 +13,9 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, Index
 
 from gestalt_cas import schema
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.errors import DatabaseDamaged, StoreError
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection
 from gestalt_cas.sqlite import Connection
 
 _DIALECT = sqlite_dialect()

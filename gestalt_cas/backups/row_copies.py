@@ -38,12 +38,12 @@ from sqlalchemy import Integer, LargeBinary, cast, delete, exists, func, literal
 
 from gestalt_cas import schema, sqlite
 from gestalt_cas import settings as store_settings
+from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
 from gestalt_cas.database import WRITE_TIMEOUT
 from gestalt_cas.durability import sync_file
 from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMismatch, DiskFull, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
-from gestalt_cas.manifests import STORE_NOTE, open_rows
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.statements import Prepared, parameter

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gestalt_cas import inlined, schema
-from gestalt_cas.findings import SHOWN_VERSIONS, Affected
+from gestalt_cas.checks.findings import SHOWN_VERSIONS, Affected
 from gestalt_cas.sqlite import Connection
 
 _COLUMNS = "b.digest, b.size, b.place, b.sums, b.damaged_ms"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gestalt_cas.findings import Affected, Finding
-from gestalt_cas.inspection import Inspection
+from gestalt_cas.checks.findings import Affected, Finding
+from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.listing import successor
 from gestalt_cas.sqlite import Connection
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gestalt_cas import pins, schema, settings, sqlite
 from gestalt_cas.clock import now_ms
-from gestalt_cas.examinations import Finding, Severity, command
+from gestalt_cas.doctor.examinations import Finding, Severity, command
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.pins import Pin
 from gestalt_cas.sqlite import Connection, DriverError

@@ -29,8 +29,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import __version__, destinations, manifests, row_copies, schema
+from gestalt_cas import __version__, schema
 from gestalt_cas import settings as store_settings
+from gestalt_cas.backups import destinations, manifests, row_copies
+from gestalt_cas.backups.heartbeats import HeldPin
+from gestalt_cas.backups.manifests import Manifest, State
+from gestalt_cas.backups.payload_copies import PayloadCopier, Progress, Tally
+from gestalt_cas.backups.row_copies import Contents, RowCopy, Vouchers
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
@@ -41,14 +46,10 @@ from gestalt_cas.errors import (
     DatabaseDamaged,
     StoreError,
 )
-from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
-from gestalt_cas.manifests import Manifest, State
 from gestalt_cas.parts import Parts
-from gestalt_cas.payload_copies import PayloadCopier, Progress, Tally
 from gestalt_cas.reserve import Reserve
-from gestalt_cas.row_copies import Contents, RowCopy, Vouchers
 from gestalt_cas.sqlite import DriverError
 
 log = logging.getLogger(__name__)

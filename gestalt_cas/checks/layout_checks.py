@@ -6,9 +6,9 @@ import os
 import stat
 from pathlib import Path
 
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.durability import sync_directory
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection
 from gestalt_cas.layout import FAN_OUT, LOCKS
 
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o600

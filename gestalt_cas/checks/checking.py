@@ -25,21 +25,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from gestalt_cas import row_checks
+from gestalt_cas.checks import row_checks
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
+from gestalt_cas.checks.layout_checks import check_layout
+from gestalt_cas.checks.order_checks import check_index_rows, check_order
+from gestalt_cas.checks.payload_checks import PayloadPass
+from gestalt_cas.checks.quota_checks import check_quotas
+from gestalt_cas.checks.repairs import check_backup
+from gestalt_cas.checks.schema_checks import check_integrity, check_references, check_schema, unreadable
+from gestalt_cas.checks.wal_checks import check_wal
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError, TooManyStreams
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
-from gestalt_cas.layout_checks import check_layout
 from gestalt_cas.locks import FileLock
-from gestalt_cas.order_checks import check_index_rows, check_order
 from gestalt_cas.parts import Parts
-from gestalt_cas.payload_checks import PayloadPass
 from gestalt_cas.payload_files import is_want
-from gestalt_cas.quota_checks import check_quotas
-from gestalt_cas.repairs import check_backup
-from gestalt_cas.schema_checks import check_integrity, check_references, check_schema, unreadable
-from gestalt_cas.wal_checks import check_wal
 
 log = logging.getLogger(__name__)
 

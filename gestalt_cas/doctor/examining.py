@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from gestalt_cas import doctor_database, doctor_disk, doctor_files, doctor_process
+from gestalt_cas.doctor import database, disk, files, process
+from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.errors import NoStore
-from gestalt_cas.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
 
 
@@ -20,18 +20,18 @@ def examine(directory: str | os.PathLike[str]) -> list[Finding]:
     """Everything that was looked at, in a fixed order of subjects; raises NoStore when there is nothing to examine."""
     layout = Layout(Path(os.path.abspath(directory)))
     _require(layout)
-    facts, found = doctor_database.examine(layout)
+    facts, found = database.examine(layout)
     examinations: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
-        ("permissions", lambda: doctor_files.permissions(layout)),
-        ("directories", lambda: doctor_files.directories(layout)),
-        ("file system", lambda: doctor_disk.file_system(layout)),
-        ("syncs and locks", lambda: doctor_disk.trial(layout)),
-        ("room", lambda: doctor_disk.room(layout)),
+        ("permissions", lambda: files.permissions(layout)),
+        ("directories", lambda: files.directories(layout)),
+        ("file system", lambda: disk.file_system(layout)),
+        ("syncs and locks", lambda: disk.trial(layout)),
+        ("room", lambda: disk.room(layout)),
         ("database", lambda: found),
-        ("server", lambda: doctor_process.server(layout, facts)),
-        ("leftovers", lambda: doctor_files.leftovers(layout)),
-        ("versions", doctor_process.versions),
-        ("limits", doctor_process.limits),
+        ("server", lambda: process.server(layout, facts)),
+        ("leftovers", lambda: files.leftovers(layout)),
+        ("versions", process.versions),
+        ("limits", process.limits),
     )
     return [finding for subject, look in examinations for finding in _tried(subject, look)]
 

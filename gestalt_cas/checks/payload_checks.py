@@ -14,15 +14,16 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gestalt_cas import chunks, inlined_checks, payload_rows, reachability, versions
+from gestalt_cas import chunks, reachability, versions
+from gestalt_cas.checks import inlined_checks, payload_rows
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection, broken
+from gestalt_cas.checks.payload_rows import PayloadRow, Reached
+from gestalt_cas.checks.repairs import mend_payload
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection, broken
 from gestalt_cas.layout import FAN_OUT
 from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of, is_want
-from gestalt_cas.payload_rows import PayloadRow, Reached
-from gestalt_cas.repairs import mend_payload
 from gestalt_cas.sqlite import Connection
 
 BATCH = 1000

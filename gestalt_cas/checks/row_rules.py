@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any
 
 from gestalt_cas import versions
+from gestalt_cas.checks.findings import Affected
 from gestalt_cas.errors import InvalidArgument
-from gestalt_cas.findings import Affected
 from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, Headers, check_attributes, check_bucket
 
 DIGEST_BYTES = 32

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from gestalt_cas import __version__, sqlite
-from gestalt_cas.doctor_database import Facts
-from gestalt_cas.examinations import Finding, Severity
+from gestalt_cas.doctor.database import Facts
+from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import holding
 

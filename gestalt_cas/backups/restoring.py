@@ -23,8 +23,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import destinations, manifests, row_copies, schema
-from gestalt_cas.backup import Lost, described
+from gestalt_cas import schema
+from gestalt_cas.backups import destinations, manifests, row_copies
+from gestalt_cas.backups.backup import Lost, described
+from gestalt_cas.backups.manifests import Kind, Manifest, State
+from gestalt_cas.backups.payload_copies import PayloadCopier, Progress, Tally
+from gestalt_cas.backups.row_copies import Contents, RowCopy
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
@@ -32,9 +36,6 @@ from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import DatabaseDamaged, DigestMismatch, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import LOCKS, Layout
 from gestalt_cas.locks import FileLock
-from gestalt_cas.manifests import Kind, Manifest, State
-from gestalt_cas.payload_copies import PayloadCopier, Progress, Tally
-from gestalt_cas.row_copies import Contents, RowCopy
 
 _EMPTY = {"blobs", "staging", "lost+found", *LOCKS}
 """What a restore that was cut off at once leaves, beside what an empty directory may have."""

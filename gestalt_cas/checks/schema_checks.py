@@ -17,10 +17,10 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateTable
 
 from gestalt_cas import schema, sqlite
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection, broken
+from gestalt_cas.checks.rebuilding import INDEXES, REBUILT, definition, rebuild
 from gestalt_cas.errors import StoreError
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection, broken
-from gestalt_cas.rebuilding import INDEXES, REBUILT, definition, rebuild
 from gestalt_cas.sqlite import Connection
 
 GIVE_UP_BYTES = 32 << 20

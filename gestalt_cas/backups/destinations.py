@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gestalt_cas import manifests, schema
+from gestalt_cas import schema
+from gestalt_cas.backups import manifests
+from gestalt_cas.backups.manifests import Kind, State
 from gestalt_cas.directories import is_within
 from gestalt_cas.durability import is_full
 from gestalt_cas.errors import DiskFull, SchemaTooNew, StorageFault, StoreBusy, StoreError, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
-from gestalt_cas.manifests import Kind, State
 
 log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection
-from gestalt_cas.row_checks import BATCH, COUNTER, LAST, START, UNTOUCHED, Place
-from gestalt_cas.row_rules import named, shown
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection
+from gestalt_cas.checks.row_checks import BATCH, COUNTER, LAST, START, UNTOUCHED, Place
+from gestalt_cas.checks.row_rules import named, shown
 
 _MOST_GROUPS = 1 << 20
 _ORDER = (

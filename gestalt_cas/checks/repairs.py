@@ -14,15 +14,16 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from gestalt_cas import inlined, inlined_checks, payload_rows, schema, versions
+from gestalt_cas import inlined, schema, versions
+from gestalt_cas.backups.manifests import open_rows
 from gestalt_cas.blobs import Staged
+from gestalt_cas.checks import inlined_checks, payload_rows
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.chunks import CHUNK_BYTES
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import InvalidArgument, StoreError
-from gestalt_cas.findings import Finding
-from gestalt_cas.inspection import Inspection
 from gestalt_cas.layout import Layout
-from gestalt_cas.manifests import open_rows
 from gestalt_cas.payload_files import PAYLOAD_MODE, Identity, Look, identity_of
 from gestalt_cas.quarantine import keep, set_aside_if
 from gestalt_cas.sqlite import Connection, DriverError
