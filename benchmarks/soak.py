@@ -55,7 +55,7 @@ class Series(NamedTuple):
 
 SERIES = (
     Series("resident memory, MB", _MB, 0.05, 8 * _MB),
-    Series("open files", 1, 0.0, 3),
+    Series("open files", 1, 0.0, 8),
     Series("WAL, MB", _MB, 0.10, 8 * _MB),
     Series("threads", 1, 0.0, 16),
 )
