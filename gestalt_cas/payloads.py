@@ -95,7 +95,7 @@ class Payloads:
         if isinstance(staged, Held):
             return False
         with self._database.read() as tx:
-            row = versions.blob(tx, staged.digest)
+            row = versions.placed(tx, staged.digest)
             if self._vouches(tx, row, staged):
                 return False
         if row is not None and row.place:
@@ -115,7 +115,7 @@ class Payloads:
         inlined up to `inline_max` bytes. Raises NeedsFile when what is held has to become a file, Vanished when a sound
         row has lost its file.
         """
-        row = versions.blob(tx, staged.digest)
+        row = versions.placed(tx, staged.digest)
         if self._vouches(tx, row, staged):
             return
         place = row.place if row is not None else schema.PLACE_FILE
@@ -134,17 +134,17 @@ class Payloads:
 
     def present(self, tx: Connection, digest: bytes, size: int) -> bool:
         """Whether the payload is at its place with this size; its bytes are not judged."""
-        row = versions.blob(tx, digest)
+        row = versions.placed(tx, digest)
         return row is not None and self._at_its_place(tx, row, digest, size)
 
-    def _vouches(self, tx: Connection, row: versions.BlobRow | None, staged: Staged | Held) -> bool:
+    def _vouches(self, tx: Connection, row: versions.BlobPlace | None, staged: Staged | Held) -> bool:
         """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
 
         A file without a row is not enough: its writer may have crashed before the directory reached the disk.
         """
         return row is not None and not row.damaged and self._at_its_place(tx, row, staged.digest, staged.size)
 
-    def _at_its_place(self, tx: Connection, row: versions.BlobRow, digest: bytes, size: int) -> bool:
+    def _at_its_place(self, tx: Connection, row: versions.BlobPlace, digest: bytes, size: int) -> bool:
         return inlined.holds(tx, row.place, size) if row.place else self._blobs.has(digest, size)
 
     def open(self, tx: Connection, version: ObjectVersion) -> BlobFile | InlinedBlob:
@@ -161,7 +161,7 @@ class Payloads:
 
     def _inlined_now(self, digest: bytes) -> bytes | None:
         with self._database.read() as tx:
-            row = versions.blob(tx, digest)
+            row = versions.placed(tx, digest)
             return inlined.get(tx, row.place) if row is not None and row.place else None
 
     def record_damage(self, damage: Damage, still: Callable[[], bool]) -> None:
@@ -191,7 +191,7 @@ class Payloads:
 
         def still() -> bool:
             with self._database.read() as tx:
-                row = versions.blob(tx, digest)
+                row = versions.placed(tx, digest)
                 return row is not None and bool(row.place) and inlined.digest(tx, row.place) != digest
 
         self.record_damage(damage, still)

@@ -109,6 +109,7 @@ _HISTORY_REST = Prepared(
 )
 _NEWER_THAN_ALL = (1 << 63) - 1
 _BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
+_PLACED = Prepared(select(_b.size, _b.place, _b.damaged_ms).where(_b.digest == _p("digest")))
 _KEEP_BLOB = Prepared(
     upsert(schema.blobs)
     .values(digest=_p("digest"), size=_p("size"), place=_p("place"), sums=_p("sums"))
@@ -146,6 +147,15 @@ def _totals(*where: ColumnElement[bool]) -> Prepared:
 
 
 _TOTALS, _TOTALS_ALL = _totals(_UNDER, _BELOW), _totals(_UNDER)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPlace:
+    """What the store knows of a payload without its sums: size in bytes, where it is, whether damage was found."""
+
+    size: int
+    place: int
+    damaged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +349,12 @@ def blob(connection: Connection, digest: bytes) -> BlobRow | None:
     """The row of the payload with this BLAKE3-256; None when no committed version ever had it."""
     rows = _BLOB(connection, digest=digest)
     return BlobRow(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
+
+
+def placed(connection: Connection, digest: bytes) -> BlobPlace | None:
+    """The same without the sums, of which a large payload has many: what a copy or an upload has to know."""
+    rows = _PLACED(connection, digest=digest)
+    return BlobPlace(rows[0][0], rows[0][1], rows[0][2] is not None) if rows else None
 
 
 def keep_blob(connection: Connection, digest: bytes, size: int, sums: bytes, place: int = schema.PLACE_FILE) -> None:

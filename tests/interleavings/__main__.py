@@ -61,6 +61,8 @@ def catch_faults(directory: Path, seed: str) -> None:
                 for schedule in shuffled(arena, random.Random(int(seed)), broken.scenario, broken.opponent):
                     arena.play(*schedule)
             except Fault as fault:
+                if "TypeError" in str(fault) or "AttributeError" in str(fault):
+                    sys.exit(f"{name}: the fault no longer fits the code: {fault}")
                 print(f"{name}: caught by schedule {arena.turn}")
                 print(f"    {str(fault).splitlines()[1].strip()[:200]}")
             else:

@@ -32,7 +32,7 @@ def _unlink_after_the_lock() -> AbstractContextManager[object]:
 
 
 def _no_second_look() -> AbstractContextManager[object]:
-    def vouch(self: Payloads, tx: Any, found: Any, published: bool) -> None:
+    def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
         if published:
             versions.keep_blob(tx, found.digest, found.size, found.sums)
 
@@ -40,8 +40,8 @@ def _no_second_look() -> AbstractContextManager[object]:
 
 
 def _own_file_taken_for_granted() -> AbstractContextManager[object]:
-    def vouch(self: Payloads, tx: Any, found: Any, published: bool) -> None:
-        if not self._vouches(versions.blob(tx, found.digest), found):
+    def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
+        if not self._vouches(tx, versions.placed(tx, found.digest), found):
             if not published:
                 self._blobs.publish(found)
             versions.keep_blob(tx, found.digest, found.size, found.sums)
@@ -69,11 +69,11 @@ def _no_second_read() -> AbstractContextManager[object]:
 
 
 def _files_without_rows_trusted() -> AbstractContextManager[object]:
-    def vouches(self: Payloads, row: Any, found: Any) -> bool:
+    def vouches(self: Payloads, tx: Any, row: Any, found: Any) -> bool:
         return (row is None or not row.damaged) and self._blobs.has(found.digest, found.size)
 
-    def vouch(self: Payloads, tx: Any, found: Any, published: bool) -> None:
-        if not vouches(self, versions.blob(tx, found.digest), found):
+    def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
+        if not vouches(self, tx, versions.placed(tx, found.digest), found):
             self._blobs.publish(found)
         versions.keep_blob(tx, found.digest, found.size, found.sums)
 
