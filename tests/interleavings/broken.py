@@ -51,7 +51,9 @@ def _own_file_taken_for_granted() -> AbstractContextManager[object]:
 
 def _reach_not_asked_again() -> AbstractContextManager[object]:
     u = schema.unreachable.c
-    statement = select(u.digest, u.size).where(u.digest > parameter("after"), u.since_ms <= parameter("until_ms"))
+    statement = select(u.digest, u.size, reachability._IS_ROW).where(
+        u.digest > parameter("after"), u.since_ms <= parameter("until_ms")
+    )
     limited = statement.order_by(u.digest).limit(parameter("limit", Integer))
     return mock.patch.object(reachability, "_RIPE", Prepared(limited))
 
