@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BackedUp": "backup",
+    "BackedUp": "backups.backup",
     "ByteRange": "objects",
-    "CheckOptions": "inspection",
-    "CheckReport": "inspection",
+    "CheckOptions": "checks.inspection",
+    "CheckReport": "checks.inspection",
     "Conditions": "objects",
-    "Finding": "findings",
+    "Finding": "checks.findings",
     "Headers": "objects",
     "ListQuery": "objects",
     "ObjectKey": "objects",
     "ObjectVersion": "objects",
     "Limits": "config",
-    "Restored": "restoring",
+    "Restored": "backups.restoring",
     "Store": "store",
     "StoreError": "errors",
-    "restore": "restoring",
+    "restore": "backups.restoring",
 }
 __all__ = [
     "BackedUp",

@@ -19,12 +19,12 @@ from storage import Child, Failing, broken, change, child, full, history, on_a_s
 
 SYNCS = [
     ("layout", "sync_directory"),
-    ("row_copies", "sync_file"),
+    ("backups.row_copies", "sync_file"),
     ("blobs", "sync_file"),
     ("blobs", "sync_directory"),
-    ("backup", "sync_directory"),
-    ("manifests", "sync_file"),
-    ("manifests", "sync_directory"),
+    ("backups.backup", "sync_directory"),
+    ("backups.manifests", "sync_file"),
+    ("backups.manifests", "sync_directory"),
 ]
 
 
