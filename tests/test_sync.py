@@ -574,7 +574,7 @@ def test_ctrl_c_stops_the_uploads_that_are_under_way(data_dir: Path, store: Stor
     source = fill(tmp_path / "s", {"a-small": "1"})
     for number in range(6):
         with (source / f"big{number}").open("wb") as file:
-            file.truncate(1 << 30)
+            file.truncate(4 << 30)  # long enough to be under way on a disk that stalls for seconds
     words = ["--data-dir", str(data_dir), "put", "-r", str(source), bucket]
     child = subprocess.Popen(
         [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
