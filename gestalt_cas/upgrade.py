@@ -147,15 +147,15 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
         raise sqlite.translate(error.orig if isinstance(error.orig, DriverError) else error) from error
     finally:
         connection.close()
-    sync_directory(layout.root)
     log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)
 
 
 def _make_empty_database(layout: Layout) -> None:
     """Make the empty database, owner-only, with what is fixed at creation, in place of an unfinished one.
 
-    It gets its name when it is complete. Until a file is in WAL mode SQLite changes it under a rollback journal, and a
-    journal that a killed process leaves can only be rolled back by opening for writing, which `read_revision` does not.
+    It gets its name when it is complete, and has it on the disk when this returns. Until a file is in WAL mode SQLite
+    changes it under a rollback journal, and a journal that a killed process leaves can only be rolled back by opening
+    for writing, which `read_revision` does not.
     """
     new = layout.new_database
     for leftover in (new, *layout.beside(new)):
@@ -180,7 +180,10 @@ def _make_empty_database(layout: Layout) -> None:
 
 
 def copy_aside(layout: Layout, revision: str) -> Path:
-    """Copy the database of an old revision beside itself before it is upgraded; returns the copy's path."""
+    """Copy the database of an old revision beside itself before it is upgraded; returns the copy's path.
+
+    The copy and its name are on the disk when this returns, before the upgrade begins.
+    """
     target = layout.root / f"metadata.before-upgrade-from-{revision}.sqlite3"
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)

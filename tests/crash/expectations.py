@@ -98,6 +98,8 @@ class Promises:
     """How many versions the backup may hold; empty before the first was answered."""
     aside: dict[Payload, bool] = field(default_factory=dict)
     """Damaged payloads that a repair sets aside, and whether it has answered."""
+    names: set[str] = field(default_factory=set)
+    """What was made to stand below the store's directory, and answered."""
     kept: dict[Payload, bool] = field(default_factory=dict)
     """The same of payloads that are rows, whose damaged bytes are written down."""
 
@@ -144,7 +146,8 @@ class Expectations:
             _rotten(marks, begun),
             pairs,
             pair_open or bool(restored),
-            len(answers),
+            sum(begun[number]["kind"] != "names" for number in answers),
+            names={name for number in answers for name in begun[number].get("names", ())},
             restoring=any(number in flying for number in restored),
             backups=_backups(begun, answers),
             aside={_pair(c["aside"]): number in answers for number, c in begun.items() if c["kind"] == "repair"},

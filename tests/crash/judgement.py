@@ -62,6 +62,8 @@ class Judge:
         With `check` the store's own check, payloads read whole, may find nothing worse than what can be reclaimed. With
         `collect` garbage collection is run and judged too.
         """
+        for name in sorted(promises.names):
+            require((self._directory / name).exists(), f"{name} was made, and is not there")
         if self._upgraded:
             self._check_copy_aside(promises)
         self._check_keys(promises)

@@ -28,10 +28,12 @@ import alembic.command  # noqa: F401
 from blake3 import blake3
 
 from gestalt_cas import Conditions, Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
+from gestalt_cas import upgrade as upgrades
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, PreconditionFailed
+from gestalt_cas.layout import FAN_OUT, Layout
 
 BUCKET, BACKUP = "bucket", "backup"
 SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)
@@ -339,6 +341,21 @@ def create_in_a_new_directory(session: Session) -> None:
     session.directory.mkdir()
     with session.open() as opened:
         session.put(opened, "a", SMALL)
+
+
+@workload(place="new/nested/store")
+def the_tree_alone(session: Session) -> None:
+    """Whoever is given the tree relies on it, before there is a database whose commits sync the directory as well."""
+    names = ["blobs", *(f"blobs/{name}" for name in FAN_OUT), "staging"]
+    session.call("names", Layout(session.directory).make, names=names)
+
+
+@workload()
+def the_empty_database_alone(session: Session) -> None:
+    session.directory.mkdir()
+    layout = Layout(session.directory)
+    layout.make()
+    session.call("names", lambda: upgrades._make_empty_database(layout), names=["metadata.sqlite3"])
 
 
 @workload(prepare=a_store_without_directories)
@@ -781,6 +798,16 @@ def signing_keys(session: Session) -> None:
     path = session.directory / "keys.json"
     session.call("keys", lambda: keys.create(path).access_key_id)
     session.call("keys", lambda: keys.rotate(path).access_key_id)
+
+
+@workload(prepare=a_store_of_the_first_format)
+def the_copy_aside_alone(session: Session) -> None:
+    """The way back has to be there before the upgrade begins, whatever the upgrade's own commit would sync."""
+
+    def copy() -> str:
+        return upgrades.copy_aside(Layout(session.directory), "0001").name
+
+    session.call("names", copy, names=["metadata.before-upgrade-from-0001.sqlite3"])
 
 
 @workload(prepare=a_store_of_the_first_format)
