@@ -30,12 +30,12 @@ from itertools import accumulate
 from typing import TypeVar
 
 from gestalt_cas import pins, reachability, strays
-from gestalt_cas.blobs import free_bytes
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
 from gestalt_cas.parts import Parts
 from gestalt_cas.reachability import Garbage
+from gestalt_cas.refusals import free_bytes
 from gestalt_cas.sqlite import Connection
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Collector:
         until_ms = now_ms() - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
         if dry_run:
             return self._foresee(until_ms, tell)
-        staging = self._parts.blobs.clean_staging()
+        staging = self._parts.blobs.staging.clean()
         for first in range(FAN_OUT):
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
@@ -210,7 +210,7 @@ class Collector:
                 reachability.mark(tx, garbage, now_ms())
 
     def _foresee(self, until_ms: int, tell: Progress) -> Collected:
-        staging = self._parts.blobs.clean_staging(dry_run=True)
+        staging = self._parts.blobs.staging.clean(dry_run=True)
         ripe: list[Garbage] = []
         fresh: list[int] = []
         for first in range(FAN_OUT):

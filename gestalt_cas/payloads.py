@@ -11,13 +11,14 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 from gestalt_cas import inlined, schema, versions
-from gestalt_cas.blobs import BlobFile, Blobs, Held, Staged
+from gestalt_cas.blobs import BlobFile, Blobs
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import WRITE_TIMEOUT, Database
 from gestalt_cas.errors import Damage, DatabaseDamaged, StoreError
 from gestalt_cas.inlined import InlinedBlob
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.staging import Held, Staged
 
 log = logging.getLogger(__name__)
 

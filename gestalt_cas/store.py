@@ -26,7 +26,6 @@ from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups import backup
 from gestalt_cas.backups.backup import BackedUp
-from gestalt_cas.blobs import Held, Staged
 from gestalt_cas.checks import checking
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
@@ -63,6 +62,7 @@ from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.staging import Held, Staged
 from gestalt_cas.statistics import Stats
 
 _OPEN_TRIES = _PUBLISH_TRIES = 3
@@ -444,11 +444,11 @@ class Store:
 
     def clean_staging(self) -> int:
         """Remove uploads that dead processes left behind; returns how many."""
-        return self._blobs.clean_staging()
+        return self._blobs.staging.clean()
 
     def set_limits(self, limits: Limits) -> None:
         """Judge uploads by these limits from now on; those on their way keep what they have taken."""
-        self._blobs.budget.limits = limits
+        self._blobs.staging.budget.limits = limits
 
     def adopt(self, wanted: Mapping[str, object]) -> None:
         """Write the settings that a configuration holds; the others keep their values.

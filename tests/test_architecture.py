@@ -15,8 +15,8 @@ LAYERS = (
     {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign"}
     | {"ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "quarantine", "quotas", "reachability", "reserve", "schema", "settings", "sqlite"}
-    | {"statements", "upgrade", "versions", "wal"},
+    | {"pins", "quarantine", "quotas", "reachability", "refusals", "reserve", "schema", "settings", "sqlite"}
+    | {"staging", "statements", "upgrade", "versions", "wal"},
     {"allowances", "backups", "checks", "directories", "doctor", "garbage", "pages", "parts", "paths"}
     | {"payloads", "purging", "statistics", "store", "strays", "trees"},
     {"__main__", "calls", "cli", "endpoint", "host", "http_downloads", "http_server", "http_side"}
@@ -42,7 +42,7 @@ ONLY_IN = {
         "versions",
     },
     "alembic": {"upgrade"},
-    "fcntl": {"blobs", "doctor", "durability", "http_downloads", "locks"},
+    "fcntl": {"doctor", "durability", "http_downloads", "locks", "staging"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
@@ -98,7 +98,8 @@ def test_no_module_needs_itself() -> None:
 
 def test_rows_and_files_do_not_know_each_other() -> None:
     assert not {"blobs", "reserve"} & ours(PACKAGE / "versions.py")
-    assert not {"versions", "schema", "sqlite", "database"} & ours(PACKAGE / "blobs.py")
+    for files in ("blobs.py", "staging.py"):
+        assert not {"versions", "schema", "sqlite", "database"} & ours(PACKAGE / files)
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

@@ -20,7 +20,7 @@ from storage import Child, Failing, broken, change, child, full, history, on_a_s
 SYNCS = [
     ("layout", "sync_directory"),
     ("backups.row_copies", "sync_file"),
-    ("blobs", "sync_file"),
+    ("staging", "sync_file"),
     ("blobs", "sync_directory"),
     ("backups.backup", "sync_directory"),
     ("backups.manifests", "sync_file"),
@@ -70,7 +70,7 @@ KILLED = """
 """
 
 _BACKUPS = ["backup", "row_copies", "payload_copies", "manifests", "destinations", "restoring"]
-MODULES = ["layout", "blobs", *(f"backups/{name}" for name in _BACKUPS)]
+MODULES = ["layout", "blobs", "staging", *(f"backups/{name}" for name in _BACKUPS)]
 
 
 @pytest.mark.parametrize("earlier", ["earlier", "none"])

@@ -18,8 +18,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, blobs, chunks
-from gestalt_cas.blobs import Blobs, Staged
+from gestalt_cas import Store, blobs, chunks, staging
+from gestalt_cas.blobs import Blobs
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
@@ -31,6 +31,7 @@ from gestalt_cas.errors import (
     TooManyStreams,
 )
 from gestalt_cas.layout import Layout
+from gestalt_cas.staging import Staged
 from storage import MIB, Child, Failing, body, broken, damaged, flip, full, key, overwrite, payload_path, put, staged
 
 DATA = bytes(range(256)) * 40
@@ -84,9 +85,9 @@ def test_staging_tells_size_digest_and_sums(blobs: Blobs, layout: Layout) -> Non
 @given(st.lists(st.binary(max_size=200), max_size=30), st.integers(1, 300), st.integers(1, 5))
 def test_pieces_are_gathered_without_loss(pieces: list[bytes], gather: int, count: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blobs, "_GATHER_BYTES", gather)
-        patch.setattr(blobs, "_GATHER_PIECES", count)
-        groups = list(blobs._gathered(pieces))
+        patch.setattr(staging, "_GATHER_BYTES", gather)
+        patch.setattr(staging, "_GATHER_PIECES", count)
+        groups = list(staging._gathered(pieces))
     assert b"".join(bytes(view) for group in groups for view in group) == b"".join(pieces)
     assert all(group and all(len(view) for view in group) for group in groups)
 
@@ -146,7 +147,7 @@ def test_what_the_pieces_raise_leaves_nothing(blobs: Blobs, layout: Layout) -> N
     with pytest.raises(KeyboardInterrupt):
         blobs.stage(pieces())
     assert names(layout) == []
-    assert blobs.budget._taken == 0
+    assert blobs.staging.budget._taken == 0
 
 
 def test_a_body_is_never_held_in_memory(blobs: Blobs, layout: Layout) -> None:
@@ -170,7 +171,7 @@ def test_too_large_is_refused_at_the_first_byte_beyond(layout: Layout) -> None:
     with pytest.raises(ObjectTooLarge, match=r"limits\.maxObjectBytes \(100"):
         small.stage([bytes(60), bytes(41)])
     assert names(layout) == []
-    assert small.budget._taken == 0
+    assert small.staging.budget._taken == 0
 
 
 def test_staging_is_limited_over_all_uploads(layout: Layout) -> None:
@@ -183,7 +184,7 @@ def test_staging_is_limited_over_all_uploads(layout: Layout) -> None:
     third = small.stage([bytes(60)])
     for each in (second, third):
         each.discard()
-    assert small.budget._taken == 0
+    assert small.staging.budget._taken == 0
     assert names(layout) == []
 
 
@@ -194,20 +195,20 @@ def test_room_that_must_stay_free_stays_free(layout: Layout, monkeypatch: pytest
     with pytest.raises(StoreFull, match=r"limits\.minFreeBytes \(400"):
         small.stage([bytes(601)])
     assert names(layout) == []
-    assert small.budget._taken == 0
+    assert small.staging.budget._taken == 0
 
 
 def test_limits_may_change_while_uploads_run(layout: Layout) -> None:
     small = Blobs(layout, Limits())
 
     def pieces() -> Iterator[bytes]:
-        yield bytes(blobs._GATHER_BYTES)
-        small.budget.limits = Limits(max_object_bytes=10)
+        yield bytes(staging._GATHER_BYTES)
+        small.staging.budget.limits = Limits(max_object_bytes=10)
         yield b"x"
 
     with pytest.raises(ObjectTooLarge):
         small.stage(pieces())
-    assert small.budget._taken == 0
+    assert small.staging.budget._taken == 0
 
 
 # ---- publishing ----
@@ -336,7 +337,7 @@ def test_the_cleaner_leaves_live_uploads_alone(blobs: Blobs, layout: Layout) -> 
     live = blobs.stage([DATA])
     second = live.path.with_suffix(".link")
     os.link(live.path, second)
-    assert Blobs(layout, Limits()).clean_staging() == 0
+    assert Blobs(layout, Limits()).staging.clean() == 0
     assert len(names(layout)) == 2
     second.unlink()
     live.discard()
@@ -359,13 +360,13 @@ def test_the_cleaner_removes_what_the_dead_left(blobs: Blobs, layout: Layout) ->
     """
     with Child(code, layout.root) as writer:
         assert writer.line() == "written"
-        assert blobs.clean_staging() == 0
+        assert blobs.staging.clean() == 0
         assert len(names(layout)) == 3
         writer.kill()
-        assert blobs.clean_staging() == 3
+        assert blobs.staging.clean() == 3
     assert names(layout) == []
     assert blobs.path(blake3(b"published").digest()).read_bytes() == b"published"
-    assert blobs.clean_staging() == 0
+    assert blobs.staging.clean() == 0
 
 
 def test_a_writer_whose_file_was_cleaned_before_its_lock_starts_anew(
@@ -375,7 +376,7 @@ def test_a_writer_whose_file_was_cleaned_before_its_lock_starts_anew(
 
     def late(fd: int, operation: int) -> None:
         if operation == fcntl.LOCK_EX and not cleaned:
-            cleaned.append(Blobs(layout, Limits()).clean_staging())
+            cleaned.append(Blobs(layout, Limits()).staging.clean())
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
@@ -401,7 +402,7 @@ def test_the_cleaner_looks_again_after_it_has_the_lock(
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    assert blobs.clean_staging() == 0
+    assert blobs.staging.clean() == 0
     assert (layout.staging / "a.part").read_bytes() == b"new"
 
 
@@ -421,7 +422,7 @@ def test_the_cleaner_copes_with_files_that_go(
         return fd
 
     monkeypatch.setattr(os, "open", late)
-    assert blobs.clean_staging() == 0
+    assert blobs.staging.clean() == 0
     assert names(layout) == []
 
 
@@ -430,7 +431,7 @@ def test_the_cleaner_leaves_what_nobody_staged(blobs: Blobs, layout: Layout, tmp
     (layout.staging / "link").symlink_to(tmp_path)
     os.mkfifo(layout.staging / "pipe")
     (layout.staging / "dead.part").write_bytes(b"x")
-    assert blobs.clean_staging() == 1
+    assert blobs.staging.clean() == 1
     assert names(layout) == ["directory", "link", "pipe"]
 
 
@@ -451,7 +452,7 @@ def test_cleaners_and_writers_at_once(blobs: Blobs, layout: Layout) -> None:
 
     def clean() -> None:
         while not stop.is_set():
-            removed.append(blobs.clean_staging())
+            removed.append(blobs.staging.clean())
 
     cleaners = [threading.Thread(target=clean) for _ in range(2)]
     with Child(code, layout.root) as first, Child(code, layout.root) as second:
@@ -474,8 +475,8 @@ def test_discarding_never_raises(blobs: Blobs, monkeypatch: pytest.MonkeyPatch, 
         found.discard()
     assert "stays behind" in caplog.text
     assert len(os.listdir("/proc/self/fd")) == before - 1
-    assert blobs.budget._taken == 0
-    assert blobs.clean_staging() == 1
+    assert blobs.staging.budget._taken == 0
+    assert blobs.staging.clean() == 1
 
 
 # ---- a disk that fails ----
@@ -485,7 +486,7 @@ FAULTS = {
     "locking it": (fcntl, "flock", 1),
     "writing": (os, "writev", 1),
     "writing more": (os, "writev", 2),
-    "syncing": (blobs, "sync_file", 1),
+    "syncing": (staging, "sync_file", 1),
     "linking": (os, "link", 1),
     "syncing the directory": (blobs, "sync_directory", 1),
 }
@@ -512,7 +513,7 @@ def test_a_write_that_fails_leaves_nothing_and_the_next_works(
     assert staged(store) == [] or (point == "making the file" and after)
     assert len(os.listdir("/proc/self/fd")) <= descriptors + (point == "making the file" and after)
     assert body(store, "k") == b"before"
-    assert store._blobs.budget._taken == 0
+    assert store._blobs.staging.budget._taken == 0
     version = store.write(key("k"), pieces)
     assert version.digest == blake3(b"".join(pieces)).hexdigest()
     assert body(store, "k") == b"".join(pieces)
@@ -549,7 +550,7 @@ def test_a_file_is_never_synced_twice(store: Store, monkeypatch: pytest.MonkeyPa
         if len(synced) == 1:
             raise broken()
 
-    monkeypatch.setattr(blobs, "sync_file", sync)
+    monkeypatch.setattr(staging, "sync_file", sync)
     with pytest.raises(StorageFault):
         put(store, "k", DATA)
     blocker = (store.directory / "staging" / "blocker").open("w")  # so that the inode is not given out again at once
@@ -785,7 +786,7 @@ def test_the_directory_is_synced_after_every_link(store: Store, monkeypatch: pyt
 
         monkeypatch.setattr(module, name, recorded)
 
-    record(blobs, "sync_file", "sync")
+    record(staging, "sync_file", "sync")
     record(os, "link", "link")
     record(blobs, "sync_directory", "sync directory")
     record(store._database, "_commit", "commit")

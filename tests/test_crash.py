@@ -135,7 +135,7 @@ def test_killed_at_every_line_of_a_write(memory: Path, kind: str) -> None:
                 if kind == "damaged bytes":
                     overwrite(payload_path(store, DATA), b"PAYLOAD" * 100)
                     change(store, "UPDATE blobs SET damaged_ms = 1 WHERE size = 700")
-                kill_points.at_line(point[0], ["store", "blobs", "database"])
+                kill_points.at_line(point[0], ["store", "blobs", "staging", "database"])
                 store.write(key(name()), [DATA[:100], DATA[100:]])
                 sys.settrace(None)
                 acknowledged.touch()

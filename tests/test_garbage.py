@@ -754,7 +754,7 @@ def test_killed_at_every_line_of_a_run(memory: Path) -> None:
         from gestalt_cas import garbage
         from gestalt_cas.errors import NoSuchKey
         from storage import body, key, payload_path, payloads, put, rows, staged
-        directory, MODULES = Path(arguments[0]), ("garbage", "purging", "blobs")
+        directory, MODULES = Path(arguments[0]), ("garbage", "purging", "blobs", "staging")
         # All in the directory 00, which is the only one that is looked into.
         garbage.FAN_OUT, garbage.FIRST_BATCH_FILES = 1, 2
         numbered = (b"%d" % number for number in range(1 << 20))

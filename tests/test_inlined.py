@@ -379,7 +379,7 @@ def test_the_staging_budget_counts_what_is_held_once_and_gives_it_back(tmp_path:
         inline(store, 4096)
         for number in range(5):
             put(store, "k", b"%d" % number * 20)
-        assert store._blobs.budget._taken == 0
+        assert store._blobs.staging.budget._taken == 0
 
 
 def test_quotas_count_them(store: Store) -> None:

@@ -25,6 +25,7 @@ from gestalt_cas import (
     pages,
     parts,
     sqlite,
+    staging,
 )
 from gestalt_cas import blobs as blobs_module
 from gestalt_cas import settings as settings_module
@@ -404,8 +405,8 @@ def test_a_write_that_is_not_confirmed_leaves_nothing(store: Store, call: int, e
 
 def test_a_write_is_confirmed_after_the_sync_and_before_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    sync, commit = blobs_module.sync_file, Database._commit
-    monkeypatch.setattr(blobs_module, "sync_file", lambda fd: (sync(fd), events.append("sync")))
+    sync, commit = staging.sync_file, Database._commit
+    monkeypatch.setattr(staging, "sync_file", lambda fd: (sync(fd), events.append("sync")))
     monkeypatch.setattr(Database, "_commit", lambda *a: (events.append("commit"), commit(*a)))
     put(store, "k", DATA, confirm=lambda: events.append("confirm"))
     assert events == ["sync", "confirm", "confirm", "commit"]

@@ -163,7 +163,7 @@ class _Backup:
         self._target.make_tree()
         Reserve(self._target).keep()  # with it DEST's own gc works when this fills the disk
         blobs = Blobs(self._target, Limits())
-        blobs.clean_staging()
+        blobs.staging.clean()
         return blobs
 
     def _take_rows(self) -> None:

@@ -175,7 +175,7 @@ class _Restore:
 
     def _bring_payloads(self, rows: RowCopy, total: int) -> Tally:
         target = Blobs(self._target, Limits())
-        target.clean_staging()
+        target.staging.clean()
         copier = PayloadCopier(
             Blobs(self._source, Limits()),
             target,

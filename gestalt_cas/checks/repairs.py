@@ -16,7 +16,6 @@ from pathlib import Path
 
 from gestalt_cas import inlined, schema, versions
 from gestalt_cas.backups.manifests import open_rows
-from gestalt_cas.blobs import Staged
 from gestalt_cas.checks import inlined_checks, payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
@@ -27,6 +26,7 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.payload_files import PAYLOAD_MODE, Identity, Look, identity_of
 from gestalt_cas.quarantine import keep, set_aside_if
 from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.staging import Staged
 
 
 def check_backup(run: Inspection) -> None:

@@ -144,7 +144,7 @@ def _sound(store: Store) -> None:
     """Nothing half-done, once leftovers are cleaned up."""
     store.clean_staging()
     assert staged(store) == [], "left in staging"
-    assert store._blobs.budget._taken == 0, "bytes of finished uploads still count"
+    assert store._blobs.staging.budget._taken == 0, "bytes of finished uploads still count"
     assert rows(store, "PRAGMA integrity_check") == [("ok",)]
     columns = "v.digest, v.size, b.size, b.place, length(i.data)"
     joined = "versions v LEFT JOIN blobs b USING (digest) LEFT JOIN inlined i ON i.id = b.place"

@@ -10,7 +10,7 @@ from unittest import mock
 
 from sqlalchemy import Integer, select
 
-from gestalt_cas import Store, blobs, reachability, schema, versions
+from gestalt_cas import Store, reachability, schema, staging, versions
 from gestalt_cas import store as store_module
 from gestalt_cas.database import Database
 from gestalt_cas.payloads import Payloads
@@ -63,7 +63,7 @@ def _held_staging_removed() -> AbstractContextManager[object]:
         path.unlink(missing_ok=True)
         return True
 
-    return mock.patch.object(blobs, "_remove_if_unheld", remove)
+    return mock.patch.object(staging, "_remove_if_unheld", remove)
 
 
 def _no_second_read() -> AbstractContextManager[object]:

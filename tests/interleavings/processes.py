@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gestalt_cas import Store, blobs, garbage, locks
+from gestalt_cas import Store, garbage, locks, staging
 from gestalt_cas.errors import StoreError
 
 END = -1
@@ -79,7 +79,7 @@ class Steps:
 
 
 class _Locks:
-    """Stands in for the `fcntl` of blobs.py: who waits for a staging file says so."""
+    """Stands in for the `fcntl` of staging.py: who waits for a staging file says so."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -114,7 +114,7 @@ class _Time:
 def _serve(directory: Path, work: Work, steps: Steps, controlled: bool, prepare: Prepare) -> None:
     garbage.FAN_OUT = 1
     if controlled:
-        blobs.fcntl = _Locks(steps)  # type: ignore[assignment]
+        staging.fcntl = _Locks(steps)  # type: ignore[assignment]
         locks.time = _Time(steps)  # type: ignore[assignment]
     steps._left = 1 << 60
     with Store.open(directory) as store:

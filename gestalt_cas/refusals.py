@@ -1,0 +1,46 @@
+"""What the operating system's refusals mean to the store, and two questions to a file system that go with them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gestalt_cas.durability import is_full
+from gestalt_cas.errors import DiskFull, StorageFault, StoreError, TooManyStreams
+
+_NO_RESOURCES = {errno.EMFILE, errno.ENFILE}
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals into the store's words."""
+    try:
+        yield
+    except OSError as error:
+        raise fault(doing, error) from error
+
+
+def fault(doing: str, error: OSError) -> StoreError:
+    """The store's word for what the system refused while `doing` something."""
+    if is_full(error):
+        return DiskFull(f"the disk is full while {doing}")
+    if error.errno in _NO_RESOURCES:
+        return TooManyStreams(f"{doing} failed: {error.strerror}; fewer calls at once, or a higher limit, would help")
+    return StorageFault(f"{doing} failed: {error.strerror or error}")
+
+
+def free_bytes(directory: Path) -> int:
+    """Bytes that this user may still write on the directory's file system."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def is_path_of(path: Path, fd: int) -> bool:
+    """Whether the name, links not followed, stands for the very file that is open."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
