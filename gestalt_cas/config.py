@@ -154,54 +154,6 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
     )
 
 
-def assignments(pairs: Iterable[str]) -> dict[str, object]:
-    """Turn texts like `limits.maxObjectBytes=1000` into a nested mapping.
-
-    A value is taken as JSON if it is JSON, else as text; a later text overrides an earlier one. Raises InvalidConfig
-    naming the text that is no assignment, or that reaches into a key which already has a plain value.
-    """
-    result: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        *groups, last = key.split(".")
-        if not equals or not all((*groups, last)):
-            raise InvalidConfig(f"{_shown(pair)} is no assignment; the form is key=value or group.key=value")
-        inner = result
-        for group in groups:
-            if inner.get(group) is None:
-                inner[group] = {}
-            found = inner[group]
-            if not isinstance(found, dict):
-                raise InvalidConfig(f"{_shown(pair)} conflicts with an earlier value of {group}, which has no keys")
-            inner = found
-        inner[last] = _json_or_text(text)
-    return result
-
-
-def merge(base: Mapping[str, object], override: Mapping[str, object]) -> dict[str, object]:
-    """A new mapping with `override` laid over `base`; mappings are merged key by key, all else is replaced."""
-    result = dict(base)
-    for key, value in override.items():
-        below = result.get(key)
-        result[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return result
-
-
-def load_file(path: str | Path) -> dict[str, object]:
-    """Read a configuration file: JSON if it is named `.json`, else YAML. An empty YAML file is an empty mapping.
-
-    Raises InvalidConfig naming the file, and the line where there is one.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InvalidConfig(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    loaded = _load_json(path, content) if Path(path).suffix.lower() == ".json" else _load_yaml(path, content)
-    if not isinstance(loaded, dict):
-        raise InvalidConfig(f"{path}: the file must hold a mapping of keys, not {_shown(loaded)}")
-    return loaded
-
-
 def default_data_dir(name: str) -> Path:
     """The directory of the provider called `name` (empty: "default") in the user's data folder.
 
@@ -281,7 +233,7 @@ def _present(value: object, part: Mapping[str, Any], key: str) -> Any:
     result: dict[str, object] = {}
     for name, inner in value.items():
         if not isinstance(name, str):
-            raise InvalidConfig(f"{_dotted(key)}: {_shown(name)} cannot be a key, since it is no string")
+            raise InvalidConfig(f"{_dotted(key)}: {shown(name)} cannot be a key, since it is no string")
         known = _below(part, name)
         if known is None:
             result[name] = inner
@@ -333,7 +285,7 @@ def _http(values: Mapping[str, Any]) -> Http:
 def _listen(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal()) or int(port[:6]) > 65535:
-        raise InvalidConfig(f"http.listen: {_shown(text)} is not host:port with a port of 0 to 65535")
+        raise InvalidConfig(f"http.listen: {shown(text)} is not host:port with a port of 0 to 65535")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -346,7 +298,7 @@ def _public_url(text: str) -> str:
         return ""
     found = re.fullmatch(r"(https?)://([a-z0-9.\-_]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?", text.lower(), re.ASCII)
     if found is None or int(found[3] or 0) > 65535:
-        raise InvalidConfig(f"http.publicUrl: {_shown(text)} is not http:// or https:// with a host and perhaps a port")
+        raise InvalidConfig(f"http.publicUrl: {shown(text)} is not http:// or https:// with a host and perhaps a port")
     scheme, host, port = found.groups()
     usual = {"http": "80", "https": "443"}[scheme]
     return f"{scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
@@ -385,7 +337,7 @@ def quota_range(name: object) -> tuple[str, str]:
     bucket, _, prefix = name.partition("/") if isinstance(name, str) else ("", "", "")
     try:
         if not bucket:
-            raise InvalidArgument(f"{_shown(name)} names no bucket; write BUCKET or BUCKET/PREFIX")
+            raise InvalidArgument(f"{shown(name)} names no bucket; write BUCKET or BUCKET/PREFIX")
         objects.check_bucket(bucket)
         objects.check_prefix(prefix)
     except InvalidArgument as error:
@@ -399,7 +351,7 @@ def _directory(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise InvalidConfig(f"dataDir: {_shown(text)} names the home directory of an unknown user") from None
+        raise InvalidConfig(f"dataDir: {shown(text)} names the home directory of an unknown user") from None
 
 
 def _faults(error: ValidationError) -> Iterator[str]:
@@ -407,8 +359,8 @@ def _faults(error: ValidationError) -> Iterator[str]:
     path = [name for name in error.absolute_path if isinstance(name, str)]
     instance: Any = error.instance
     if error.validator != "additionalProperties":
-        shown = "the value" if "signing" in path else _shown(instance)  # a secret must not reach a log
-        yield f"{_dotted('.'.join(map(_quoted, path)))}: {shown} is not {_allowed(_part(path))}"
+        told = "the value" if "signing" in path else shown(instance)  # a secret must not reach a log
+        yield f"{_dotted('.'.join(map(_quoted, path)))}: {told} is not {_allowed(_part(path))}"
         return
     for name in instance:
         if name not in _part(path)["properties"]:
@@ -441,10 +393,10 @@ def _dotted(key: str) -> str:
 
 def _quoted(name: str) -> str:
     """A key as it is, or as a Python literal when it holds anything that could mislead in a message."""
-    return name if re.fullmatch(r"[\w-]{1,60}", name) else _shown(name)
+    return name if re.fullmatch(r"[\w-]{1,60}", name) else shown(name)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value for a message: one line, of bounded length."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -456,36 +408,3 @@ def _shown(value: object) -> str:
         return str(int(value))
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
-
-
-def _json_or_text(text: str) -> object:
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _load_json(path: str | Path, content: bytes) -> object:
-    try:
-        return json.loads(content, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise InvalidConfig(f"{path}, line {error.lineno}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidConfig(f"{path}: {error}") from None
-
-
-def _load_yaml(path: str | Path, content: bytes) -> object:
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(content)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InvalidConfig(f"{path}{line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidConfig(f"{path}: {' '.join(str(error).split())}") from None
-    return {} if loaded is None else loaded

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from gestalt_cas.errors import StoreFull
+from gestalt_cas.errors import StorageFault, StoreFull
 from gestalt_cas.layout import Layout, out_of_files
 
 log = logging.getLogger(__name__)
@@ -124,15 +124,18 @@ class Reserve:
     def spend_on(self, removal: Callable[[], Result]) -> Result:
         """Run a call that must work on a full disk; when it finds no room, give up the reserve and run it once more.
 
-        What the call did not need of the reserve is kept again.
+        What the call did not need of the reserve is kept again. SQLite has other words for want of room where it makes
+        or lengthens the files beside its database: a second try that fails in those is told in the words of the first.
         """
         try:
             return removal()
-        except StoreFull:
+        except StoreFull as full:
             if not self.give_up():
                 raise
             try:
                 return removal()
+            except StorageFault as fault:
+                raise type(full)(f"{full}; with the reserve given up: {fault}") from fault
             finally:
                 self._take_back()
 

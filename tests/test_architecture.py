@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
     {"clock", "errors", "objects"},
-    {"chunks", "conditions", "config", "frames", "http_errors", "http_fields", "listing", "presign"}
-    | {"ranges", "sigv4", "tokens", "urls"},
+    {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
+    | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
     | {"pins", "quarantine", "quotas", "reachability", "refusals", "reserve", "schema", "settings", "sqlite"}
     | {"staging", "statements", "upgrade", "versions", "wal"},

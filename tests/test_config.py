@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config
-from gestalt_cas.config import Collection, Config, Http, Limits, assignments, default_data_dir, load_file, merge, parse
+from gestalt_cas.config import Collection, Config, Http, Limits, default_data_dir, parse
+from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
 

@@ -103,6 +103,18 @@ def test_a_removal_that_finds_no_room_gets_it(reserve: Reserve, tmp_path: Path) 
     assert reserve.spend_on(removal) == "done"
 
 
+def test_a_second_try_that_fails_in_other_words_is_told_as_want_of_room(reserve: Reserve) -> None:
+    """SQLite calls it a failure of the disk when it finds no room for the files beside its database."""
+    reserve.make()
+    failures = [StoreFull("no room"), StorageFault("disk I/O error")]
+
+    def removal() -> None:
+        raise failures.pop(0)
+
+    with pytest.raises(StoreFull, match="no room; with the reserve given up: disk I/O error"):
+        reserve.spend_on(removal)
+
+
 def test_a_removal_is_tried_again_once(reserve: Reserve) -> None:
     reserve.make()
     calls = []

@@ -60,15 +60,15 @@ def serve(
     When ready, prints one line of JSON on stdout: {"event":"ready","grpc":"…","data_dir":"…"}. Everything else goes to
     stderr. SIGTERM or ctrl-C ends it with exit code 0.
     """
-    from gestalt_cas import config, logs, server, targets
+    from gestalt_cas import config, config_sources, logs, server, targets
 
     logs.set_up(log_format)
-    given = config.load_file(config_file) if config_file is not None else {}
-    given = config.merge(given, config.assignments(assignments))
+    given = config_sources.load_file(config_file) if config_file is not None else {}
+    given = config_sources.merge(given, config_sources.assignments(assignments))
     if "dataDir" not in given or _named_on_the_command_line("data_dir"):
-        given = config.merge(given, {"dataDir": str(session.directory)})
+        given = config_sources.merge(given, {"dataDir": str(session.directory)})
     if http_listen is not None:
-        given = config.merge(given, {"http": {"enabled": True, "listen": http_listen}})
+        given = config_sources.merge(given, {"http": {"enabled": True, "listen": http_listen}})
     parsed = config.parse(given)
     target = targets.parse(grpc_target) if grpc_target else targets.default(parsed.data_dir)
     try:
