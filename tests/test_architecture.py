@@ -18,7 +18,7 @@ LAYERS = (
     | {"pins", "quarantine", "quotas", "reachability", "refusals", "reserve", "schema", "settings", "sqlite"}
     | {"staging", "statements", "upgrade", "versions", "wal"},
     {"allowances", "backups", "checks", "directories", "doctor", "garbage", "pages", "parts", "paths"}
-    | {"payloads", "purging", "statistics", "store", "strays", "trees"},
+    | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "calls", "cli", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
