@@ -34,11 +34,15 @@ class Blobs:
 
     def __init__(self, layout: Layout, limits: Limits) -> None:
         self._layout = layout
+        self._fan_out = [str(layout.blobs / f"{first:02x}") for first in range(256)]
         self.staging = Staging(layout, limits)
 
     def path(self, digest: bytes) -> Path:
-        name = digest.hex()
-        return self._layout.blobs / name[:2] / name
+        return Path(self._name(digest))
+
+    def _name(self, digest: bytes) -> str:
+        """`path` as text: making a Path costs more than many a system call."""
+        return f"{self._fan_out[digest[0]]}/{digest.hex()}"
 
     def stage(self, pieces: Pieces) -> Staged:
         """Write the payload to a staging file of its own; see `Staging.stage`."""
@@ -49,34 +53,40 @@ class Blobs:
         return self.staging.hold(pieces, most)
 
     def publish(self, staged: Staged) -> None:
-        """Give the staged bytes their final name and sync that, replacing an untrusted file that stands there.
+        """Give the staged bytes their final name and sync both, replacing an untrusted file that stands there.
 
-        Replacing is a rename of a second link, so the name never lacks a file. The staging name stays.
+        The staging name stays. The name comes before the sync of its bytes: nobody trusts it without a row, and one
+        commit of the file system's journal then serves both.
         """
-        self.give_name(staged)
+        self._take_name(staged)
+        staged.sync()
         self.sync_names(staged.digest[0])
 
     def give_name(self, staged: Staged) -> None:
-        """`publish` without its sync: until `sync_names` nobody may rely on the name."""
-        final = self.path(staged.digest)
-        with translated(f"publishing {final.name}"):
+        """Sync the staged bytes, then give them their name; until `sync_names` nobody may rely on it."""
+        staged.sync()
+        self._take_name(staged)
+
+    def _take_name(self, staged: Staged) -> None:
+        """Link the staged file to its final name; what may be another writer's is replaced by synced bytes only."""
+        final = self._name(staged.digest)
+        with translated("publishing a payload"):
             try:
-                os.link(staged.path, final)
+                os.link(staged.name, final)
             except FileExistsError:
+                staged.sync()
                 if not self.is_ours(staged):
-                    self._replace(staged, final)
+                    self._replace(staged, Path(final))
 
     def sync_names(self, first: int) -> None:
         """Wait until the names of the payloads whose digest begins with the byte `first` are on the disk."""
-        directory = self._layout.blobs / f"{first:02x}"
-        with translated(f"publishing payloads {directory.name}"):
-            sync_directory(directory)
+        with translated(f"publishing payloads {first:02x}"):
+            sync_directory(self._fan_out[first])
 
     def is_ours(self, staged: Staged) -> bool:
         """Whether the final name stands for the very file that was staged."""
         found = self._status(staged.digest)
-        with translated("looking at an upload"):
-            return found is not None and found.st_ino == staged.inode
+        return found is not None and found.st_ino == staged.inode
 
     def has(self, digest: bytes, size: int) -> bool:
         """Whether a regular file of exactly `size` bytes stands under the digest's name; its bytes are not read."""
@@ -166,16 +176,16 @@ class Blobs:
 
     def _status(self, digest: bytes) -> os.stat_result | None:
         """What stands under the digest's name, links not followed; None when there is nothing."""
-        path = self.path(digest)
-        with translated(f"looking at payload {path.name}"):
+        name = self._name(digest)
+        with translated("looking at a payload"):
             try:
-                return path.lstat()
+                return os.lstat(name)
             except FileNotFoundError:
                 return None
 
     def _replace(self, staged: Staged, final: Path) -> None:
-        second = staged.path.with_suffix(".link")
-        os.link(staged.path, second)
+        second = Path(staged.name).with_suffix(".link")
+        os.link(staged.name, second)
         try:
             try:
                 os.rename(second, final)

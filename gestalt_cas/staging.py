@@ -18,14 +18,14 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 from blake3 import blake3
 
 from gestalt_cas import chunks
 from gestalt_cas.config import Limits
-from gestalt_cas.durability import sync_file
+from gestalt_cas.durability import begin_writing, sync_file
 from gestalt_cas.errors import DiskFull, ObjectTooLarge, StoreFull
 from gestalt_cas.layout import Layout
 from gestalt_cas.refusals import free_bytes, is_path_of, translated
@@ -34,24 +34,28 @@ log = logging.getLogger(__name__)
 
 _GATHER_BYTES = 256 * 1024
 _GATHER_PIECES = 64
+_BEGIN_BYTES = 4 << 20
+"""Bytes of an upload that are handed to the disk at a time while the rest still comes."""
 
 Pieces = Iterable[bytes | bytearray | memoryview]
 
 
 class Staged:
-    """An upload that is complete and synced, or being written; `discard` gives it up, whatever its state."""
+    """An upload that is complete, or being written; `discard` gives it up, whatever its state."""
 
-    def __init__(self, path: Path, fd: int, budget: StagingBudget) -> None:
-        self.path = path
+    def __init__(self, name: str, fd: int, budget: StagingBudget) -> None:
+        self.name = name
+        self.inode = 0
         self.size = 0
         self.digest = b""
         self.sums = b""
         self._fd = fd
         self._budget = budget
+        self._synced = False
 
     @property
-    def inode(self) -> int:
-        return os.fstat(self._fd).st_ino
+    def path(self) -> Path:
+        return Path(self.name)
 
     def discard(self) -> None:
         """Remove the staging name and let go of the file; published bytes stay. A second call does nothing.
@@ -63,11 +67,13 @@ class Staged:
         fd, self._fd = self._fd, -1
         try:
             try:
-                self.path.unlink(missing_ok=True)
+                os.unlink(self.name)
+            except FileNotFoundError:
+                log.debug("a staging file was removed by somebody else: %s", self.name)
             finally:
                 os.close(fd)
         except OSError as error:
-            log.warning("the staging file %s stays behind: %s", self.path.name, error)
+            log.warning("the staging file %s stays behind: %s", self.name, error)
         self._budget.give_back(self.size)
 
     def write(self, pieces: list[memoryview]) -> None:
@@ -77,8 +83,16 @@ class Staged:
             written = os.writev(self._fd, pending)
             pending = _rest(pending, written)
 
+    def begin_sync(self, begun: int) -> None:
+        """Have the disk begin with what came after the first `begun` bytes, so that `sync` has less to wait for."""
+        begin_writing(self._fd, begun, self.size - begun)
+
     def sync(self) -> None:
-        sync_file(self._fd)
+        """Wait until its bytes are on the disk; when that failed it must be discarded. A second call does nothing."""
+        if not self._synced:
+            with translated("syncing an upload"):
+                sync_file(self._fd)
+            self._synced = True
 
     def read(self) -> bytes:
         """The whole payload."""
@@ -142,10 +156,12 @@ class Staging:
 
     def __init__(self, layout: Layout, limits: Limits) -> None:
         self._layout = layout
+        self._prefix = f"{layout.staging}/{secrets.token_hex(8)}"
+        self._numbers = count()
         self.budget = StagingBudget(limits, layout.root)
 
     def stage(self, pieces: Pieces) -> Staged:
-        """Write the payload to a staging file of its own, hashing and summing as it comes, and sync it.
+        """Write the payload to a staging file of its own, hashing and summing as it comes; not synced yet.
 
         Holds only a few pieces at a time. Whatever `pieces` raises leaves no file behind; so do StoreFull,
         ObjectTooLarge and StorageFault. The caller discards the result in the end.
@@ -154,8 +170,6 @@ class Staging:
             staged = self._new_staging_file()
         try:
             self._fill(staged, pieces)
-            with translated("syncing an upload"):
-                staged.sync()
         except BaseException:
             staged.discard()
             raise
@@ -197,13 +211,15 @@ class Staging:
 
     def _new_staging_file(self) -> Staged:
         while True:
-            path = self._layout.staging / f"{secrets.token_hex(12)}.part"
+            name = f"{self._prefix}{next(self._numbers):x}.part"
             # Read-only from the start: the descriptor of the creating call can write all the same.
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-            staged = Staged(path, fd, self.budget)
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            staged = Staged(name, fd, self.budget)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                if is_path_of(path, fd):
+                found = os.fstat(fd)
+                staged.inode = found.st_ino
+                if found.st_nlink:
                     return staged
             except BaseException:
                 staged.discard()
@@ -212,12 +228,16 @@ class Staging:
 
     def _fill(self, staged: Staged, pieces: Pieces) -> None:
         hasher, summer = blake3(), chunks.ChunkSummer()
+        begun = 0
         for group in _gathered(pieces):
             count = sum(len(piece) for piece in group)
             with translated(f"staging an upload below {self._layout.root}"):
                 self.budget.take(staged.size + count, count)
                 staged.size += count
                 staged.write(group)
+            if staged.size - begun >= _BEGIN_BYTES:
+                staged.begin_sync(begun)
+                begun = staged.size
             for piece in group:
                 hasher.update(piece)
                 summer.update(piece)

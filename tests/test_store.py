@@ -403,13 +403,15 @@ def test_a_write_that_is_not_confirmed_leaves_nothing(store: Store, call: int, e
     assert body(store, "k") == DATA
 
 
-def test_a_write_is_confirmed_after_the_sync_and_before_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_is_confirmed_before_the_sync_and_between_it_and_commit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     sync, commit = staging.sync_file, Database._commit
     monkeypatch.setattr(staging, "sync_file", lambda fd: (sync(fd), events.append("sync")))
     monkeypatch.setattr(Database, "_commit", lambda *a: (events.append("commit"), commit(*a)))
     put(store, "k", DATA, confirm=lambda: events.append("confirm"))
-    assert events == ["sync", "confirm", "confirm", "commit"]
+    assert events == ["confirm", "sync", "confirm", "commit"]
 
 
 def test_a_body_that_breaks_off_leaves_nothing(store: Store) -> None:
@@ -438,7 +440,7 @@ def test_a_staging_name_that_cannot_be_removed_does_not_undo_the_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", Failing(Path.unlink, broken()))
+        patch.setattr(os, "unlink", Failing(os.unlink, broken()))
         version = put(store, "k", DATA)
     assert store.head(key("k")) == version
     assert store.clean_staging() == 1
@@ -1071,7 +1073,7 @@ def test_while_it_heals_a_payload_is_not_trusted(store: Store, monkeypatch: pyte
     assert damaged(store, DATA)
     synced: list[Path] = []
     real = blobs_module.sync_directory
-    monkeypatch.setattr(blobs_module, "sync_directory", lambda path: (real(path), synced.append(path)))
+    monkeypatch.setattr(blobs_module, "sync_directory", lambda path: (real(path), synced.append(Path(path))))
     put(store, "m", DATA)
     assert synced == [payload_path(store, DATA).parent]
     assert not damaged(store, DATA)
