@@ -41,11 +41,19 @@ def room(connection: Connection, key: ObjectKey) -> Room | None:
     return Room(tightest, max(tightest.left_bytes, 0) + (replaced.size if replaced is not None else 0))
 
 
-def within(pieces: Iterable[Piece], announced: int, look: Callable[[], Room | None]) -> Iterable[Piece]:
+SMALL_BYTES = 64 * 1024
+
+
+def within(
+    pieces: Iterable[Piece], announced: int, look: Callable[[], Room | None], *, seldom: bool = False
+) -> Iterable[Piece]:
     """The pieces of a body, ended by QuotaExceeded as soon as they cannot fit; at once if the `announced` bytes cannot.
 
-    `look` gives the room at the moment.
+    `look` gives the room at the moment; `seldom` says that there is hardly a quota, so it is asked only for a body of
+    over SMALL_BYTES.
     """
+    if seldom and announced <= SMALL_BYTES:
+        return _counted(pieces, SMALL_BYTES, look)
     found = look()
     if found is None:
         return pieces

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from gestalt_cas import schema, sqlite, wal
 from gestalt_cas.commits import Committer
@@ -97,7 +97,9 @@ class Database:
         self._found_no_room = False
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
-        self._committer = Committer(self.write)
+        self._committer = Committer(self._shared_write)
+        self._data_version: object = None
+        self._answers: dict[Callable[[Connection], Any], Any] = {}
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -124,6 +126,18 @@ class Database:
         `committed` is called after the COMMIT, before any other writer gets its turn.
         Raises StoreBusy, StoreFull, StorageFault, DatabaseDamaged (nothing changed) or OutcomeUnknown.
         """
+        with self._shared_write(timeout, committed=committed, small=False) as connection:
+            try:
+                yield connection
+            finally:
+                self._data_version = None  # the block may have changed anything
+                self._answers.clear()
+
+    @contextmanager
+    def _shared_write(
+        self, timeout: float, *, committed: Callable[[], None] | None = None, small: bool = True
+    ) -> Iterator[Connection]:
+        """`write` for what changes versions and payloads only, so that `settled` may keep its answers."""
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
             if self._found_no_room:
@@ -131,7 +145,7 @@ class Database:
                 connection = self._sound_writer()  # another one, if the disk failed
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                self._check_format(connection)
+                self._look_at_others(connection)
                 yield connection
             except DriverError as error:
                 self._roll_back(connection)
@@ -142,7 +156,7 @@ class Database:
             self._commit(connection)
             if committed is not None:
                 committed()
-            self._relieve(connection)
+            self._relieve(connection, small=small)
 
     def commit(
         self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float = WRITE_TIMEOUT
@@ -153,6 +167,33 @@ class Database:
         than once when a transaction is lost. Raises what it raises, and what `write` raises.
         """
         return self._committer.commit(work, weight=weight, timeout=timeout)
+
+    def ask(self, question: Callable[[Connection], Result]) -> Result:
+        """What one SELECT answers: it is a view of its own, at half the cost of a transaction around it."""
+        connection = self._borrow()
+        try:
+            answer = question(connection)
+        except DriverError as error:
+            self._discard(connection)
+            raise self._noted(error) from error
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+        return answer
+
+    def settled(self, connection: Connection, question: Callable[[Connection], Result]) -> Result:
+        """What `question` reads of settings and quotas, in a transaction of `commit`; asked once for many of them.
+
+        An answer is kept until a transaction of `write`, or another process, may have changed it.
+        """
+        if question not in self._answers:
+            self._answers[question] = question(connection)
+        return cast(Result, self._answers[question])
+
+    def recent(self, question: Callable[[Connection], Result]) -> Result | None:
+        """What `settled` answered last, None when that is not known: right unless another process changed it since."""
+        return cast("Result | None", self._answers.get(question))
 
     def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
         """Move committed pages from the WAL into the database; returns whether all of them could be moved.
@@ -349,6 +390,15 @@ class Database:
             raise DatabaseDamaged(f"the database is damaged: {found}")
         return connection
 
+    def _look_at_others(self, connection: Connection) -> None:
+        """Ask anew what may have been changed by other processes, if they changed anything."""
+        version = connection.execute("PRAGMA data_version").fetchall()[0][0]
+        if (connection, version) != self._data_version:
+            self._data_version = None
+            self._answers.clear()
+            self._check_format(connection)
+            self._data_version = (connection, version)
+
     def _check_format(self, connection: Connection) -> None:
         found = connection.execute("PRAGMA user_version").fetchall()[0][0]
         if found != schema.FORMAT:
@@ -412,9 +462,9 @@ class Database:
         self._failing = f"{damage}; {_CHECK_IS_DUE}"
         log.error("%s", damage)
 
-    def _relieve(self, connection: Connection) -> None:
+    def _relieve(self, connection: Connection, *, small: bool) -> None:
         try:
-            self._wal.relieve(connection)
+            self._wal.relieve(connection, small=small)
         except DriverError as error:
             # The commit stands and has been promised; the next write meets the fault in its own right.
             self._note_fault(error)

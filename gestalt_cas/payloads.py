@@ -95,12 +95,9 @@ class Payloads:
         """
         if isinstance(staged, Held):
             return False
-        with self._database.read() as tx:
-            row = versions.placed(tx, staged.digest)
-            if self._vouches(tx, row, staged):
-                return False
-        if row is not None and row.place:
-            return False
+        row = self._database.ask(lambda connection: versions.placed(connection, staged.digest))
+        if row is not None and (row.place or self._trusts_file(row, staged)):
+            return False  # a place in the database is looked at by `vouch`
         if row is not None and not row.damaged:
             # Its file has gone or has another size. The mark keeps other writers from trusting the name that we are
             # about to give before its directory is synced; our commit lifts it.
@@ -122,10 +119,10 @@ class Payloads:
         place = row.place if row is not None else schema.PLACE_FILE
         if place:
             inlined.replace(tx, place, staged.read())
+        elif row is None and staged.size <= inline_max:
+            place = inlined.put(tx, staged.read())
         elif isinstance(staged, Held):
-            if row is not None or staged.size > inline_max:
-                raise NeedsFile
-            place = inlined.put(tx, staged.data)
+            raise NeedsFile
         elif not (published and self._blobs.is_ours(staged)):
             if row is not None and not row.damaged:
                 # If we ended between the link and its sync, others would trust the name: the mark has to come first.
@@ -144,6 +141,10 @@ class Payloads:
         A file without a row is not enough: its writer may have crashed before the directory reached the disk.
         """
         return row is not None and not row.damaged and self._at_its_place(tx, row, staged.digest, staged.size)
+
+    def _trusts_file(self, row: versions.BlobPlace, staged: Staged) -> bool:
+        """`_vouches` of a payload whose place is a file."""
+        return not row.damaged and self._blobs.has(staged.digest, staged.size)
 
     def _at_its_place(self, tx: Connection, row: versions.BlobPlace, digest: bytes, size: int) -> bool:
         return inlined.holds(tx, row.place, size) if row.place else self._blobs.has(digest, size)

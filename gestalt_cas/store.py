@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, listing, pages, ranges, versions
+from gestalt_cas import allowances, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
@@ -145,12 +145,13 @@ class Store(Upkeep):
 
         Headers and metadata are replaced as a whole, nothing is inherited. Conditions are judged in the transaction
         that adds the version (and once before the body is taken, to refuse early); so are quotas, for which
-        `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called after the
+        `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called before the
         body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
         for OutcomeUnknown.
         """
         self._check_write(key, headers, metadata, conditions)
-        chunks = allowances.within(chunks, expected_bytes, lambda: self._room(key))
+        seldom = self._database.recent(quotas.any_stand) is False
+        chunks = allowances.within(chunks, expected_bytes, lambda: self._room(key), seldom=seldom)
         with self._advised():
             return self._write(key, chunks, headers, metadata, conditions, confirm)
 
@@ -163,8 +164,8 @@ class Store(Upkeep):
         conditions: Conditions,
         confirm: Callable[[], None] | None,
     ) -> ObjectVersion:
-        with self._database.read() as tx:
-            most = store_settings.for_writing(tx).inline_max_bytes
+        present = self._database.recent(store_settings.for_writing) or self._database.ask(store_settings.for_writing)
+        most = present.inline_max_bytes
         staged = self._blobs.hold(chunks, most) if most else self._blobs.stage(chunks)
         try:
             if confirm is not None:
@@ -195,9 +196,10 @@ class Store(Upkeep):
         published = self._payloads.publish(staged)
 
         def add(tx: Connection) -> ObjectVersion:
-            target = self._resolve(tx, key)
-            rules.check_write(conditions, key.key, versions.current(tx, target))
-            present = store_settings.for_writing(tx)
+            target = self._target(tx, key)
+            if conditions:
+                rules.check_write(conditions, key.key, versions.current(tx, target))
+            present = self._database.settled(tx, store_settings.for_writing)
             self._payloads.vouch(tx, staged, published, present.inline_max_bytes)
             version = versions.append(
                 tx,
@@ -207,6 +209,7 @@ class Store(Upkeep):
                 headers=headers,
                 metadata=metadata,
                 suspended=present.suspended,
+                counted=self._database.settled(tx, quotas.any_stand),
                 now_ms=now_ms(),
             )
             if confirm is not None:
@@ -221,8 +224,12 @@ class Store(Upkeep):
         Raises NoSuchKey, NoSuchVersion, PreconditionFailed or NotModified.
         """
         check_names(key)
-        with self._database.read() as tx:
-            version = self._lookup(tx, key, version_id)
+        version = None
+        if not version_id:
+            version = self._database.ask(lambda connection: versions.current_of(connection, key))
+        if version is None:
+            with self._database.read() as tx:
+                version = self._lookup(tx, key, version_id)
         if conditions:
             rules.check_read(conditions, version)
         return version
@@ -285,8 +292,9 @@ class Store(Upkeep):
             found = self._lookup(tx, source, source_version_id)
             size = found.size
             rules.check_copy(conditions, found)
-            target = self._resolve(tx, destination)
-            rules.check_current_version(conditions, destination.key, versions.current(tx, target))
+            target = self._target(tx, destination)
+            if conditions.current_version:
+                rules.check_current_version(conditions, destination.key, versions.current(tx, target))
             digest = bytes.fromhex(found.digest)
             if not self._payloads.present(tx, digest, found.size):
                 text = f"payload {found.digest} of {found.key} is missing or cut short"
@@ -298,7 +306,8 @@ class Store(Upkeep):
                 found.size,
                 headers=found.headers,
                 metadata=found.metadata,
-                suspended=store_settings.suspended(tx),
+                suspended=self._database.settled(tx, store_settings.for_writing).suspended,
+                counted=self._database.settled(tx, quotas.any_stand),
                 now_ms=now_ms(),
             )
 
@@ -441,7 +450,7 @@ class Store(Upkeep):
 
     def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
         def remove(tx: Connection) -> ObjectVersion | None:
-            target = self._resolve(tx, key)
+            target = self._target(tx, key)
             if version_id:
                 found = versions.by_id(tx, target, version_id)
                 if found is not None:
@@ -454,7 +463,8 @@ class Store(Upkeep):
                 0,
                 headers=NO_HEADERS,
                 metadata=_NO_METADATA,
-                suspended=store_settings.suspended(tx),
+                suspended=self._database.settled(tx, store_settings.for_writing).suspended,
+                counted=self._database.settled(tx, quotas.any_stand),
                 now_ms=now_ms(),
             )
 
@@ -462,6 +472,10 @@ class Store(Upkeep):
 
     def _resolve(self, tx: Connection, key: ObjectKey) -> ObjectKey:
         return key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
+
+    def _target(self, tx: Connection, key: ObjectKey) -> ObjectKey:
+        """`_resolve` in a transaction of `Database.commit`."""
+        return key if key.bucket else ObjectKey(self._database.settled(tx, store_settings.default_bucket), key.key)
 
     def _lookup(self, tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
         target = self._resolve(tx, key)

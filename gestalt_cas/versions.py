@@ -49,6 +49,14 @@ _ROW = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.cont
 
 _POINTED = schema.current.join(schema.versions, and_(_v.bucket == _c.bucket, _v.key == _c.key, _v.seq == _c.seq))
 _CURRENT = Prepared(select(*_ROW).select_from(_POINTED).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
+_DEFAULT_BUCKET = (
+    select(func.json_extract(schema.settings.c.value, "$"))
+    .where(schema.settings.c.name == literal_column("'bucket'"))
+    .scalar_subquery()
+)
+_CURRENT_BY_DEFAULT = Prepared(
+    select(*_ROW, _c.bucket).select_from(_POINTED).where(_c.bucket == _DEFAULT_BUCKET, _c.key == _p("key"))
+)
 _CURRENT_RUN = Prepared(
     select(*_ROW)
     .select_from(_POINTED)
@@ -174,6 +182,14 @@ def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     return _version(key.bucket, rows[0]) if rows else None
 
 
+def current_of(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
+    """`current` by one statement also for the bucket "", which is the store's default bucket; None when unsure."""
+    if key.bucket:
+        return current(connection, key)
+    rows = _CURRENT_BY_DEFAULT(connection, key=key.key.encode())
+    return _version(rows[0][-1], rows[0]) if rows else None
+
+
 def newest(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     """The newest version of `key`, a delete marker included."""
     rows = _NEWEST(connection, bucket=key.bucket, key=key.key.encode())
@@ -268,16 +284,19 @@ def append(
     headers: Headers,
     metadata: Mapping[str, str],
     suspended: bool,
+    counted: bool = True,
     now_ms: int,
 ) -> ObjectVersion:
     """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
 
     With versioning suspended it becomes the null version and the previous null version is removed for good. Raises
-    QuotaExceeded, with which the transaction must end, when the key's versions would then take too much.
+    QuotaExceeded, with which the transaction must end, when the key's versions would then take too much; not `counted`
+    is for who knows that there is no quota.
     """
     encoded = key.key.encode()
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
-    quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
+    if counted:
+        quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
     for row in replaced:
         draw(connection, now_ms)
         _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])

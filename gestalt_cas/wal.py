@@ -33,6 +33,8 @@ RESTART_BYTES = 64 << 20
 LIMIT_BYTES = 128 << 20
 STEP_BYTES = 4 << 20
 FIRST_PATIENCE, LONGEST_PATIENCE = 0.25, 1.0
+_SMALL_COMMITS = 8
+"""Commits between two looks at the length: what they can add is less than the steps in which it is acted upon."""
 _TURN = 0.001
 _FIRST_PAUSE, _LONGEST_PAUSE = 4.0, 32.0
 _WARN_SECONDS = 60.0
@@ -49,6 +51,7 @@ class Wal:
         self._seen = self.bytes
         self._patience, self._pause = FIRST_PATIENCE, _FIRST_PAUSE
         self._stands_at = -1
+        self._unseen = 0
         self._pausing = False
         self._wait_again = self._warn_again = 0.0
 
@@ -60,8 +63,12 @@ class Wal:
         except OSError:
             return 0
 
-    def relieve(self, connection: Connection) -> None:
-        """After a commit: shorten a long WAL, once for each STEP_BYTES that it grows."""
+    def relieve(self, connection: Connection, *, small: bool = False) -> None:
+        """After a commit: shorten a long WAL, once for each STEP_BYTES that it grows; `small` ones look seldom."""
+        self._unseen += 1
+        if small and self._unseen < _SMALL_COMMITS:
+            return
+        self._unseen = 0
         before, self._seen = self._seen, self.bytes
         if self._seen < RELIEF_BYTES or self._seen // STEP_BYTES == before // STEP_BYTES:
             return

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from backups import query
 from checks import check
-from gestalt_cas import ByteRange, Conditions, Store
+from gestalt_cas import ByteRange, Conditions, ObjectKey, Store
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.config import Limits
@@ -31,6 +31,7 @@ from gestalt_cas.errors import (
 )
 from presigned import Site
 from storage import (
+    BUCKET,
     MIB,
     Child,
     body,
@@ -259,7 +260,7 @@ def test_a_threshold_that_is_lowered_while_an_upload_is_on_its_way_counts(store:
     assert stored(store) == staged(store) == []
 
 
-def test_a_threshold_that_is_raised_while_an_upload_is_on_its_way_moves_it_nowhere(store: Store) -> None:
+def test_a_threshold_that_is_raised_while_an_upload_is_on_its_way_counts_too(store: Store) -> None:
     inline(store, 0)
 
     def pieces() -> Iterator[bytes]:
@@ -268,8 +269,35 @@ def test_a_threshold_that_is_raised_while_an_upload_is_on_its_way_moves_it_nowhe
 
     store.write(key("k"), pieces())
     assert body(store, "k") == SMALL
-    assert place(store, SMALL) == 0
+    assert place(store, SMALL) > 0
     assert staged(store) == []
+    store.collect_garbage()
+    store.collect_garbage()
+    assert payloads(store) == []
+    assert body(store, "k") == SMALL
+
+
+def test_settings_that_another_process_changes_count_from_the_next_commit_on(store: Store) -> None:
+    """They are read once for many commits of one process; what another one commits has them read again."""
+    put(store, "inlined", SMALL)
+    with Store.open(store.directory) as other:
+        inline(other, 0)
+        put(store, "file", OTHER)
+        assert (place(store, SMALL) > 0, place(store, OTHER)) == (True, 0)
+        inline(other, 4096)
+        put(store, "inlined again", b"third")
+        assert place(store, b"third") > 0
+        other.change_settings({"versioning": "suspended"})
+        assert put(store, "k", SMALL).version_id == "null"
+        other.change_settings({"versioning": "enabled", "bucket": "elsewhere"})
+        assert store.write(ObjectKey("", "k"), [SMALL]).key.bucket == "elsewhere"
+        other.set_quota(BUCKET, "", 0)
+        with pytest.raises(QuotaExceeded):
+            put(store, "too much", SMALL)
+        with pytest.raises(QuotaExceeded):
+            put(store, "far too much", bytes(200_000))
+        other.remove_quota(BUCKET, "")
+        put(store, "fits", bytes(200_000))
 
 
 def test_a_threshold_from_before_it_had_a_meaning_counts_as_the_greatest(store: Store) -> None:

@@ -79,7 +79,13 @@ def _files_without_rows_trusted() -> AbstractContextManager[object]:
             self._blobs.publish(found)
         versions.keep_blob(tx, found.digest, found.size, found.sums)
 
-    return mock.patch.multiple(Payloads, _vouches=vouches, vouch=vouch)
+    def publish(self: Payloads, found: Any) -> bool:
+        if self._blobs.has(found.digest, found.size):
+            return False
+        self._blobs.publish(found)
+        return True
+
+    return mock.patch.multiple(Payloads, _vouches=vouches, vouch=vouch, publish=publish)
 
 
 def _without_foreign_keys(store: Store) -> None:
