@@ -113,6 +113,13 @@ def test_a_payload_up_to_the_threshold_takes_no_file(store: Store, size: int) ->
     assert payloads(store) == staged(store) == []
 
 
+def test_with_a_threshold_of_0_the_empty_payload_is_a_file_too(store: Store) -> None:
+    inline(store, 0)
+    put(store, "empty", b"")
+    assert place(store, b"") == 0
+    assert payloads(store) == [blake3(b"").hexdigest()]
+
+
 def test_a_payload_above_the_threshold_is_a_file(store: Store) -> None:
     put(store, "k", b"x" * 4097)
     assert body(store, "k") == b"x" * 4097

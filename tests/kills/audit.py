@@ -124,8 +124,10 @@ def _compare_files(store: Store, *, collect: bool) -> int:
         else:
             others += name not in reached
     if collect:
-        store.collect_garbage()
-        _expect(sorted(_files(store.directory)), sorted(reached), "payloads after collecting garbage")
+        collected = store.collect_garbage()
+        left = set(_files(store.directory))
+        _expect(sorted(left - reached.keys()), [], f"payloads that {collected} left although nothing reaches them")
+        _expect(sorted(reached.keys() - left), [], f"payloads that {collected} removed although a version reaches them")
     return others
 
 
