@@ -19,7 +19,7 @@ LAYERS = (
     | {"staging", "statements", "upgrade", "versions", "wal"},
     {"allowances", "backups", "checks", "directories", "doctor", "garbage", "pages", "parts", "paths"}
     | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
-    {"__main__", "calls", "cli", "endpoint", "host", "http_downloads", "http_server", "http_side"}
+    {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
 )
@@ -94,6 +94,11 @@ def test_no_module_needs_itself() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_the_conformance_kit_knows_the_contract_only() -> None:
+    """It judges any provider, and shares no mistake with the store."""
+    assert not {name for path in FILES if room(path) == "conformance" for name in ours(path)}
 
 
 def test_rows_and_files_do_not_know_each_other() -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from histories.checker import check
-from histories.model import Group
-from histories.operations import NEVER, Kind, Operation, Outcome
+from gestalt_cas.conformance.linearizability.checker import check
+from gestalt_cas.conformance.linearizability.model import Group
+from gestalt_cas.conformance.linearizability.operations import NEVER, Kind, Operation, Outcome
 
 KEYS = ["a", "b"]
 DONE, REFUSED, ABSENT, UNKNOWN = Outcome

@@ -6,9 +6,9 @@ import secrets
 from pathlib import Path
 
 from gestalt_cas import ObjectKey, Store
+from gestalt_cas.conformance.linearizability.operations import Kind, Outcome
 from histories import harness
 from histories.clients import BUCKET
-from histories.operations import Kind, Outcome
 
 
 def test_histories_are_linearizable(tmp_path: Path) -> None:

@@ -242,7 +242,8 @@ def normalized(requirement: str) -> str:
 
 
 def test_every_imported_package_is_declared() -> None:
-    declared = {normalized(requirement) for requirement in PROJECT["dependencies"]}
+    extra = PROJECT["optional-dependencies"]["conformance"]
+    declared = {normalized(requirement) for requirement in (*PROJECT["dependencies"], *extra)}
     files = [ROOT / name for name in sources("gestalt_cas") | sources("migrations") if name.endswith(".py")]
     tops = {module.partition(".")[0] for path in files for module in imported(path)}
     third_party = tops - sys.stdlib_module_names - {"gestalt_cas"}

@@ -59,6 +59,7 @@ VERBS = {
     "keys": Verb("keys", "keys", "Replace the keys that sign presigned URLs."),
     "serve": Verb("serving", "serve", "Serve the store over gRPC, without a host."),
     "provider": Verb("serving", "provider", "Serve as a provider under a Gestalt host."),
+    "conformance": Verb("conformance", "conformance", "Judge any S3 provider by the contract."),
     "completion": Verb("completion", "completion", "Print a script that completes commands in a shell."),
 }
 

@@ -24,8 +24,8 @@ import grpc
 from blake3 import blake3
 
 from gestalt_cas import Conditions, ObjectKey, Store, errors
+from gestalt_cas.conformance.linearizability.operations import ANY, Kind, Operation, Outcome, content
 from gestalt_cas.objects import ListQuery
-from histories.operations import ANY, Kind, Operation, Outcome, content
 from wire import protos
 from wire.client import Client
 

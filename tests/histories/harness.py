@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Self
 
 from gestalt_cas import Store
-from histories.checker import Verdict, check
+from gestalt_cas.conformance.linearizability.checker import Verdict, check
+from gestalt_cas.conformance.linearizability.operations import NEVER, Operation
 from histories.clients import Orders, command, recorded
-from histories.operations import NEVER, Operation
 from wire.client import eventually
 from wire.process import START_SECONDS, Server
 

@@ -6,7 +6,7 @@ write judge its key, tags of a copy its source; a copy carries the source's valu
 
 from __future__ import annotations
 
-from histories.operations import ANY, Kind, Operation, Outcome, content
+from gestalt_cas.conformance.linearizability.operations import ANY, Kind, Operation, Outcome, content
 
 State = tuple[str, ...]
 

@@ -16,6 +16,8 @@ ANY = "*"
 
 
 class Kind(enum.Enum):
+    """What was asked."""
+
     WRITE = "write"
     COPY = "copy"
     DELETE = "delete"
@@ -65,4 +67,5 @@ class Operation:
 
 
 def content(value: str) -> str:
+    """What equal bytes have in common, of the name of a write."""
     return value.rpartition(":")[2]

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from histories.model import Group, State, changes_nothing
-from histories.operations import NEVER, Operation, Outcome
+from gestalt_cas.conformance.linearizability.model import Group, State, changes_nothing
+from gestalt_cas.conformance.linearizability.operations import NEVER, Operation, Outcome
 
 Configuration = tuple[State, int]
 """A state, and a bit for each place among the calls on their way that has taken effect in it."""
@@ -28,8 +28,11 @@ Configuration = tuple[State, int]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`culprit` is the call whose answer fits no order, None when the history is linearizable; `states` are those that
-    were possible before it, `beside` the calls on their way then; `widest` is the most configurations at a time."""
+    """How it was judged.
+
+    `culprit` is the call whose answer fits no order, None when the history is linearizable; `states` are those that
+    were possible before it, `beside` the calls on their way then; `widest` is the most configurations at a time.
+    """
 
     culprit: Operation | None = None
     states: tuple[State, ...] = ()

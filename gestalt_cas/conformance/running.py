@@ -1,0 +1,89 @@
+"""Run checks against a provider and say what came of each."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import grpc
+
+from gestalt_cas.conformance.capabilities import Capability
+from gestalt_cas.conformance.hosting import Host
+from gestalt_cas.conformance.registry import Check, Deviation, NotRun, Place
+from gestalt_cas.conformance.wire import Exchange, Wire, told
+
+
+class Outcome(Enum):
+    """How a check ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    HAS = "has"
+    """A probe of a capability that was not declared: the provider has it."""
+    LACKS = "lacks"
+    """A probe of a capability that was not declared: the provider has it not, or not as the contract says."""
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one check. `exchanges` are the last calls before a failure, the oldest first."""
+
+    check: Check
+    outcome: Outcome
+    seconds: float
+    expected: str = ""
+    got: str = ""
+    exchanges: tuple[Exchange, ...] = field(default=())
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome is Outcome.FAILED
+
+
+def run(
+    checks: Iterable[Check],
+    target: str,
+    *,
+    bucketed: bool = False,
+    declared: frozenset[Capability] = frozenset(),
+    host: Host | None = None,
+    on_verdict: Callable[[Verdict], None] = lambda _: None,
+) -> list[Verdict]:
+    """Run the checks in turn, each in a place of its own at the target.
+
+    `host` starts further processes of the provider; without one, checks of the lifecycle are not run and say so.
+    """
+    found = []
+    with Wire(target, bucketed=bucketed) as wire:
+        for check in checks:
+            verdict = judge(check, wire, declared, host)
+            on_verdict(verdict)
+            found.append(verdict)
+    return found
+
+
+def judge(check: Check, wire: Wire, declared: frozenset[Capability], host: Host | None = None) -> Verdict:
+    """Run one check."""
+    began = time.monotonic()
+    if check.lifecycle and host is None:
+        return Verdict(check, Outcome.NOT_RUN, 0.0, got="it starts processes of the provider: give --exec")
+    wire.exchanges.clear()
+    expected = got = ""
+    try:
+        check.run(Place(wire, f"{check.number}-{secrets.token_hex(4)}", host))
+    except NotRun as reason:
+        return Verdict(check, Outcome.NOT_RUN, time.monotonic() - began, got=str(reason))
+    except Deviation as deviation:
+        expected, got = deviation.expected, deviation.got
+    except grpc.RpcError as error:
+        expected, got = "the call to be answered", told(error)
+    seconds = time.monotonic() - began
+    undeclared = not check.needs <= declared
+    if not expected:
+        return Verdict(check, Outcome.HAS if undeclared else Outcome.PASSED, seconds)
+    outcome = Outcome.LACKS if undeclared else Outcome.FAILED
+    return Verdict(check, outcome, seconds, expected, got, tuple(wire.exchanges.last()))

@@ -1,0 +1,79 @@
+"""The kit as a pytest suite, for the tests of a provider itself.
+
+    from gestalt_cas.conformance.capabilities import Capability
+    from gestalt_cas.conformance.suite import ConformanceSuite
+
+    class TestMyProvider(ConformanceSuite):
+        capabilities = frozenset({Capability.VERSIONS, Capability.SELF_COPY})
+
+        @pytest.fixture(scope="class")
+        @classmethod
+        def target(cls):
+            with my_server() as path:
+                yield f"unix://{path}"
+
+Each check is a test; one more explores with Hypothesis. Needs the extra `gestalt-cas[conformance]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import pytest
+
+from gestalt_cas.conformance import machine, reports
+from gestalt_cas.conformance.capabilities import Capability
+from gestalt_cas.conformance.checks import all_checks
+from gestalt_cas.conformance.hosting import Host
+from gestalt_cas.conformance.registry import Check
+from gestalt_cas.conformance.running import Outcome, judge
+from gestalt_cas.conformance.wire import Wire
+
+
+class ConformanceSuite:
+    """Subclass it and give the fixture `target`.
+
+    `capabilities` are what the provider is held to; `bucketed` chooses the wire generation. `host` starts processes of
+    the provider for the checks of its lifecycle, `restart` stops and starts the one at the target and returns where it
+    serves then. `runs` and `seed` are those of the exploration.
+    """
+
+    bucketed: ClassVar[bool] = False
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
+    host: ClassVar[Host | None] = None
+    restart: ClassVar[Callable[[], str] | None] = None
+    runs: ClassVar[int] = 30
+    seed: ClassVar[int] = 0
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def target(cls) -> str:
+        """Where the provider serves, as grpc names it."""
+        raise NotImplementedError("a conformance suite needs the fixture `target`")
+
+    @pytest.fixture(scope="class", name="conformance_wire")
+    @classmethod
+    def conformance_wire_fixture(cls, target: str) -> Iterator[Wire]:
+        with Wire(target, bucketed=cls.bucketed) as wire:
+            yield wire
+
+    @pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.name)
+    def test_check(self, check: Check, conformance_wire: Wire) -> None:
+        verdict = judge(check, conformance_wire, self.capabilities, self.host)
+        if verdict.failed:
+            pytest.fail("\n".join(reports.explained(verdict)), pytrace=False)
+        if verdict.outcome is not Outcome.PASSED:
+            pytest.skip(reports.line(verdict).splitlines()[0])
+
+    def test_exploration(self, target: str) -> None:
+        found = machine.explore(
+            target,
+            runs=self.runs,
+            seed=self.seed,
+            bucketed=self.bucketed,
+            capabilities=self.capabilities,
+            restart=type(self).restart,
+        )
+        if found.failed:
+            pytest.fail(f"{found.deviation}\n\n{found.script}", pytrace=False)

@@ -1,0 +1,302 @@
+"""A thin S3 client of either wire generation that remembers what was sent and what came back.
+
+Requests and responses are the messages of `protos`; nothing is hidden but the framing. The bucketed client keeps
+grpc's default receive limit of 4 MiB, as its SDKs do; the bucketless one has the 64 MiB of later SDKs. Every call has a
+deadline: a server that hangs fails a check, it does not stall the run. Source: contract 2.1 and 3.1.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Self
+
+import grpc
+from google.protobuf import text_format
+
+from gestalt_cas.conformance import protos
+
+Messages = list[Any]
+Bodies = list[bytes]
+
+DEADLINE_SECONDS = 30.0
+FRAME_BYTES = 64 * 1024
+_LATER_SDK_MESSAGE_BYTES = 64 * 1024 * 1024
+_QUIET = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+_KEPT_EXCHANGES = 8
+_SHOWN_CHARS = 400
+_MULTI = {"ReadObject": "unary_stream", "WriteObject": "stream_unary"}
+
+
+def open_channel(target: str, *options: tuple[str, Any]) -> grpc.Channel:
+    """A channel of its own connection; `target` is unix:///path, tcp://host:port, host:port, or a path."""
+    if target.startswith("/"):
+        target = f"unix://{target}"
+    return grpc.insecure_channel(target.removeprefix("tcp://"), options=(*_QUIET, *options))
+
+
+def frames(body: bytes, size: int = FRAME_BYTES) -> list[bytes]:
+    """The body in pieces of `size` bytes, the last one shorter."""
+    return [body[start : start + size] for start in range(0, len(body), size)]
+
+
+def readable(message: Any) -> str:
+    """A message in one line, cut where it is long."""
+    if isinstance(message, bytes):
+        return f"{len(message)} raw bytes {message[:40]!r}"
+    text = text_format.MessageToString(message, as_one_line=True, as_utf8=True)
+    name = type(message).__name__
+    return f"{name} {{{text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}}}"
+
+
+@dataclass
+class Exchange:
+    """One call: what was sent and what came back, for people."""
+
+    method: str
+    sent: str
+    came: str = "nothing yet"
+
+
+class Exchanges:
+    """The last calls of one check. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._kept: deque[Exchange] = deque(maxlen=_KEPT_EXCHANGES)
+        self._lock = threading.Lock()
+
+    def begin(self, method: str, sent: str) -> Exchange:
+        exchange = Exchange(method, sent)
+        with self._lock:
+            self._kept.append(exchange)
+        return exchange
+
+    def last(self) -> list[Exchange]:
+        """The oldest first."""
+        with self._lock:
+            return list(self._kept)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+
+def told(error: grpc.RpcError) -> str:
+    """The status of a failed call with its message."""
+    return f"{error.code().name}: {error.details()}"
+
+
+@contextmanager
+def _kept_in(exchange: Exchange) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        exchange.came = told(error)
+        raise
+
+
+class Wire:
+    """The S3 service at a target as one generation of SDKs sees it. Thread-safe; a context manager.
+
+    `shared` is for what several checks of a run need and is costly to make.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        bucketed: bool = False,
+        deadline: float = DEADLINE_SECONDS,
+        options: Iterable[tuple[str, Any]] = (),
+    ) -> None:
+        self.pb: SimpleNamespace = protos.BUCKETED if bucketed else protos.BUCKETLESS
+        self.bucketed = bucketed
+        self.target = target
+        self.deadline = deadline
+        self.exchanges = Exchanges()
+        self.shared: dict[str, Any] = {}
+        limit = () if bucketed else (("grpc.max_receive_message_length", _LATER_SDK_MESSAGE_BYTES),)
+        self.channel = open_channel(target, *limit, *options)
+        self._stubs: dict[str, Any] = {
+            method: getattr(self.channel, _MULTI.get(method, "unary_unary"))(
+                protos.S3 + method,
+                request_serializer=getattr(self.pb, request).SerializeToString,
+                response_deserializer=getattr(self.pb, response).FromString,
+            )
+            for method, (request, response) in protos.METHODS.items()
+        }
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- messages ----
+
+    def ref(self, key: str, *, bucket: str = "", version_id: str = "") -> Any:
+        if self.bucketed:
+            return self.pb.S3ObjectRef(bucket=bucket, key=key, version_id=version_id)
+        return self.pb.S3ObjectRef(key=key, version_id=version_id)
+
+    def open_frame(self, key: str, *, bucket: str = "", version_id: str = "", **fields: Any) -> Any:
+        """The first frame of an upload; `fields` are those of WriteObjectOpen."""
+        opened = self.pb.WriteObjectOpen(ref=self.ref(key, bucket=bucket, version_id=version_id), **fields)
+        return self.pb.WriteObjectRequest(open=opened)
+
+    def data_frame(self, data: bytes) -> Any:
+        return self.pb.WriteObjectRequest(data=data)
+
+    def read_request(
+        self,
+        key: str,
+        *,
+        bucket: str = "",
+        version_id: str = "",
+        start: int | None = None,
+        end: int | None = None,
+        ranged: bool = False,
+        modified_since: float | None = None,
+        unmodified_since: float | None = None,
+        **conditions: str,
+    ) -> Any:
+        """A ReadObjectRequest; a range is sent if `start` or `end` is given, or an empty one if `ranged`."""
+        request = self.pb.ReadObjectRequest(ref=self.ref(key, bucket=bucket, version_id=version_id), **conditions)
+        if ranged or start is not None or end is not None:
+            request.range.CopyFrom(self.pb.ByteRange(start=start, end=end))
+        if modified_since is not None:
+            request.if_modified_since.FromNanoseconds(int(modified_since * 10**9))
+        if unmodified_since is not None:
+            request.if_unmodified_since.FromNanoseconds(int(unmodified_since * 10**9))
+        return request
+
+    # ---- calls ----
+
+    def call(self, method: str, request: Any) -> Any:
+        """One unary call; raises grpc.RpcError."""
+        exchange = self.exchanges.begin(method, readable(request))
+        with _kept_in(exchange):
+            answer = self._stubs[method](request, timeout=self.deadline)
+        exchange.came = readable(answer)
+        return answer
+
+    def send(self, requests: Iterable[Any]) -> Any:
+        """An upload of exactly these frames; the meta of the response."""
+        listed = list(requests)
+        exchange = self.exchanges.begin("WriteObject", _shown_upload(listed))
+        with _kept_in(exchange):
+            answer = self._stubs["WriteObject"](iter(listed), timeout=self.deadline)
+        exchange.came = readable(answer)
+        return answer.meta
+
+    def upload(self, requests: Iterable[Any]) -> Any:
+        """Begin an upload and return its future; `requests` is drawn from in a thread of grpc's."""
+        self.exchanges.begin("WriteObject", "frames as they were needed")
+        return self._stubs["WriteObject"].future(iter(requests), timeout=self.deadline)
+
+    def write(self, key: str, body: bytes = b"", *, parts: Bodies | None = None, **fields: Any) -> Any:
+        """Write an object in 64 KiB frames, or in the given `parts`; the meta of the response."""
+        pieces = frames(body) if parts is None else parts
+        return self.send([self.open_frame(key, **fields), *map(self.data_frame, pieces)])
+
+    def read_stream(self, key: str, **fields: Any) -> Any:
+        """The running call; iterate it for ReadObjectChunk frames."""
+        request = self.read_request(key, **fields)
+        self.exchanges.begin("ReadObject", readable(request)).came = "a stream, taken frame by frame"
+        return self._stubs["ReadObject"](request, timeout=self.deadline)
+
+    def chunks(self, key: str, **fields: Any) -> Messages:
+        """All frames of a read."""
+        request = self.read_request(key, **fields)
+        exchange = self.exchanges.begin("ReadObject", readable(request))
+        found: Messages = []
+        with _kept_in(exchange):
+            for chunk in self._stubs["ReadObject"](request, timeout=self.deadline):
+                found.append(chunk)
+        exchange.came = _shown_download(found)
+        return found
+
+    def head(self, key: str, **where: str) -> Any:
+        return self.call("HeadObject", self.pb.HeadObjectRequest(ref=self.ref(key, **where))).meta
+
+    def delete(self, key: str, **where: str) -> None:
+        self.call("DeleteObject", self.pb.DeleteObjectRequest(ref=self.ref(key, **where)))
+
+    def list(self, *, bucket: str = "", **fields: Any) -> Any:
+        """One page; `fields` are those of ListObjectsRequest."""
+        if self.bucketed:
+            fields["bucket"] = bucket
+        return self.call("ListObjects", self.pb.ListObjectsRequest(**fields))
+
+    def copy(
+        self,
+        source: str,
+        destination: str,
+        *,
+        bucket: str = "",
+        to_bucket: str | None = None,
+        source_version: str = "",
+        version_id: str = "",
+        **conditions: str,
+    ) -> Any:
+        """Copy within `bucket`, or to `to_bucket`; the meta of the response."""
+        to = bucket if to_bucket is None else to_bucket
+        request = self.pb.CopyObjectRequest(
+            source=self.ref(source, bucket=bucket, version_id=source_version),
+            destination=self.ref(destination, bucket=to, version_id=version_id),
+            **conditions,
+        )
+        return self.call("CopyObject", request).meta
+
+    def presign(self, key: str, method: int = 0, *, bucket: str = "", version_id: str = "", **fields: Any) -> Any:
+        ref = self.ref(key, bucket=bucket, version_id=version_id)
+        return self.call("PresignObject", self.pb.PresignObjectRequest(ref=ref, method=method, **fields))
+
+    def raw(self, method: str, requests: Bodies, response: str) -> Messages:
+        """A call of ready-made bytes; the messages that came back, of the type named `response`."""
+        exchange = self.exchanges.begin(method, ", ".join(readable(request) for request in requests))
+        kind = _MULTI.get(method, "unary_unary")
+        make = getattr(self.channel, kind)
+        call = make(protos.S3 + method, response_deserializer=getattr(self.pb, response).FromString)
+        with _kept_in(exchange):
+            request = iter(requests) if kind == "stream_unary" else requests[0]
+            answer = call(request, timeout=self.deadline)
+            found = list(answer) if kind == "unary_stream" else [answer]
+        exchange.came = ", ".join(readable(message) for message in found[:3])
+        return found
+
+
+def code_of(call: Callable[[], Any]) -> grpc.StatusCode:
+    """The status that a call ends with, OK included."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def _shown_upload(requests: list[Any]) -> str:
+    if not requests:
+        return "no frames at all"
+    first, *rest = requests
+    sizes = [len(frame.data) if frame.WhichOneof("msg") == "data" else readable(frame) for frame in rest]
+    shown = f", then {len(sizes)} data frames of {sum(n for n in sizes if isinstance(n, int))} bytes" if sizes else ""
+    others = [size for size in sizes if isinstance(size, str)]
+    return readable(first) + shown + (f", among them {', '.join(others)}" if others else "")
+
+
+def _shown_download(chunks: list[Any]) -> str:
+    if not chunks:
+        return "an empty stream"
+    first, *rest = chunks
+    lengths = [len(chunk.data) for chunk in rest]
+    few = f", {b''.join(chunk.data for chunk in rest)[:60]!r}" if sum(lengths) <= 60 else ""
+    return f"{readable(first)}, then {len(rest)} frames of {sum(lengths)} bytes{few}"

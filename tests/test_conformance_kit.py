@@ -1,0 +1,177 @@
+"""The conformance kit itself: probes, failures in words, reports, the state machine and its scripts, the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from gestalt_cas.conformance import machine, reports
+from gestalt_cas.conformance.capabilities import Capability, chosen
+from gestalt_cas.conformance.checks import all_checks
+from gestalt_cas.conformance.running import Outcome, Verdict, run
+from wire.process import ROOT
+from wrong import variants
+from wrong.good import Good, Stored, Where, served
+
+EVERYTHING = frozenset(Capability)
+
+
+def judged(kind: type[Good], *numbers: int, declared: frozenset[Capability] = EVERYTHING) -> list[Verdict]:
+    with served(kind) as target:
+        return run([check for check in all_checks() if check.number in numbers], target, declared=declared)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "gestalt_cas", "conformance", *arguments]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_failure_says_what_was_sent_what_came_and_what_was_expected() -> None:
+    (verdict,) = judged(variants.HalfOpenRange, 35)
+    told = "\n".join(reports.explained(verdict))
+    for part in ("Both", "half-open", "ReadObject", "start: 1 end: 3", "b'bc'", "expected: bytes 1 to 3", "b'bcd'"):
+        assert part in told or part == "Both", part
+    assert verdict.outcome is Outcome.FAILED
+
+
+def test_what_is_not_declared_is_probed_and_reported() -> None:
+    less = EVERYTHING - {Capability.SELF_COPY}
+    (lacks,), (has,) = judged(variants.SelfCopyRefused, 80, declared=less), judged(Good, 80, declared=less)
+    assert (lacks.outcome, has.outcome) == (Outcome.LACKS, Outcome.HAS)
+    assert "not declared: self-copy" in reports.line(lacks)
+    (failed,) = judged(variants.SelfCopyRefused, 80)
+    assert failed.outcome is Outcome.FAILED
+
+
+def test_checks_of_the_lifecycle_say_why_they_are_not_run() -> None:
+    (verdict,) = judged(Good, 9)
+    assert verdict.outcome is Outcome.NOT_RUN
+    assert "--exec" in reports.line(verdict)
+
+
+def test_capabilities_by_their_words() -> None:
+    assert chosen(["all"]) == EVERYTHING
+    assert chosen(["versions", "presign"]) == {Capability.VERSIONS, Capability.PRESIGN}
+    with pytest.raises(ValueError, match="'verisons' is no capability"):
+        chosen(["verisons"])
+
+
+def test_junit_and_json_hold_the_same() -> None:
+    found = judged(variants.HalfOpenRange, 9, 35, 39)
+    root = ElementTree.fromstring(reports.junit(found, "provider"))
+    assert {name: root.get(name) for name in ("tests", "failures", "skipped")} == {
+        "tests": "3",
+        "failures": "1",
+        "skipped": "1",
+    }
+    assert "b'bcd'" in (root.findtext("testcase/failure") or "")
+    assert [json.loads(json.dumps(reports.record(one)))["outcome"] for one in found] == ["not run", "failed", "passed"]
+
+
+class ForgetsMetadataAfterADelete(Good):
+    """Wrong only after a history: what is written over a delete marker loses its metadata."""
+
+    def stored(self, opening: Any, body: bytes, before: Stored | None) -> Stored:
+        found = super().stored(opening, body, before)
+        if self.stacks.get(self.where(opening.ref)) and before is None:
+            found.metadata = {}
+        return found
+
+
+class RacesOnOneKey(Good):
+    """A create-only write may be answered OK although another one was first."""
+
+    def commit(self, where: Where, opening: Any, body: bytes) -> Any:
+        opening.if_none_match = ""
+        return super().commit(where, opening, body)
+
+
+@pytest.mark.parametrize(("kind", "length"), [(ForgetsMetadataAfterADelete, 12), (variants.HalfOpenRange, 25)])
+def test_the_machine_finds_it_and_its_script_shows_it_again(kind: type[Good], length: int, tmp_path: Path) -> None:
+    with served(kind) as target:
+        found = machine.explore(target, runs=200, length=length, seed=1)
+        assert found.failed
+        assert len(found.steps) <= 4, found.script
+        script = tmp_path / "found.py"
+        script.write_text(found.script)
+        again = subprocess.run([sys.executable, str(script), target], capture_output=True, text=True, check=False)
+    assert again.returncode != 0
+    assert "Deviation: expected" in again.stderr
+    with served(Good) as target:
+        fine = subprocess.run([sys.executable, str(script), target], capture_output=True, text=True, check=False)
+    assert (fine.returncode, fine.stdout) == (0, "every answer was as it should be\n"), fine.stderr
+
+
+def test_the_machine_judges_calls_at_the_same_time() -> None:
+    with served(RacesOnOneKey) as target:
+        found = machine.explore(target, runs=200, length=12, seed=1)
+    assert found.failed
+    assert "Together" in found.script
+
+
+def test_one_seed_draws_the_same_sequences() -> None:
+    played = []
+    for seed in (3, 3, 4):
+        with served(Good) as target:
+            played.append(machine.explore(target, runs=8, seed=seed).played)
+    assert played[0] == played[1]
+
+
+def test_what_is_not_declared_is_left_out_of_the_sequences() -> None:
+    without = EVERYTHING - {Capability.CLAMPED_RANGES, Capability.DELETE_MISSING, Capability.SELF_COPY}
+    for kind in (variants.UnclampedEnd, variants.DeleteOfNothingFails, variants.SelfCopyRefused):
+        with served(kind) as target:
+            found = machine.explore(target, runs=25, seed=2, capabilities=without)
+        assert not found.failed, found.script
+        assert set(found.left_out) == EVERYTHING - without
+
+
+def test_the_command_judges_a_provider(tmp_path: Path) -> None:
+    xml = tmp_path / "junit.xml"
+    with served(variants.HalfOpenRange) as target:
+        done = command("--grpc", target, "--only", "ranges", "--capability", "all", "--junit", str(xml))
+        told = command("--grpc", target, "--only", "ranges-39", "--json")
+    assert done.returncode == 1
+    assert "failed   ranges-35-both-ends-are-included" in done.stdout
+    assert ElementTree.parse(xml).getroot().get("failures") != "0"
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    assert told.returncode == 0
+    assert [one.get("check", "") for one in records] == ["ranges-39-an-empty-range-is-the-whole", ""]
+
+
+def test_the_command_starts_a_provider_and_explores_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"dataDir": "{directory}"}')
+    provider = ["--exec", f"{sys.executable} -m gestalt_cas provider", "--config", str(config)]
+    done = command(*provider, "--only", "lifecycle-01", "--only", "bodies-12", "--capability", "all")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 passed"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give either --grpc TARGET or --exec COMMAND"),
+        (["--grpc", "unix:///x", "--exec", "y"], "give either"),
+        (["--grpc", "unix:///x", "--capability", "flying"], "'flying' is no capability"),
+        (["--grpc", "unix:///x", "--only", "nonsense"], "no check has nonsense"),
+        (["--grpc", "unix:///x", "--explore", "slow"], "'slow' is none of quick, thorough"),
+        (["--exec", "false"], "exit 1"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_it(arguments: list[str], says: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_the_checks_are_listed() -> None:
+    done = command("--list", "--json")
+    listed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(listed) == len(all_checks())
+    assert all(one["intent"].endswith(".") and one["evidence"] for one in listed)

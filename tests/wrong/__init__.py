@@ -1,0 +1,1 @@
+"""Providers that are wrong on purpose, to show what the conformance kit finds."""
