@@ -27,7 +27,7 @@ PROTO_VENV := .build/proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
-.PHONY: clean
+.PHONY: clean explore
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,11 @@ histories: $(INSTALLED_DEV) ## linearizability beside upkeep and kills, 10 histo
 faults: $(INSTALLED_DEV) ## every operation with the disk failing it at every point (about 10 minutes)
 	@FAULTS_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py tests/test_faults_served.py
 
+explore: $(INSTALLED_DEV) ## the conformance kit's random sequences against our own provider, both generations (about 2 hours)
+	@mkdir -p .build && echo '{"dataDir": "{directory}"}' > .build/explore.json
+	@$(BIN)/gestalt-cas conformance --exec '$(BIN)/gestalt-cas provider' --config .build/explore.json --capability all \
+		--bucketed --bucketless --explore $(PROFILE) --seed $(SEED)
+
 check: $(INSTALLED_DEV) ## lint, format check and strict types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -89,6 +94,7 @@ soak: $(INSTALLED_DEV) ## mixed load for 10 minutes: memory, open files and WAL 
 # Distinct disk states of the long campaign, and the seed of those that are drawn: make crash STATES=5000 SEED=7
 STATES ?= 30000
 SEED ?= 1
+PROFILE ?= thorough
 crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes on 2 free cores)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)

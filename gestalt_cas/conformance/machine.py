@@ -6,7 +6,7 @@ Needs the extra `gestalt-cas[conformance]`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.player import Player
 from gestalt_cas.conformance.registry import Deviation
 from gestalt_cas.conformance.scripts import script
+from gestalt_cas.conformance.shrinking import shrunk
 from gestalt_cas.conformance.steps import (
     CancelledWrite,
     Copy,
@@ -45,6 +46,7 @@ PROFILES = {"quick": (600, 30), "thorough": (30_000, 40)}
 
 _KEYS = ["a", "a/1", "a/b/2", "A", "é?#%2F "]
 _RACED = ["race-1", "race-2"]
+_RACE_TRIES = 5
 _TEXTS = ["x", "ab", "0123456789"]
 _SIZES = [10, 2, 1, 0, 10, 65536, 65537, 200_000]
 
@@ -92,6 +94,33 @@ class _Session:
     failing: tuple[Step, ...] = ()
     deviation: str = ""
 
+    def player(self) -> Player:
+        """A new player, in a place of its own."""
+        return Player(
+            self.target,
+            bucketed=self.bucketed,
+            capabilities=self.capabilities,
+            restart=self.restarted if self.restart is not None else None,
+            wire=self.wire,
+        )
+
+    def fails(self, steps: Sequence[Step]) -> bool:
+        """Whether the steps fail once more, and remember how; calls at the same time are given several chances."""
+        for _ in range(_RACE_TRIES if any(isinstance(step, Together) for step in steps) else 1):
+            player = self.player()
+            try:
+                for step in steps:
+                    player.play(step)
+            except Deviation as deviation:
+                self.deviation = str(deviation)
+                return True
+            except grpc.RpcError as error:
+                self.deviation = f"expected an answer; got {told(error)}"
+                return True
+            finally:
+                player.close()
+        return False
+
     def restarted(self) -> str:
         assert self.restart is not None
         self.wire.close()
@@ -119,13 +148,7 @@ def _machine(session: _Session) -> type[RuleBasedStateMachine]:
             super().__init__()
             session.runs += 1
             self.steps: list[Step] = []
-            self.player = Player(
-                session.target,
-                bucketed=session.bucketed,
-                capabilities=session.capabilities,
-                restart=session.restarted if session.restart is not None else None,
-                wire=session.wire,
-            )
+            self.player = session.player()
 
         def teardown(self) -> None:
             self.player.close()
@@ -241,24 +264,26 @@ def explore(
     `restart` stops and starts the provider and returns its target. `runs` and `length` (calls of a run, at most) are
     those of the profile unless given.
     """
-    examples, steps = PROFILES[profile]
+    examples, most = PROFILES[profile]
     with Wire(target, bucketed=bucketed) as wire:
         session = _Session(target, bucketed, capabilities, restart, wire)
         machine = seeded(seed)(_machine(session))
         try:
-            run_state_machine_as_test(machine, settings=_settings(runs or examples, length or steps))
+            run_state_machine_as_test(machine, settings=_settings(runs or examples, length or most))
         except (Deviation, grpc.RpcError):
-            pass  # kept in the session, by the last, shortest run
+            pass  # kept in the session
         except BaseException as error:
             if not session.deviation:
                 raise
             if isinstance(error, KeyboardInterrupt):
                 raise
-        finally:
-            session.wire.close()
+        else:
+            session.failing = ()
+        steps = shrunk(session.failing, session.fails) if session.failing else ()
+        session.wire.close()
     left_out = tuple(sorted(set(Capability) - capabilities, key=lambda one: one.value))
-    text = script(session.failing, session.deviation, bucketed=bucketed) if session.deviation else ""
-    return Exploration(session.runs, session.played, seed, left_out, session.deviation, session.failing, text)
+    text = script(steps, session.deviation, bucketed=bucketed) if steps else ""
+    return Exploration(session.runs, session.played, seed, left_out, session.deviation if steps else "", steps, text)
 
 
 def _settings(examples: int, length: int) -> settings:
@@ -271,5 +296,5 @@ def _settings(examples: int, length: int) -> settings:
         report_multiple_bugs=False,
         print_blob=False,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate],
     )
