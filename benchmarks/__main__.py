@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-from benchmarks import calls, disk, format, growth, http, listing, memory, reads, runs, start, writes  # noqa: A004
+from benchmarks import (
+    calls,
+    disk,
+    format,  # noqa: A004
+    growth,
+    http,
+    listing,
+    memory,
+    reads,
+    runs,
+    start,
+    threshold,
+    writes,
+)
 from benchmarks.findings import Finding
 from benchmarks.measuring import note
 from benchmarks.runs import Benchmark, Run
@@ -24,6 +37,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start.benchmark,
     "memory": memory.benchmark,
     "disk": disk.benchmark,
+    "threshold": threshold.benchmark,
 }
 
 

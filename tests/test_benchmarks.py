@@ -20,7 +20,7 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 
 TINY = ["--repetitions", "2"]
-QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "--quick"]
+QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "threshold", "--quick"]
 SMALL, KEYS = "2,000", "4,000"
 
 
@@ -99,6 +99,12 @@ def test_reads_have_frames_of_the_same_size_as_the_kept_messages(quick: Tables) 
     assert set(rows) == {reads.VERIFIED, reads.UNVERIFIED, reads.KEPT, reads.OPEN_FILE}
     assert rows[reads.KEPT][3] == rows[reads.VERIFIED][3]
     assert rows[reads.OPEN_FILE][3] == "64", "what the SDK's runtime reads at a time"
+
+
+def test_the_threshold_compares_writes_and_reads_of_both_places(quick: Tables) -> None:
+    rows = quick["Payloads in the database beside payloads in files, raw Python client"]
+    assert [row[1] for row in rows] == ["write, one caller", "write, 16 callers", "read, 16 callers"]
+    assert all(value > 0 for row in rows for value in numbers(row[2:]))
 
 
 def test_growth_compares_each_call_at_both_sizes(quick: Tables) -> None:
