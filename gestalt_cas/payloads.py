@@ -177,13 +177,14 @@ class Payloads:
         except StoreError as error:
             log.error("the damage could not be recorded: %s", error)
 
-    def record_unfit(self, damage: Damage, size: int) -> None:
-        """Record that no regular file of `size` bytes stands under the payload's name, if that still holds."""
+    def record_unfit(self, damage: Damage) -> None:
+        """Record that the payload is not at its place with the size that its row says, if that still holds."""
         digest = bytes.fromhex(damage.digest)
 
         def still() -> bool:
             with self._database.read() as tx:
-                return not self.present(tx, digest, size)
+                row = versions.placed(tx, digest)
+                return row is not None and not self._at_its_place(tx, row, digest, row.size)
 
         self.record_damage(damage, still)
 

@@ -18,22 +18,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from gestalt_cas import allowances, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
-from gestalt_cas.clock import now_ms
+from gestalt_cas.changes import NO_METADATA, Changes, lookup, resolve
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
     DiskFull,
-    NoSuchKey,
-    NoSuchVersion,
-    StoreBusy,
 )
+from gestalt_cas.intake import Intake, Vouch
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -51,14 +49,13 @@ from gestalt_cas.objects import (
     utf8,
 )
 from gestalt_cas.parts import Parts, open_parts
-from gestalt_cas.payloads import NeedsFile, ObjectReader, Vanished
+from gestalt_cas.payloads import ObjectReader
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.staging import Held, Staged
 from gestalt_cas.upkeep import Upkeep
 
-_OPEN_TRIES = _PUBLISH_TRIES = 3
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+_OPEN_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +84,8 @@ class Store(Upkeep):
         super().__init__(parts)
         self._layout, self._locks, self._reserve = parts.layout, parts.locks, parts.reserve
         self._database, self._blobs, self._payloads = parts.database, parts.blobs, parts.payloads
+        self._changes = Changes(parts.database, parts.payloads)
+        self._intake = Intake(parts.database, parts.blobs, parts.payloads)
 
     @classmethod
     def open(
@@ -136,7 +135,7 @@ class Store(Upkeep):
         chunks: Iterable[bytes | bytearray | memoryview],
         *,
         headers: Headers = NO_HEADERS,
-        metadata: Mapping[str, str] = _NO_METADATA,
+        metadata: Mapping[str, str] = NO_METADATA,
         conditions: Conditions = NO_CONDITIONS,
         expected_bytes: int = 0,
         confirm: Callable[[], None] | None = None,
@@ -152,71 +151,21 @@ class Store(Upkeep):
         self._check_write(key, headers, metadata, conditions)
         seldom = self._database.recent(quotas.any_stand) is False
         chunks = allowances.within(chunks, expected_bytes, lambda: self._room(key), seldom=seldom)
-        with self._advised():
-            return self._write(key, chunks, headers, metadata, conditions, confirm)
 
-    def _write(
-        self,
-        key: ObjectKey,
-        chunks: Iterable[bytes | bytearray | memoryview],
-        headers: Headers,
-        metadata: Mapping[str, str],
-        conditions: Conditions,
-        confirm: Callable[[], None] | None,
-    ) -> ObjectVersion:
-        present = self._database.recent(store_settings.for_writing) or self._database.ask(store_settings.for_writing)
-        most = present.inline_max_bytes
-        staged = self._blobs.hold(chunks, most) if most else self._blobs.stage(chunks)
-        try:
-            if confirm is not None:
-                confirm()
-            for _ in range(_PUBLISH_TRIES):
-                try:
-                    return self._add(key, staged, headers, metadata, conditions, confirm)
-                except Vanished:
-                    continue
-                except NeedsFile:
-                    data = staged.read()
-                    staged.discard()  # else its bytes would count twice
-                    staged = self._blobs.stage([data])
-            raise StoreBusy(f"payload {staged.digest.hex()} keeps going away while it is written; try again")
-        finally:
-            staged.discard()
-
-    def _add(
-        self,
-        key: ObjectKey,
-        staged: Staged | Held,
-        headers: Headers,
-        metadata: Mapping[str, str],
-        conditions: Conditions,
-        confirm: Callable[[], None] | None,
-    ) -> ObjectVersion:
-        """Publish what is staged and add the version, in a transaction that others may share."""
-        published = self._payloads.publish(staged)
-
-        def add(tx: Connection) -> ObjectVersion:
-            target = self._target(tx, key)
-            if conditions:
-                rules.check_write(conditions, key.key, versions.current(tx, target))
-            present = self._database.settled(tx, store_settings.for_writing)
-            self._payloads.vouch(tx, staged, published, present.inline_max_bytes)
-            version = versions.append(
+        def put(tx: Connection, staged: Staged | Held, vouch: Vouch) -> ObjectVersion:
+            return self._changes.put(
                 tx,
-                target,
+                key,
                 staged.digest,
                 staged.size,
                 headers=headers,
                 metadata=metadata,
-                suspended=present.suspended,
-                counted=self._database.settled(tx, quotas.any_stand),
-                now_ms=now_ms(),
+                conditions=conditions,
+                vouch=vouch,
             )
-            if confirm is not None:
-                confirm()
-            return version
 
-        return self._database.commit(add, weight=staged.size if isinstance(staged, Held) else 0)
+        with self._advised():
+            return self._intake.take(chunks, put, confirm)
 
     def head(self, key: ObjectKey, *, version_id: str = "", conditions: Conditions = NO_CONDITIONS) -> ObjectVersion:
         """The current object of `key`, or the version `version_id`.
@@ -229,7 +178,7 @@ class Store(Upkeep):
             version = self._database.ask(lambda connection: versions.current_of(connection, key))
         if version is None:
             with self._database.read() as tx:
-                version = self._lookup(tx, key, version_id)
+                version = lookup(tx, key, version_id)
         if conditions:
             rules.check_read(conditions, version)
         return version
@@ -252,7 +201,7 @@ class Store(Upkeep):
         while True:
             tries -= 1
             with self._database.read() as tx:
-                version = self._lookup(tx, key, version_id)
+                version = lookup(tx, key, version_id)
                 rules.check_read(conditions, version)
                 wanted = byte_range(version) if callable(byte_range) else byte_range
                 offset, length = ranges.resolve(wanted, version.size)
@@ -265,7 +214,7 @@ class Store(Upkeep):
             # Its last version may have gone between our view and our open: look again before calling it damage.
             if tries and isinstance(damage, BlobMissing):
                 continue
-            self._payloads.record_unfit(damage, version.size)
+            self._payloads.record_unfit(damage)
             raise damage
 
     def copy(
@@ -285,36 +234,12 @@ class Store(Upkeep):
         check_names(source, "source ")
         check_names(destination, "destination ")
         rules.validate_write(conditions)
-        size = 0
-
-        def add(tx: Connection) -> ObjectVersion:
-            nonlocal size
-            found = self._lookup(tx, source, source_version_id)
-            size = found.size
-            rules.check_copy(conditions, found)
-            target = self._target(tx, destination)
-            if conditions.current_version:
-                rules.check_current_version(conditions, destination.key, versions.current(tx, target))
-            digest = bytes.fromhex(found.digest)
-            if not self._payloads.present(tx, digest, found.size):
-                text = f"payload {found.digest} of {found.key} is missing or cut short"
-                raise BlobMissing(text, digest=found.digest)
-            return versions.append(
-                tx,
-                target,
-                digest,
-                found.size,
-                headers=found.headers,
-                metadata=found.metadata,
-                suspended=self._database.settled(tx, store_settings.for_writing).suspended,
-                counted=self._database.settled(tx, quotas.any_stand),
-                now_ms=now_ms(),
-            )
-
         try:
-            return self._database.commit(add)
+            return self._database.commit(
+                lambda tx: self._changes.copy(tx, source, source_version_id, destination, conditions)
+            )
         except BlobMissing as damage:
-            self._payloads.record_unfit(damage, size)
+            self._payloads.record_unfit(damage)
             raise
 
     def delete(self, key: ObjectKey, *, version_id: str = "") -> ObjectVersion | None:
@@ -324,7 +249,9 @@ class Store(Upkeep):
         nothing None is returned. Works on a full disk.
         """
         check_names(key)
-        return self._reserve.spend_on(lambda: self._delete(key, version_id))
+        return self._reserve.spend_on(
+            lambda: self._database.commit(lambda tx: self._changes.delete(tx, key, version_id))
+        )
 
     def list_page(self, query: ListQuery) -> ListPage:
         """One page of current objects and common prefixes; see ListQuery for the limits.
@@ -434,7 +361,7 @@ class Store(Upkeep):
         rules.validate_write(conditions)
         if conditions:
             with self._database.read() as tx:
-                rules.check_write(conditions, key.key, versions.current(tx, self._resolve(tx, key)))
+                rules.check_write(conditions, key.key, versions.current(tx, resolve(tx, key)))
 
     @contextmanager
     def _advised(self) -> Iterator[None]:
@@ -447,49 +374,6 @@ class Store(Upkeep):
     def _room(self, key: ObjectKey) -> allowances.Room | None:
         with self._database.read() as tx:
             return allowances.room(tx, key)
-
-    def _delete(self, key: ObjectKey, version_id: str) -> ObjectVersion | None:
-        def remove(tx: Connection) -> ObjectVersion | None:
-            target = self._target(tx, key)
-            if version_id:
-                found = versions.by_id(tx, target, version_id)
-                if found is not None:
-                    versions.remove(tx, found, now_ms())
-                return found
-            return versions.append(
-                tx,
-                target,
-                None,
-                0,
-                headers=NO_HEADERS,
-                metadata=_NO_METADATA,
-                suspended=self._database.settled(tx, store_settings.for_writing).suspended,
-                counted=self._database.settled(tx, quotas.any_stand),
-                now_ms=now_ms(),
-            )
-
-        return self._database.commit(remove)
-
-    def _resolve(self, tx: Connection, key: ObjectKey) -> ObjectKey:
-        return key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
-
-    def _target(self, tx: Connection, key: ObjectKey) -> ObjectKey:
-        """`_resolve` in a transaction of `Database.commit`."""
-        return key if key.bucket else ObjectKey(self._database.settled(tx, store_settings.default_bucket), key.key)
-
-    def _lookup(self, tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
-        target = self._resolve(tx, key)
-        if version_id:
-            found = versions.by_id(tx, target, version_id)
-            if found is None or found.delete_marker:
-                what = "no such version" if found is None else "that version is a delete marker"
-                raise NoSuchVersion(f"{target}, version {version_id}: {what}", delete_marker=found is not None)
-            return found
-        found = versions.current(tx, target)
-        if found is None:
-            marker = versions.newest(tx, target) is not None
-            raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
-        return found
 
 
 __all__ = ["Limits", "ObjectReader", "Store", "Usage"]

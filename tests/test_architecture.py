@@ -17,7 +17,20 @@ LAYERS = (
     {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
     | {"pins", "quarantine", "quotas", "reachability", "refusals", "reserve", "schema", "settings", "sqlite"}
     | {"staging", "statements", "upgrade", "versions", "wal"},
-    {"allowances", "backups", "checks", "directories", "doctor", "garbage", "pages", "parts", "paths"}
+    {
+        "allowances",
+        "backups",
+        "changes",
+        "checks",
+        "directories",
+        "doctor",
+        "garbage",
+        "heartbeats",
+        "intake",
+        "pages",
+        "parts",
+        "paths",
+    }
     | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}

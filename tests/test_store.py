@@ -22,6 +22,7 @@ from gestalt_cas import (
     ObjectKey,
     ObjectVersion,
     Store,
+    changes,
     pages,
     parts,
     sqlite,
@@ -29,7 +30,6 @@ from gestalt_cas import (
 )
 from gestalt_cas import blobs as blobs_module
 from gestalt_cas import settings as settings_module
-from gestalt_cas import store as store_module
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.database import Database
 from gestalt_cas.errors import (
@@ -831,15 +831,15 @@ def test_commit_times_do_not_go_back_with_the_clock(store: Store, monkeypatch: p
     year = 365 * 86_400_000
     first = put(store, "k", b"one")
     now = first.modified_ms
-    monkeypatch.setattr(store_module, "now_ms", lambda: now - year)
+    monkeypatch.setattr(changes, "now_ms", lambda: now - year)
     second = put(store, "k", b"two")
     marker = store.delete(key("k"))
     assert marker is not None
     copy = store.copy(key("k"), key("l"), source_version_id=second.version_id)
     assert {v.modified_ms for v in (second, marker, copy)} == {now}
-    monkeypatch.setattr(store_module, "now_ms", lambda: now + year)
+    monkeypatch.setattr(changes, "now_ms", lambda: now + year)
     assert put(store, "k", b"three").modified_ms == now + year
-    monkeypatch.setattr(store_module, "now_ms", lambda: now)
+    monkeypatch.setattr(changes, "now_ms", lambda: now)
     assert put(store, "k", b"four").modified_ms == now + year
 
 

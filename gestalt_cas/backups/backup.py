@@ -32,7 +32,6 @@ from blake3 import blake3
 from gestalt_cas import __version__, schema
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups import destinations, manifests, row_copies
-from gestalt_cas.backups.heartbeats import HeldPin
 from gestalt_cas.backups.manifests import Manifest, State
 from gestalt_cas.backups.payload_copies import PayloadCopier, Progress, Tally
 from gestalt_cas.backups.row_copies import Contents, RowCopy, Vouchers
@@ -46,6 +45,7 @@ from gestalt_cas.errors import (
     DatabaseDamaged,
     StoreError,
 )
+from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
 from gestalt_cas.parts import Parts

@@ -1,0 +1,132 @@
+"""The three changes that callers make, put, copy and delete, each in a transaction of its caller.
+
+A change judges its conditions on the rows as the transaction shows them, the changes before it included, and adds or
+removes a version. Semantics: docs/contract.md (sections 3 and 6) and the S3 API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from gestalt_cas import conditions as rules
+from gestalt_cas import quotas, versions
+from gestalt_cas import settings as store_settings
+from gestalt_cas.clock import now_ms
+from gestalt_cas.database import Database
+from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion
+from gestalt_cas.objects import NO_HEADERS, Conditions, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.payloads import Payloads
+from gestalt_cas.settings import Settings
+from gestalt_cas.sqlite import Connection
+
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+class Changes:
+    """Changes to one store. Every `tx` is a write transaction of its database."""
+
+    def __init__(self, database: Database, payloads: Payloads) -> None:
+        self._database = database
+        self._payloads = payloads
+
+    def put(
+        self,
+        tx: Connection,
+        key: ObjectKey,
+        digest: bytes,
+        size: int,
+        *,
+        headers: Headers,
+        metadata: Mapping[str, str],
+        conditions: Conditions,
+        vouch: Callable[[Settings], None],
+    ) -> ObjectVersion:
+        """Add a version of `key` with this payload; `vouch` makes sure of its row and bytes, or raises.
+
+        Raises PreconditionFailed before it changes anything, and QuotaExceeded, with which the transaction must end.
+        """
+        target = self._target(tx, key)
+        if conditions:
+            rules.check_write(conditions, key.key, versions.current(tx, target))
+        present = self._database.settled(tx, store_settings.for_writing)
+        vouch(present)
+        return self._append(tx, target, digest, size, headers, metadata)
+
+    def copy(
+        self, tx: Connection, source: ObjectKey, source_version_id: str, to: ObjectKey, conditions: Conditions
+    ) -> ObjectVersion:
+        """Make the source's payload, headers and metadata the newest version of `to`.
+
+        The tags of `conditions` judge the source, `conditions.current_version` the destination. Raises NoSuchKey,
+        NoSuchVersion, PreconditionFailed, BlobMissing, or QuotaExceeded, with which the transaction must end.
+        """
+        found = lookup(tx, source, source_version_id)
+        rules.check_copy(conditions, found)
+        target = self._target(tx, to)
+        if conditions.current_version:
+            rules.check_current_version(conditions, to.key, versions.current(tx, target))
+        digest = bytes.fromhex(found.digest)
+        if not self._payloads.present(tx, digest, found.size):
+            text = f"payload {found.digest} of {found.key} is missing or cut short"
+            raise BlobMissing(text, digest=found.digest)
+        return self._append(tx, target, digest, found.size, found.headers, found.metadata)
+
+    def delete(self, tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion | None:
+        """Append a delete marker, or remove the version for good; returns what was added or removed, None for nothing.
+
+        Deleting what is not there is no error.
+        """
+        target = self._target(tx, key)
+        if not version_id:
+            return self._append(tx, target, None, 0, NO_HEADERS, NO_METADATA)
+        found = versions.by_id(tx, target, version_id)
+        if found is not None:
+            versions.remove(tx, found, now_ms())
+        return found
+
+    def _append(
+        self,
+        tx: Connection,
+        target: ObjectKey,
+        digest: bytes | None,
+        size: int,
+        headers: Headers,
+        metadata: Mapping[str, str],
+    ) -> ObjectVersion:
+        return versions.append(
+            tx,
+            target,
+            digest,
+            size,
+            headers=headers,
+            metadata=metadata,
+            suspended=self._database.settled(tx, store_settings.for_writing).suspended,
+            counted=self._database.settled(tx, quotas.any_stand),
+            now_ms=now_ms(),
+        )
+
+    def _target(self, tx: Connection, key: ObjectKey) -> ObjectKey:
+        """`resolve`, asked once for many transactions."""
+        return key if key.bucket else ObjectKey(self._database.settled(tx, store_settings.default_bucket), key.key)
+
+
+def resolve(tx: Connection, key: ObjectKey) -> ObjectKey:
+    """The key with its bucket's real name."""
+    return key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
+
+
+def lookup(tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
+    """The current object of a key, or one of its versions; raises NoSuchKey or NoSuchVersion."""
+    target = resolve(tx, key)
+    if version_id:
+        found = versions.by_id(tx, target, version_id)
+        if found is None or found.delete_marker:
+            what = "no such version" if found is None else "that version is a delete marker"
+            raise NoSuchVersion(f"{target}, version {version_id}: {what}", delete_marker=found is not None)
+        return found
+    found = versions.current(tx, target)
+    if found is None:
+        marker = versions.newest(tx, target) is not None
+        raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
+    return found
