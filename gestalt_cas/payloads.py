@@ -110,8 +110,8 @@ class Payloads:
 
         Between our publishing and our lock gc may have removed the file, or a writer of the same bytes replaced it by
         one whose directory entry is not synced yet. A payload keeps the place that its row names; one without a row is
-        inlined up to `inline_max` bytes, if that is not 0. Raises NeedsFile when what is held has to become a file,
-        Vanished when a sound row has lost its file.
+        inlined if it is held and has up to `inline_max` bytes (0: none is). Raises NeedsFile when what is held has to
+        become a file, Vanished when a sound row has lost its file.
         """
         row = versions.placed(tx, staged.digest)
         if self._vouches(tx, row, staged):
@@ -119,10 +119,10 @@ class Payloads:
         place = row.place if row is not None else schema.PLACE_FILE
         if place:
             inlined.replace(tx, place, staged.read())
-        elif row is None and inline_max > 0 and staged.size <= inline_max:
-            place = inlined.put(tx, staged.read())
         elif isinstance(staged, Held):
-            raise NeedsFile
+            if row is not None or not inline_max or staged.size > inline_max:
+                raise NeedsFile
+            place = inlined.put(tx, staged.data)
         elif not (published and self._blobs.is_ours(staged)):
             if row is not None and not row.damaged:
                 # If we ended between the link and its sync, others would trust the name: the mark has to come first.
