@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp as BackedUp
     from gestalt_cas.backups.restoring import Restored as Restored
     from gestalt_cas.backups.restoring import restore as restore
+    from gestalt_cas.batches import Batch as Batch
+    from gestalt_cas.batches import Change as Change
     from gestalt_cas.checks.findings import Finding as Finding
     from gestalt_cas.checks.inspection import CheckOptions as CheckOptions
     from gestalt_cas.checks.inspection import CheckReport as CheckReport
@@ -34,7 +36,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BackedUp": "backups.backup",
+    "Batch": "batches",
     "ByteRange": "objects",
+    "Change": "batches",
     "CheckOptions": "checks.inspection",
     "CheckReport": "checks.inspection",
     "Conditions": "objects",
@@ -51,7 +55,9 @@ _HOMES = {
 }
 __all__ = [
     "BackedUp",
+    "Batch",
     "ByteRange",
+    "Change",
     "CheckOptions",
     "CheckReport",
     "Conditions",

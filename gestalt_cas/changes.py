@@ -7,6 +7,8 @@ removes a version. Semantics: docs/contract.md (sections 3 and 6) and the S3 API
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import takewhile
 from types import MappingProxyType
 
 from gestalt_cas import conditions as rules
@@ -14,7 +16,7 @@ from gestalt_cas import quotas, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
-from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion
+from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed
 from gestalt_cas.objects import NO_HEADERS, Conditions, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.payloads import Payloads
 from gestalt_cas.settings import Settings
@@ -84,6 +86,19 @@ class Changes:
         if found is not None:
             versions.remove(tx, found, now_ms())
         return found
+
+    def undelete(self, tx: Connection, key: ObjectKey) -> ObjectVersion:
+        """Remove the delete markers on top of the key's newest version; returns that, which is current then."""
+        target = self._target(tx, key)
+        history = versions.everything(tx, target)
+        markers = list(takewhile(lambda version: version.delete_marker, history))
+        if len(markers) == len(history):
+            raise NoSuchKey(f"{target}: there is no version to bring back", delete_marker=bool(markers))
+        if not markers:
+            raise PreconditionFailed(f"{target} is not deleted")
+        for marker in markers:
+            versions.remove(tx, marker, now_ms())
+        return replace(history[len(markers)], current=True)
 
     def _append(
         self,

@@ -130,6 +130,11 @@ class Payloads:
             self._blobs.publish(staged)
         versions.keep_blob(tx, staged.digest, staged.size, staged.sums, place)
 
+    def sound(self, tx: Connection, digest: bytes, size: int) -> bool:
+        """Whether a row vouches for the payload and it is at its place: its bytes need not be given again."""
+        row = versions.placed(tx, digest)
+        return row is not None and not row.damaged and self._at_its_place(tx, row, digest, size)
+
     def present(self, tx: Connection, digest: bytes, size: int) -> bool:
         """Whether the payload is at its place with this size; its bytes are not judged."""
         row = versions.placed(tx, digest)

@@ -24,6 +24,7 @@ from typing import Self
 from gestalt_cas import allowances, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
+from gestalt_cas.batches import Batch
 from gestalt_cas.changes import NO_METADATA, Changes, lookup, resolve
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
@@ -252,6 +253,32 @@ class Store(Upkeep):
         return self._reserve.spend_on(
             lambda: self._database.commit(lambda tx: self._changes.delete(tx, key, version_id))
         )
+
+    def transaction(self) -> Batch:
+        """Several changes that are committed all together or not at all; a context manager that commits at its end.
+
+            with store.transaction() as changes:
+                changes.put(ObjectKey("site", "index.html"), [page])
+                changes.delete(ObjectKey("site", "old.html"))
+
+        Each is judged on what those before it have done; see `gestalt_cas.batches`.
+        """
+        return Batch(self._parts, self._changes, self._intake)
+
+    def restore_version(self, key: ObjectKey, version_id: str) -> ObjectVersion:
+        """Make an older version current again, as a new version with its bytes, headers and metadata.
+
+        Raises what `copy` raises. The version that was current stays as history.
+        """
+        return self.copy(key, key, source_version_id=version_id)
+
+    def undelete(self, key: ObjectKey) -> ObjectVersion:
+        """Make the object of a deleted key current again, by removing the delete markers on top of its newest version.
+
+        Raises NoSuchKey when there is no version to come back, PreconditionFailed when the key is not deleted.
+        """
+        check_names(key)
+        return self._reserve.spend_on(lambda: self._database.commit(lambda tx: self._changes.undelete(tx, key)))
 
     def list_page(self, query: ListQuery) -> ListPage:
         """One page of current objects and common prefixes; see ListQuery for the limits.

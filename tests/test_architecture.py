@@ -20,6 +20,7 @@ LAYERS = (
     {
         "allowances",
         "backups",
+        "batches",
         "changes",
         "checks",
         "directories",

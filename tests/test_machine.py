@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gestalt_cas import ByteRange, Conditions, Headers, ListQuery, ObjectKey, ObjectVersion, Store
+from gestalt_cas import Batch, ByteRange, Conditions, Headers, ListQuery, ObjectKey, ObjectVersion, Store
 from gestalt_cas.errors import (
     DigestMismatch,
     InvalidRange,
@@ -160,6 +162,101 @@ class StoreMachine(RuleBasedStateMachine):
         assert (removed is None) == (expected is None)
         if removed is not None and expected is not None:
             assert removed.delete_marker == (expected.data is None)
+
+    @rule(bucket=buckets, key=keys, pick=st.integers(0, 9))
+    def restore_version(self, bucket: str, key: str, pick: int) -> None:
+        name = self.oracle.name(bucket, key)
+        version_id = self.some_id(name, pick)
+        found = self.oracle.find(name, version_id)
+        try:
+            made = self.store.restore_version(ObjectKey(bucket, key), version_id)
+        except NoSuchKey:
+            assert found is None or found.data is None
+            return
+        except QuotaExceeded as error:
+            assert found is not None
+            self.beyond(error, name, found.data or b"")
+            return
+        assert found is not None
+        self.oracle.add(name, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
+        self.made(made, name)
+
+    @rule(bucket=buckets, key=keys)
+    def undelete(self, bucket: str, key: str) -> None:
+        name = self.oracle.name(bucket, key)
+        stack = self.oracle.versions.get(name, [])
+        gone, kept = self.oracle.current(name) is None, [one for one in stack if one.data is not None]
+        try:
+            back = self.store.undelete(ObjectKey(bucket, key))
+        except NoSuchKey:
+            assert not kept
+        except PreconditionFailed:
+            assert not gone
+        else:
+            assert gone
+            del stack[stack.index(kept[-1]) + 1 :]
+            assert back.version_id == kept[-1].version_id
+            self.same(back, kept[-1])
+
+    # Contents by their number: Hypothesis shows what it draws in lists whole, and some are a MiB.
+    drawn = st.lists(
+        st.tuples(
+            st.sampled_from(["put", "put", "create", "copy", "delete"]), keys, keys, st.integers(0, len(CONTENTS) - 1)
+        ),
+        max_size=5,
+    )
+
+    @rule(bucket=buckets, drawn=drawn)
+    def batch(self, bucket: str, drawn: list[tuple[str, str, str, int]]) -> None:
+        """All of them or none: the oracle tries them on a copy of itself, which tells which one must fail."""
+        changes = [(kind, key, source, CONTENTS[content]) for kind, key, source, content in drawn]
+        trial, failing = copy.deepcopy(self.oracle), 0
+        for number, (kind, key, source, data) in enumerate(changes, 1):
+            if not self.tried(
+                trial, f"pending-{number}", kind, trial.name(bucket, key), trial.name(bucket, source), data
+            ):
+                failing = number
+                break
+        try:
+            with self.store.transaction() as batch:
+                for kind, key, source, data in changes:
+                    self.give(batch, kind, ObjectKey(bucket, key), ObjectKey(bucket, source), data)
+        except (NoSuchKey, PreconditionFailed, QuotaExceeded) as error:
+            self.names_change(error, failing)
+            return
+        assert not failing
+        for done, (kind, key, source, data) in zip(batch.changes, changes, strict=True):
+            name = self.oracle.name(bucket, key)
+            assert done.version is not None
+            self.tried(self.oracle, done.version.version_id, kind, name, self.oracle.name(bucket, source), data)
+            self.made(done.version, name)
+
+    def names_change(self, error: Exception, number: int) -> None:
+        assert str(error).startswith(f"change {number} ")
+
+    def tried(self, oracle: Oracle, version_id: str, kind: str, name: Name, source: Name, data: bytes) -> bool:
+        """Make a change in the oracle; False when the store must refuse it."""
+        version_id = NULL if oracle.suspended else version_id
+        found = oracle.current(source) if kind == "copy" else None
+        if (kind == "copy" and found is None) or (kind == "create" and oracle.current(name) is not None):
+            return False
+        if kind == "delete":
+            oracle.add(name, Version(version_id, None))
+            return True
+        made = Version(version_id, data) if found is None else replace(found, version_id=version_id)
+        if oracle.exceeded(name, len(made.data or b"")):
+            return False
+        oracle.add(name, made)
+        return True
+
+    def give(self, batch: Batch, kind: str, key: ObjectKey, source: ObjectKey, data: bytes) -> None:
+        if kind == "copy":
+            batch.copy(source, key)
+        elif kind == "delete":
+            batch.delete(key)
+        else:
+            batch.put(key, [data], conditions=Conditions(if_none_match="*" if kind == "create" else ""))
+            self.damaged.discard(data)
 
     @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES), most=st.none() | st.sampled_from([0, 20, 100_000, 3 << 20]))
     def limit(self, bucket: str, prefix: str, most: int | None) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gestalt_cas.cli import exits, output
+from gestalt_cas.cli.addresses import Address
+from gestalt_cas.cli.history import restore_version
 from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
@@ -42,21 +44,33 @@ def backup(session: Session, dest: str, with_keys: bool) -> int:
 
 
 @click.command()
-@click.argument("source", metavar="SRC", type=click.Path())
-@click.argument("directory", metavar="DIR", type=click.Path())
+@click.argument("source", metavar="SRC|BUCKET/KEY")
+@click.argument("directory", metavar="[DIR]", type=click.Path(), required=False)
+@click.option("--version-id", metavar="V", help="Make this version of BUCKET/KEY current again, as a new version.")
 @click.option(
     "--allow-incomplete",
     is_flag=True,
     help="Take what is whole of a backup that was cut off, changed or damaged, and name what is lost.",
 )
 @common_options
-def restore(session: Session, source: str, directory: str, allow_incomplete: bool) -> int:
-    """Make a store in DIR, a new or empty directory, from the backup in SRC.
+def restore(
+    session: Session, source: str, directory: str | None, version_id: str | None, allow_incomplete: bool
+) -> int:
+    """Make a store in DIR, a new or empty directory, from the backup in SRC; or an older version current again.
 
     Everything is verified on the way: the manifest, the rows and their root digest, every byte of every payload. DIR
     is a store only when all of it is there and synced; a restore that was cut off is run again. SRC is only read.
     Neither has to do with --data-dir.
+
+    With --version-id the first argument is BUCKET/KEY, and what it was in that version becomes its newest version; what
+    is current now stays in its history.
     """
+    if version_id is not None:
+        if directory is not None or allow_incomplete:
+            raise click.UsageError("--version-id restores a version of one object: give BUCKET/KEY and nothing else")
+        return restore_version(session, Address.parse(source), version_id)
+    if directory is None:
+        raise click.UsageError("restore SRC DIR makes a store from a backup; an object needs --version-id")
     from gestalt_cas.backups.restoring import restore as make
 
     with Progress("restore") as progress:

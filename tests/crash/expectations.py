@@ -42,7 +42,7 @@ class Expected:
     purged: set[Payload] = field(default_factory=set)
     """Payloads that were purged, and neither shared nor written again."""
 
-    def apply(self, call: dict[str, Any], answer: dict[str, Any] | None) -> None:
+    def apply(self, call: dict[str, Any], answer: Any) -> None:
         kind, key = call["kind"], call.get("key", "")
         if kind in ("open", "change"):
             self.opened = self.opened or kind == "open"
@@ -54,6 +54,9 @@ class Expected:
             self._append(key, self.histories[call["source"]][-1], answer)
         elif kind == "delete":
             self._append(key, Version(MARKER), answer)
+        elif kind == "batch":
+            for number, one in enumerate(call["calls"]):
+                self.apply(one, answer[number] if answer is not None else None)
         elif kind == "restore":
             self.opened = True
             for name, payloads in call["objects"].items():
@@ -118,7 +121,8 @@ class Expectations:
 
     def payloads(self) -> list[Payload]:
         """Every payload that the recording writes, each once."""
-        written = [_payload(mark) for _, mark in self._marks if mark.get("kind") == "put"]
+        calls = [call for _, mark in self._marks for call in (mark, *mark.get("calls", ()))]
+        written = [_payload(call) for call in calls if call.get("kind") == "put"]
         restored = [mark["objects"] for _, mark in self._marks if mark.get("kind") == "restore"]
         written += [_pair(payload) for objects in restored for payloads in objects.values() for payload in payloads]
         return list(dict.fromkeys([*written, *itertools.chain(*self._prepared.values())]))

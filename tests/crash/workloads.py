@@ -127,6 +127,24 @@ class Session:
     def delete(self, store: Store, key: str) -> None:
         self.call("delete", lambda: store.delete(ObjectKey(BUCKET, key)), key=key)
 
+    def batch(self, store: Store, *calls: Mapping[str, Any]) -> None:
+        """Puts, copies and deletes in one transaction: after a crash all of them are there or none."""
+
+        def commit() -> list[Any]:
+            with store.transaction() as changes:
+                for call in calls:
+                    key = ObjectKey(BUCKET, call["key"])
+                    if call["kind"] == "put":
+                        headers = Headers(content_type="text/plain")
+                        changes.put(key, pieces_of(call["payload"]), headers=headers, metadata=call["metadata"])
+                    elif call["kind"] == "copy":
+                        changes.copy(ObjectKey(BUCKET, call["source"]), key)
+                    else:
+                        changes.delete(key)
+                return [change.version for change in changes.commit()]
+
+        self.call("batch", commit, calls=calls)
+
     def remove(self, store: Store, version: ObjectVersion) -> None:
         name, wanted = version.key.key, version.version_id
         self.call("remove", lambda: store.delete(version.key, version_id=wanted), key=name, version_id=wanted)
@@ -255,7 +273,7 @@ def until(condition: Callable[[], bool]) -> None:
 def _plain(answer: Any) -> Any:
     if isinstance(answer, ObjectVersion):
         return {"version_id": answer.version_id, "seq": answer.seq, "modified_ms": answer.modified_ms}
-    return answer
+    return [_plain(one) for one in answer] if isinstance(answer, list) else answer
 
 
 _left_open: list[Store] = []
@@ -400,6 +418,30 @@ def deletes(session: Session) -> None:
         session.delete(opened, "a")
         session.remove(opened, first)
         session.delete(opened, "never")
+
+
+def _put(key: str, payload: Payload, **metadata: str) -> dict[str, Any]:
+    return {"kind": "put", "key": key, "payload": payload, "metadata": metadata}
+
+
+@workload(prepare=a_store_with_objects)
+def batches(session: Session) -> None:
+    """Files and rows of the database, a key twice, and what was taken in for nothing."""
+    with session.open() as opened:
+        session.batch(
+            opened,
+            _put("a", SMALL, by="me"),
+            {"kind": "copy", "source": "old", "key": "b"},
+            {"kind": "delete", "key": "old"},
+            _put("a", MEDIUM),
+        )
+        session.inline(opened, 4096)
+        session.batch(opened, _put("c", SMALL), _put("d", ("new and small", 300)), {"kind": "delete", "key": "b"})
+        given_up = opened.transaction()
+        given_up.put(ObjectKey(BUCKET, "e"), [b"for nothing"])
+        given_up.close()
+        opened.collect_garbage()
+        session.put(opened, "a", SMALL)
 
 
 @workload(prepare=a_store_with_objects)
