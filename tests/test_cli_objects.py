@@ -362,6 +362,24 @@ def test_versions_are_listed_with_the_newest_first(cas: Command, store: Store, b
     assert [line.split()[1] for line in lines] == ["-", "2", "1"]
 
 
+def test_versions_of_everything_below(cas: Command, store: Store, bucket: str) -> None:
+    for key in ("a/1", "a/2", "a/1", "b"):
+        write(store, bucket, key)
+    store.delete(ObjectKey(bucket, "a/2"))
+    below = cas("versions", f"{bucket}/a/", "--json").records
+    assert [(one["key"], one["delete_marker"]) for one in below] == [
+        ("a/1", False),
+        ("a/1", False),
+        ("a/2", True),
+        ("a/2", False),
+    ]
+    assert cas("versions", f"{bucket}/a", "--prefix", "--json").records == below
+    assert [one["key"] for one in cas("versions", bucket, "--json").records] == [*(one["key"] for one in below), "b"]
+    assert cas("versions", f"{bucket}/a/").text.splitlines()[2].endswith(f"latest, delete marker  {bucket}/a/2")
+    assert cas("versions", f"{bucket}/a").code == 1
+    assert cas("versions", f"{bucket}/zzz/").code == 1
+
+
 def test_versions_go_through_all_pages(cas: Command, store: Store, bucket: str) -> None:
     write(store, bucket, "k")
     for _ in range(1001):

@@ -16,7 +16,7 @@ from gestalt_cas.cli.options import human_option, version_id_option
 from gestalt_cas.cli.output import Output, instant, shown
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.errors import NoSuchKey
-from gestalt_cas.objects import ListPage, ListQuery, ObjectKey, ObjectVersion
+from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion
 
 if TYPE_CHECKING:
     from gestalt_cas.store import Store, Usage
@@ -102,25 +102,33 @@ def _plain(value: object) -> str:
 
 @click.command()
 @click.argument("target", type=ADDRESS, metavar="BUCKET/KEY")
+@click.option(
+    "--prefix", is_flag=True, help="Everything whose key begins with KEY. A KEY that ends in '/' means that, too."
+)
 @human_option
 @common_options
-def versions(session: Session, target: Address, human: bool) -> int:
-    """List the versions and delete markers of an object, the newest first."""
-    key = target.key()
+def versions(session: Session, target: Address, prefix: bool, human: bool) -> int:
+    """List the versions and delete markers of an object, the newest first.
+
+    With --prefix, or below a KEY that ends in '/', those of every object: keys in order, each with its newest first.
+    """
+    below = prefix or not target.rest or target.rest.endswith("/")
     found = 0
     with session.store() as store:
-        for version in _versions(store, key):
+        for version in _versions(store, target, below):
             found += 1
-            session.output.result(output.version_record(version), _version_line(version, human))
+            name = f"  {shown(str(version.key))}" if below else ""
+            session.output.result(output.version_record(version), _version_line(version, human) + name)
     if not found:
-        raise NoSuchKey(f"{key}: no such object, and it never had a version that is still kept")
+        what = "nothing below it has" if below else "no such object, and it never had"
+        raise NoSuchKey(f"{target}: {what} a version that is still kept")
     return exits.OK
 
 
-def _versions(store: Store, key: ObjectKey) -> Iterator[ObjectVersion]:
-    query = ListQuery(bucket=key.bucket, prefix=key.key)
+def _versions(store: Store, target: Address, below: bool) -> Iterator[ObjectVersion]:
+    query = ListQuery(bucket=target.bucket, prefix=target.rest)
     while True:
-        page = store.list_versions(query, only_key=True)
+        page = store.list_versions(query, only_key=not below)
         yield from page.versions
         if not page.token:
             return
