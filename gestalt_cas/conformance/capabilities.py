@@ -34,6 +34,7 @@ class Capability(Enum):
     OPAQUE_TOKENS = ("opaque-tokens", "a token of another listing, or a corrupt one, is INVALID_ARGUMENT")
     BUCKETS = ("buckets", "keys of different buckets are different objects, and the empty bucket works")
     CLAMPED_RANGES = ("clamped-ranges", "an end beyond the object means its end")
+    RAW_REQUESTS = ("raw-requests", "bytes that are no message are INVALID_ARGUMENT, where gRPC itself says INTERNAL")
     LARGE_FRAMES = ("large-frames", "an upload may have messages of over 4 MiB")
 
 

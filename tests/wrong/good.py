@@ -11,7 +11,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from gestalt_cas.conformance import protos
 
@@ -53,6 +54,8 @@ class Stored:
 
 class Good:
     """The provider. Everything is kept in `stacks`: the versions of a key, the newest last."""
+
+    undecodable = Code.INVALID_ARGUMENT
 
     def __init__(self, pb: SimpleNamespace) -> None:
         self.pb = pb
@@ -410,34 +413,45 @@ class Good:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, provider: Good) -> None:
+    """Takes raw bytes and parses inside, since gRPC answers INTERNAL itself when a request is no message."""
+
+    def __init__(self, provider: Any) -> None:
         self._provider = provider
         self._handlers: dict[str, Any] = {}
         for name, (request, response) in protos.METHODS.items():
             kind = MULTI.get(name, "unary_unary")
-            behaviour = self._stream(name) if kind == "unary_stream" else self._single(name)
+            parse = self._parser(getattr(provider.pb, request))
+            behaviour = self._stream(name, parse) if kind == "unary_stream" else self._single(name, parse)
             self._handlers[protos.S3 + name] = getattr(grpc, f"{kind}_rpc_method_handler")(
-                behaviour,
-                request_deserializer=getattr(provider.pb, request).FromString,
-                response_serializer=getattr(provider.pb, response).SerializeToString,
+                behaviour, response_serializer=getattr(provider.pb, response).SerializeToString
             )
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         return self._handlers.get(details.method)
 
-    def _single(self, name: str) -> Any:
+    def _parser(self, kind: Any) -> Callable[[bytes], Any]:
+        def parse(raw: bytes) -> Any:
+            try:
+                return kind.FromString(raw)
+            except DecodeError as error:
+                raise Refused(getattr(self._provider, "undecodable", Code.INVALID_ARGUMENT), str(error)) from None
+
+        return parse
+
+    def _single(self, name: str, parse: Callable[[bytes], Any]) -> Any:
         def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                return getattr(self._provider, name)(request, context)
+                parsed = parse(request) if isinstance(request, bytes) else map(parse, request)
+                return getattr(self._provider, name)(parsed, context)
             except Refused as refused:
                 context.abort(refused.code, str(refused))
 
         return behaviour
 
-    def _stream(self, name: str) -> Any:
-        def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
+    def _stream(self, name: str, parse: Callable[[bytes], Any]) -> Any:
+        def behaviour(request: bytes, context: grpc.ServicerContext) -> Any:
             try:
-                yield from getattr(self._provider, name)(request, context)
+                yield from getattr(self._provider, name)(parse(request), context)
             except Refused as refused:
                 context.abort(refused.code, str(refused))
 

@@ -244,7 +244,7 @@ class DestinationVersionIgnored(Wrong):
 class LateFailureNotDrained(Wrong):
     """Ends an upload as soon as it knows that it will fail."""
 
-    area, killed_by, race = "bodies", {34}, True
+    area, killed_by, race = "bodies", {34, 129}, True
 
     def drain(self, frames: Iterator[Any]) -> None:
         pass
@@ -409,6 +409,12 @@ class KeysWithoutNamespace(Wrong):
 
     def shown_key(self, key: str) -> str:
         return key.replace("plugin_7_roadmap/", "")
+
+
+class UndecodableIsInternal(Wrong):
+    """Leaves the parsing to gRPC, which answers INTERNAL for bytes that are no message."""
+
+    area, killed_by, undecodable = "names", {128}, Code.INTERNAL
 
 
 class EmptyKeyAccepted(Wrong):

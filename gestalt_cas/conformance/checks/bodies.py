@@ -245,6 +245,15 @@ def a_late_failure_is_drained(place: Place) -> None:
     place.same(place.body("k"), b"previous", "the body")
 
 
+@check(129, evidence="the same for every refusal; contract 3.5")
+def an_invalid_opening_is_drained(place: Place) -> None:
+    """An upload whose opening cannot be right is taken to its end, too, before it is refused."""
+    opening = place.wire.open_frame("", bucket=place.bucket)
+    body = [place.wire.data_frame(part) for part in frames(_big(4 * MIB))]
+    with place.refused(Code.INVALID_ARGUMENT, why="the key is empty"):
+        place.wire.send([opening, *body])
+
+
 @check(91, evidence=_TESTS)
 def metadata_absent_or_odd(place: Place) -> None:
     """Metadata comes back verbatim: no entries, empty values, any case, any Unicode."""

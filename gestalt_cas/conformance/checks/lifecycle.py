@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from gestalt_cas.conformance.hosting import Running
 from gestalt_cas.conformance.registry import Code, Place, check
 from gestalt_cas.conformance.wire import Wire
 
@@ -113,42 +112,45 @@ def an_idle_provider_ends(place: Place) -> None:
 @check(10, evidence="hosts kill after 2 s; the SDK alone does not manage it; contract 2.4", lifecycle=True)
 def a_busy_provider_ends(place: Place) -> None:
     """SIGTERM ends a provider with an open read and an upload that stands still within two seconds."""
-    with place.host.running() as running, ExitStack() as stack:
-        _stalled(stack, running, reads=1, writes=1)
+    with place.host.running() as running, Wire(running.target) as wire, ExitStack() as stack:
+        _stalled(stack, wire, "big", reads=1, writes=1)
         running.terminate()
 
 
-@check(11, evidence="the SDK's server has four threads; contract 2.5", lifecycle=True)
+@check(11, evidence="the SDK's server has four threads; contract 2.5")
 def blocked_streams_leave_room(place: Place) -> None:
     """With eight streams that stand still HeadObject is answered."""
-    with place.host.running() as running, ExitStack() as stack:
-        wire = _stalled(stack, running, reads=4, writes=4)
-        place.same(wire.head("big").size, len(_BIG), "the size by HeadObject beside eight streams")
+    with ExitStack() as stack:
+        wire = _stalled(stack, place.wire, place.key("big"), reads=4, writes=4, bucket=place.bucket)
+        size = wire.head(place.key("big"), bucket=place.bucket).size
+        place.same(size, len(_BIG), "the size by HeadObject beside eight streams")
 
 
-def _stalled(stack: ExitStack, running: Running, *, reads: int, writes: int) -> Wire:
+def _stalled(stack: ExitStack, to: Wire, key: str, *, reads: int, writes: int, bucket: str = "") -> Wire:
     """Reads that nobody takes further and uploads that do not go on, for the life of the stack."""
-    wire = stack.enter_context(Wire(running.target))
-    wire.write("big", parts=[_BIG[start : start + (1 << 20)] for start in range(0, len(_BIG), 1 << 20)])
+    wire = stack.enter_context(Wire(to.target, bucketed=to.bucketed))
+    parts = [_BIG[start : start + (1 << 20)] for start in range(0, len(_BIG), 1 << 20)]
+    wire.write(key, parts=parts, bucket=bucket)
     closing = threading.Event()
     for _ in range(reads):
         # A connection of its own, so that the stalled stream cannot use up the window of another.
-        reader = stack.enter_context(Wire(running.target, options=(("grpc.http2.bdp_probe", 0),)))
-        call = reader.read_stream("big")
+        apart = Wire(to.target, bucketed=to.bucketed, options=(("grpc.http2.bdp_probe", 0),))
+        reader = stack.enter_context(apart)
+        call = reader.read_stream(key, bucket=bucket)
         next(call)
         next(call)
         stack.callback(call.cancel)
     for number in range(writes):
         begun = threading.Event()
-        upload = wire.upload(_half_open(wire, f"half-{number}", begun, closing))
+        upload = wire.upload(_half_open(wire, f"{key}-half-{number}", begun, closing, bucket))
         stack.callback(upload.cancel)
         begun.wait(30)
     stack.callback(closing.set)
     return wire
 
 
-def _half_open(wire: Wire, key: str, begun: threading.Event, closing: threading.Event) -> Iterator[Any]:
-    yield wire.open_frame(key)
+def _half_open(wire: Wire, key: str, begun: threading.Event, closing: threading.Event, bucket: str) -> Iterator[Any]:
+    yield wire.open_frame(key, bucket=bucket)
     yield wire.data_frame(b"x" * 65536)
     begun.set()
     closing.wait(60)

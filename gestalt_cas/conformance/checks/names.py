@@ -142,6 +142,23 @@ def unknown_fields_are_ignored(place: Place) -> None:
     place.same(place.body("w"), b"new", "the body of an upload with unknown fields")
 
 
+@check(128, Capability.RAW_REQUESTS, evidence="contract 6, Undecodable request bytes")
+def bytes_that_are_no_message(place: Place) -> None:
+    """Request bytes that cannot be parsed are INVALID_ARGUMENT on each RPC, and the provider goes on."""
+    broken = b"\x0a\x7f\xff"
+    for method, response in (
+        ("HeadObject", "HeadObjectResponse"),
+        ("ReadObject", "ReadObjectChunk"),
+        ("WriteObject", "WriteObjectResponse"),
+        ("DeleteObject", "Empty"),
+        ("ListObjects", "ListObjectsResponse"),
+        ("CopyObject", "CopyObjectResponse"),
+    ):
+        with place.refused(Code.INVALID_ARGUMENT, why=f"what {method} was sent is no message"):
+            place.wire.raw(method, [broken], response)
+    place.write("k", b"still there")
+
+
 @check(103, evidence="contract 6, Key length")
 def a_key_of_1024_bytes(place: Place) -> None:
     """Keys of 1,024 bytes, which S3 allows, work also below a host's namespace."""
