@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from gestalt_cas.conformance.steps import ALWAYS, Copy, Delete, Head, List, Read, Step, Together, Write
+from gestalt_cas.conformance.steps import (
+    ALWAYS,
+    CancelledWrite,
+    Copy,
+    Delete,
+    Head,
+    List,
+    Read,
+    Step,
+    Together,
+    Write,
+)
 
 MOST_TRIES = 400
 
@@ -51,38 +62,50 @@ class _Search:
         return steps
 
     def plainer(self, steps: list[Step]) -> list[Step]:
-        """Take each step in a plainer form if the sequence fails with it, too."""
+        """Take each step in a plainer form while the sequence fails with it, too."""
         for at in range(len(steps)):
-            for other in _plainer(steps[at]):
-                changed = [*steps[:at], other, *steps[at + 1 :]]
-                if other != steps[at] and self._still(changed):
-                    steps = changed
+            while (plainer := self._plainer_at(steps, at)) is not None:
+                steps = plainer
         return steps
+
+    def _plainer_at(self, steps: list[Step], at: int) -> list[Step] | None:
+        for other in _plainer(steps[at]):
+            changed = [*steps[:at], other, *steps[at + 1 :]]
+            if other != steps[at] and self._still(changed):
+                return changed
+        return None
 
 
 def _plainer(step: Step) -> Iterator[Step]:
+    """Forms of the step that lack something it has, the plainest first; none of them leads back to it."""
     if isinstance(step, Write):
-        plain = replace(step, content_type="", metadata={})
-        yield replace(plain, when=ALWAYS, frames=1, size=1)
-        yield from (replace(plain, size=size, frames=1) for size in (0, 1, 10, 65536) if size < step.size)
+        yield replace(step, content_type="", metadata={}, when=ALWAYS, frames=1, size=min(step.size, 1))
+        yield from (replace(step, size=size) for size in (1, 10, 65536) if size < step.size)
+        yield replace(step, frames=1)
         yield replace(step, when=ALWAYS)
-        yield plain
+        yield replace(step, content_type="")
+        yield replace(step, metadata={})
     elif isinstance(step, Read):
         yield replace(step, when=ALWAYS, version=None, start=None, end=None)
         yield replace(step, when=ALWAYS)
         yield replace(step, version=None)
-        yield replace(step, start=None, end=0)
-        yield replace(step, start=None)
-        yield replace(step, end=None)
+        yield replace(step, start=None, end=None)
+        if step.start is not None and step.end is not None:
+            yield replace(step, start=None)
+            yield replace(step, end=None)
     elif isinstance(step, Copy):
         yield replace(step, when=ALWAYS, version=None)
         yield replace(step, when=ALWAYS)
+        yield replace(step, version=None)
+    elif isinstance(step, CancelledWrite):
+        yield replace(step, size=min(step.size, 1))
     elif isinstance(step, Head | Delete):
         yield replace(step, version=None)
     elif isinstance(step, List):
         yield replace(step, prefix="", delimiter="", start_after="")
         yield replace(step, start_after="")
-    elif isinstance(step, Together):
+        yield replace(step, delimiter="")
+        yield replace(step, prefix="")
+    elif isinstance(step, Together) and len(step.calls) > 2:
         for at in range(len(step.calls)):
-            if len(step.calls) > 2:
-                yield replace(step, calls=step.calls[:at] + step.calls[at + 1 :])
+            yield replace(step, calls=step.calls[:at] + step.calls[at + 1 :])
