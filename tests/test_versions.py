@@ -163,7 +163,7 @@ def test_a_store_that_was_put_back_gives_no_id_a_second_time(store: Store) -> No
             made = append(tx, where, b"x")
             ids.add(made.version_id)
             assert made.seq == 42
-            versions.remove(tx, made, 1)
+            tx.execute("DELETE FROM versions")
     assert len(ids) == 200
 
 

@@ -1,0 +1,30 @@
+"""What removed versions leave behind, and from when on the history is exact.
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("versions", sa.Column("gone_digest", sa.LargeBinary))
+    op.create_index("versions_by_seq", "versions", ["seq"])
+    op.create_index("versions_gone", "versions", ["gone_seq"], sqlite_where=sa.text("gone_seq IS NOT NULL"))
+    op.create_table(
+        "horizons",
+        sa.Column("bucket", sa.Text, nullable=False),
+        sa.Column("seq", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("bucket"),
+        sqlite_with_rowid=False,
+    )
+    # Earlier formats kept nothing of a removed version, so what was before now cannot be told.
+    op.execute("INSERT INTO horizons (bucket, seq) SELECT '', seq FROM counter WHERE seq > 0")
