@@ -15,9 +15,14 @@ _MOST_MESSAGE_BYTES = 4 << 20
 _MANY = 1001
 
 
+def many_names() -> list[str]:
+    """The names of the objects of the long listings."""
+    return [f"m{number:05}" for number in range(_MANY)]
+
+
 def _many(place: Place) -> tuple[Place, list[str]]:
     """A place with many objects, the same for every check of a run, and their names."""
-    names = [f"m{number:05}" for number in range(_MANY)]
+    names = many_names()
     found = place.wire.shared.get("many")
     if found is None:
         with ThreadPoolExecutor(8) as pool:
