@@ -18,6 +18,8 @@ feed, with BLOBs in lower-case hex and "" for the digest of a delete marker:
                                                                              by bucket, key, seq
     ["current",bucket,key,seq]                                               by bucket, key
     ["blob",digest,size,place,sums]                                          by digest
+    ["gone",bucket,key,seq,gone_digest]      since format 3                  by bucket, key, seq
+    ["horizon",bucket,seq]                   since format 3                  by bucket
 
 Not covered are marks of damage, pins, what gc has recorded, and notes: they say something about one directory or one
 process, and `check` and `gc` write them into a backup, too.
