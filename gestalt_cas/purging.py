@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gestalt_cas import reachability, versions
+from gestalt_cas import reachability, removals, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.garbage import Collector
@@ -65,7 +65,7 @@ def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
 
 
 def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tuple[int, list[bytes], list[bytes]]:
-    """Remove the rows and record in the same transaction what that leaves unreachable.
+    """Remove the versions, leaving bare rows, and record in the same transaction what that leaves unreachable.
 
     Returns how many versions there were, their payloads, and those of them that are unreachable now. How many copies
     were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
@@ -76,6 +76,7 @@ def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tu
             raise NoSuchKey(f"{key}: nothing to purge, it has no version")
         for version in found:
             versions.remove(tx, version, now_ms())
+        removals.strip(tx, key.bucket, key.key.encode())
         payloads = {bytes.fromhex(version.digest): version.size for version in found if version.digest}
         unreached = [digest for digest in sorted(payloads) if not reachability.is_reached(tx, digest)]
         for digest in unreached:

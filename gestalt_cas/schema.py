@@ -23,9 +23,9 @@ from sqlalchemy import (
 
 APPLICATION_ID = 0x67634153
 """SQLite's application_id of every store ("gcAS"), so that another program's database is never taken for one."""
-REVISION = "0002"
+REVISION = "0003"
 """The Alembic revision that this code reads and writes; `FORMAT` is the same as SQLite's user_version."""
-FORMAT = 2
+FORMAT = 3
 PAGE_SIZE = 8192
 """Bytes per database page, fixed when a store is created (measured against 16384: see README.md, "On disk")."""
 
@@ -61,6 +61,10 @@ versions = Table(
     Column("commit_ms", Integer, nullable=False, comment="commit time, Unix milliseconds, never decreasing with seq"),
     Column("gone_seq", Integer, comment="the change that removed the version for good; NULL: not removed"),
     Column("gone_ms", Integer, comment="when that was, Unix milliseconds"),
+    # No foreign key: the payload may be collected.
+    Column(
+        "gone_digest", LargeBinary, comment="the payload that it had; empty: purged; NULL: not removed, or a marker"
+    ),
     CheckConstraint("(gone_seq IS NULL) = (gone_ms IS NULL)", name="gone_together"),
     # Rows lie in key order, not in the order of changes: a page of a listing then reads neighbours, whatever order the
     # keys came in (docs/performance.md), and a key's history is one range.
@@ -76,6 +80,12 @@ Index(
     unique=True,
     sqlite_where=text("version_id = 'null' AND gone_seq IS NULL"),
 )
+
+# What changed between two moments, and the last change before a time.
+Index("versions_by_seq", versions.c.seq)
+Index("versions_gone", versions.c.gone_seq, sqlite_where=text("gone_seq IS NOT NULL"))
+# Removed versions whose payloads a snapshot keeps: few, and looked for when a snapshot goes.
+Index("versions_kept", versions.c.gone_seq, sqlite_where=text("gone_seq IS NOT NULL AND digest IS NOT NULL"))
 
 current = Table(
     "current",
@@ -145,5 +155,27 @@ quotas = Table(
     Column("max_bytes", Integer, nullable=False, comment="what all versions below may take together"),
     Column("used_bytes", Integer, nullable=False, comment="what they take; kept by each change, checked by `check`"),
     PrimaryKeyConstraint("bucket", "prefix"),
+    sqlite_with_rowid=False,
+)
+
+horizons = Table(
+    "horizons",
+    metadata,
+    Column("bucket", Text, nullable=False, comment="'': every bucket"),
+    Column("seq", Integer, nullable=False, comment="from this change on the history is exact; no row: from the first"),
+    Column("ms", Integer, nullable=False, comment="when that change was, Unix milliseconds"),
+    PrimaryKeyConstraint("bucket"),
+    sqlite_with_rowid=False,
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("bucket", Text, nullable=False, comment="'': every bucket"),
+    Column("prefix", LargeBinary, nullable=False, comment="UTF-8 bytes; empty: the whole bucket"),
+    Column("seq", Integer, nullable=False, comment="the last change that it shows"),
+    Column("created_ms", Integer, nullable=False, comment="Unix milliseconds"),
+    PrimaryKeyConstraint("name"),
     sqlite_with_rowid=False,
 )

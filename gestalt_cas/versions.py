@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gestalt_cas import quotas, schema
+from gestalt_cas import quotas, removals, schema
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
@@ -77,7 +77,6 @@ _INSERT = Prepared(
         {column.name: _p(column.name) for column in schema.versions.c if not column.name.startswith("gone_")}
     )
 )
-_REMOVE = Prepared(delete(schema.versions).where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.seq == _p("seq")))
 _POINT = Prepared(
     upsert(schema.current)
     .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
@@ -130,6 +129,8 @@ _MARK_DAMAGED = Prepared(
 )
 _NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
 _FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
+_HAS_OBJECT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket")).limit(literal_column("1")))
+_HAS_VERSION = Prepared(select(_v.seq).where(_IN_BUCKET).limit(literal_column("1")))
 
 _UNDER = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None), _v.digest.is_not(None), _v.key >= _p("lower"))
 _BELOW = _v.key < _p("upper")
@@ -256,12 +257,14 @@ def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
 
 
 def buckets(connection: Connection) -> list[str]:
-    """Names of the buckets that hold at least one version, in byte order, one index seek each."""
+    """Names of the buckets that hold at least one version, in byte order, a few index seeks each."""
     names: list[str] = []
     rows = _FIRST_BUCKET(connection)
     while rows[0][0] is not None:
-        names.append(rows[0][0])
-        rows = _NEXT_BUCKET(connection, after=names[-1])
+        name = rows[0][0]
+        if _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name):
+            names.append(name)
+        rows = _NEXT_BUCKET(connection, after=name)
     return names
 
 
@@ -297,10 +300,10 @@ def append(
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
     if counted:
         quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
-    for row in replaced:
-        draw(connection, now_ms)
-        _REMOVE(connection, bucket=key.bucket, key=encoded, seq=row[2])
     seq, commit_ms = draw(connection, now_ms)
+    for row in replaced:
+        # Gone with the change that replaces it: at no moment of the history is neither there.
+        removals.leave(connection, key.bucket, encoded, row[2], seq, commit_ms)
     version_id = NULL_VERSION if suspended else _new_id(seq)
     _INSERT(
         connection,
@@ -325,11 +328,14 @@ def append(
 
 
 def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
-    """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker."""
-    draw(connection, now_ms)
+    """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker.
+
+    Its row stays for the history, without its hold on the payload.
+    """
+    gone_seq, gone_ms = draw(connection, now_ms)
     encoded = version.key.key.encode()
     quotas.charge(connection, version.key.bucket, encoded, -version.size)
-    _REMOVE(connection, bucket=version.key.bucket, key=encoded, seq=version.seq)
+    removals.leave(connection, version.key.bucket, encoded, version.seq, gone_seq, gone_ms)
     left = newest(connection, version.key)
     if left is None or left.delete_marker:
         _UNPOINT(connection, bucket=version.key.bucket, key=encoded)

@@ -20,6 +20,7 @@ STORE_FILES = {"blobs", "metadata.sqlite3", "staging", "turnstile.lock", "write.
 BACKUP_FILES = {*STORE_FILES, "manifest.json", "reserve", "reserve.1", "reserve.2"}
 VERSION_COLUMNS = (
     "bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms, gone_seq, gone_ms"
+    # The digest of a removed version has lines of its own in the root.
 )
 
 
@@ -70,7 +71,9 @@ def verify(directory: Path) -> None:
         assert len(data) == size
         assert blake3(data).digest() == digest
     newest: dict[tuple[str, bytes], tuple[int, bytes | None]] = {}
-    for bucket, key, seq, _, digest, *_ in versions(directory):
+    for bucket, key, seq, _, digest, *_, gone_seq, _ in versions(directory):
+        if gone_seq is not None:
+            continue
         newest[bucket, key] = seq, digest
     current = {(bucket, key, seq) for (bucket, key), (seq, digest) in newest.items() if digest is not None}
     assert set(query(directory, "SELECT bucket, key, seq FROM current")) == current
@@ -91,6 +94,7 @@ def root(directory: Path) -> str:
     settings = sorted(query(directory, "SELECT name, value FROM settings"))
     quotas = query(directory, "SELECT bucket, prefix, max_bytes, used_bytes FROM quotas")
     current = query(directory, "SELECT bucket, key, seq FROM current")
+    gone = query(directory, "SELECT bucket, key, seq, gone_digest FROM versions WHERE gone_digest IS NOT NULL")
     blobs = sorted(query(directory, "SELECT digest, size, place, sums FROM blobs"))
     lines: list[list[Any]] = [
         *(["counter", *row] for row in query(directory, "SELECT seq, commit_ms FROM counter")),
@@ -102,6 +106,15 @@ def root(directory: Path) -> str:
         ),
         *(["current", row[0], text(row[1]), row[2]] for row in sorted(current, key=by_key)),
         *(["blob", text(row[0]), row[1], row[2], text(row[3])] for row in blobs),
+        *(
+            ["gone", row[0], text(row[1]), row[2], text(row[3])]
+            for row in sorted(gone, key=lambda row: (*by_key(row), row[2]))
+        ),
+        *(["horizon", *row] for row in sorted(query(directory, "SELECT bucket, seq, ms FROM horizons"))),
+        *(
+            ["snapshot", *row[:2], text(row[2]), *row[3:]]
+            for row in sorted(query(directory, "SELECT name, bucket, prefix, seq, created_ms FROM snapshots"))
+        ),
     ]
     whole = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     return blake3(whole.encode("ascii")).hexdigest()

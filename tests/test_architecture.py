@@ -15,8 +15,8 @@ LAYERS = (
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "quarantine", "quotas", "reachability", "refusals", "reserve", "schema", "settings", "sqlite"}
-    | {"staging", "statements", "upgrade", "versions", "wal"},
+    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
+    | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
         "backups",
@@ -49,6 +49,7 @@ ONLY_IN = {
         "pins",
         "quotas",
         "reachability",
+        "removals",
         "schema",
         "statements",
         "statistics",

@@ -132,11 +132,11 @@ def test_every_change_draws_its_sequence(store: Store) -> None:
     with store._database.write() as tx:
         assert append(tx, where, b"1").seq == 1
         assert append(tx, where, b"2", suspended=True).seq == 2
-        assert append(tx, where, b"3", suspended=True).seq == 4  # 3 was the removal of the null version
+        assert append(tx, where, b"3", suspended=True).seq == 3  # and by the same change the null version is gone
         found = versions.by_id(tx, where, NULL)
         assert found is not None
         versions.remove(tx, found, 1)
-        assert append(tx, where, b"4").seq == 6
+        assert append(tx, where, b"4").seq == 5
 
 
 @given(clock=st.lists(st.integers(0, 2**42), min_size=1, max_size=20))
@@ -163,7 +163,7 @@ def test_a_store_that_was_put_back_gives_no_id_a_second_time(store: Store) -> No
             made = append(tx, where, b"x")
             ids.add(made.version_id)
             assert made.seq == 42
-            versions.remove(tx, made, 1)
+            tx.execute("DELETE FROM versions")
     assert len(ids) == 200
 
 

@@ -18,6 +18,9 @@ feed, with BLOBs in lower-case hex and "" for the digest of a delete marker:
                                                                              by bucket, key, seq
     ["current",bucket,key,seq]                                               by bucket, key
     ["blob",digest,size,place,sums]                                          by digest
+    ["gone",bucket,key,seq,gone_digest]      since format 3                  by bucket, key, seq
+    ["horizon",bucket,seq,ms]                since format 3                  by bucket
+    ["snapshot",name,bucket,prefix,seq,created_ms]  since format 3           by name
 
 Not covered are marks of damage, pins, what gc has recorded, and notes: they say something about one directory or one
 process, and `check` and `gc` write them into a backup, too.
@@ -57,7 +60,7 @@ Tell = Callable[[int, int], None]
 
 _SETTINGS = ("blobs.inlineMaxBytes", "bucket", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
-_i = schema.inlined.c
+_i, _h, _k = schema.inlined.c, schema.horizons.c, schema.snapshots.c
 _s, _n = schema.settings.c, schema.counter.c
 
 
@@ -79,7 +82,14 @@ _ROWS = {
     ).order_by(_v.bucket, _v.key, _v.seq),
     "current": select(_c.bucket, _hex(_c.key), _c.seq).order_by(_c.bucket, _c.key),
     "blob": select(_hex(_b.digest), _b.size, _b.place, _hex(_b.sums)).order_by(_b.digest),
+    "gone": select(_v.bucket, _hex(_v.key), _v.seq, _hex(_v.gone_digest))
+    .where(_v.gone_digest.is_not(None))
+    .order_by(_v.bucket, _v.key, _v.seq),
+    "horizon": select(_h.bucket, _h.seq, _h.ms).order_by(_h.bucket),
+    "snapshot": select(_k.name, _k.bucket, _hex(_k.prefix), _k.seq, _k.created_ms).order_by(_k.name),
 }
+_SINCE = {"gone": 3, "horizon": 3, "snapshot": 3}
+"""The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
 _LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
 _PAYLOADS = Prepared(
     select(_b.digest, _b.size, _b.sums).where(_b.place == literal_column(str(schema.PLACE_FILE))).order_by(_b.digest)
@@ -189,7 +199,10 @@ class RowCopy:
         """Read every row once; see the module for the root digest."""
         hasher, counts = blake3(), dict.fromkeys(_LINES, 0)
         with _translated(self.path):
+            form = self.format
             for kind, statement in _LINES.items():
+                if form < _SINCE.get(kind, 0):
+                    continue
                 for rows in _batches(self._connection, statement):
                     counts[kind] += len(rows)
                     hasher.update("".join(f"{_line((kind, *row))}\n" for row in rows).encode())

@@ -30,7 +30,7 @@ START: Place = ("", b"", UNTOUCHED)
 
 _COLUMNS = """
     v.bucket, v.key, v.seq, CAST(v.version_id AS BLOB), v.digest, v.size, CAST(v.content_type AS BLOB),
-    CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq
+    CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq, v.gone_digest
 """
 _AFTER = "WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?"
 _ROWS = f"""
@@ -52,6 +52,10 @@ _NULL_INDEXED = """
     SELECT 1 FROM versions INDEXED BY versions_null
     WHERE bucket = ? AND key = ? AND version_id = 'null' AND gone_seq IS NULL
 """
+_SEQ_INDEXED = "SELECT 1 FROM versions INDEXED BY versions_by_seq WHERE seq = ? AND bucket = ? AND key = ?"
+_GONE_INDEXED = (
+    "SELECT 1 FROM versions INDEXED BY versions_gone WHERE gone_seq = ? AND bucket = ? AND key = ? AND seq = ?"
+)
 
 
 @dataclass
@@ -293,11 +297,11 @@ class RowPass:
             self._row(name, version_id_of(row), message, "", "")
         if rules:
             return
-        if row[2] > counter[0] or row[9] > counter[1]:
+        if max(row[2], row[10] or 0) > counter[0] or row[9] > counter[1]:
             self._sequence(name, row, counter)
         if digest is None or digest in self._judged:
             return
-        if not row[12] or row[11] != row[5]:
+        if not row[13] or row[12] != row[5]:
             self._judged.add(digest)
             judge_row(self._run, digest)
 
@@ -363,8 +367,12 @@ class RowPass:
             bucket, key, seq, version_id, digest = row[:5]
             if digest is not None and not tx.execute(_INDEXED, (digest, bucket, key, seq)).fetchall():
                 self._index(row, "versions_by_digest")
-            if version_id == NULL_ID and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
+            if version_id == NULL_ID and row[10] is None and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
                 self._index(row, "versions_null")
+            if not tx.execute(_SEQ_INDEXED, (seq, bucket, key)).fetchall():
+                self._index(row, "versions_by_seq")
+            if row[10] is not None and not tx.execute(_GONE_INDEXED, (row[10], bucket, key, seq)).fetchall():
+                self._index(row, "versions_gone")
 
     def _index(self, row: tuple[Any, ...], name: str) -> None:
         self._run.report(

@@ -19,22 +19,35 @@ NULL_ID = NULL_VERSION.encode()
 def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
     """What is wrong with a row in itself: one sentence for each rule that it breaks.
 
-    The row's first columns are those of versions in their order up to `commit_ms`, texts as bytes.
+    The row's first columns are those of versions in their order without `gone_ms`, texts as bytes.
     """
     bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms = row[:10]
+    gone_seq, gone_digest = row[10:12]
     yield from _broken_name(bucket, key)
     if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
     elif version_id != NULL_ID and not versions.could_be_id(version_id_of(row), seq):
         yield f"the version id {version_id_of(row)!r} is not one that sequence {seq} can have"
-    if not isinstance(size, int) or size < 0 or (digest is None and size):
+    if not isinstance(size, int) or size < 0 or (digest is None and gone_digest is None and size):
         yield f"the size {size!r} cannot be"
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         yield "the digest is not one of 32 bytes"
+    yield from _broken_removal(seq, digest, gone_seq, gone_digest)
     try:
         _check_texts(content_type, headers, metadata)
     except (ValueError, TypeError, InvalidArgument) as error:
         yield f"headers or metadata cannot be read: {error}"
+
+
+def _broken_removal(seq: object, digest: object, gone_seq: object, gone_digest: object) -> Iterator[str]:
+    if gone_seq is not None and not (isinstance(gone_seq, int) and isinstance(seq, int) and gone_seq > seq):
+        yield f"removed by sequence {gone_seq!r}, which is not after its own"
+    if gone_digest is None:
+        return
+    if gone_seq is None or digest is not None:
+        yield "the row has a removed digest and is no removed version's"
+    if not isinstance(gone_digest, bytes) or len(gone_digest) not in (0, DIGEST_BYTES):
+        yield "the removed digest is not one of 32 bytes"
 
 
 def _broken_name(bucket: object, key: object) -> Iterator[str]:
