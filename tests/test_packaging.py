@@ -122,11 +122,12 @@ def test_sdist_holds_every_source(built: Path) -> None:
     assert not [name for name in inside if name.startswith((".venv", ".data", ".build")) or "__pycache__" in name]
 
 
-def test_wheel_holds_package_migrations_and_schema_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_package_migrations_schema_and_icon_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     migrations = {f"gestalt_cas/{name}" for name in sources("migrations")}
-    assert inside == sources("gestalt_cas") | migrations | {"gestalt_cas/config.schema.json"}
+    data = {"gestalt_cas/config.schema.json", "gestalt_cas/icon.svg"}
+    assert inside == sources("gestalt_cas") | migrations | data
     assert "gestalt_cas/py.typed" in inside
     assert {"gestalt_cas/migrations/env.py", "gestalt_cas/migrations/script.py.mako"} <= inside
     assert [name for name in inside if name.startswith("gestalt_cas/migrations/versions/0001")]
