@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, and_, exists, func, literal_column, select, tuple_
 
-from gestalt_cas import pins, quotas, reachability, schema, sqlite
+from gestalt_cas import history, pins, quotas, reachability, schema, snapshots, sqlite
 from gestalt_cas.clock import now_ms
+from gestalt_cas.history import Horizon
 from gestalt_cas.parts import Parts
 from gestalt_cas.pins import Pin
 from gestalt_cas.quotas import Quota
@@ -127,7 +128,8 @@ class Stats:
     """The figures of a store; sizes in bytes, times in Unix milliseconds.
 
     `last_*` are the notes of the
-    last runs, None where there was none. `inodes_free` is None where the file system has no fixed number.
+    last runs, None where there was none. `horizons` says of which buckets the history is not exact from the first
+    change on; "" is for all of them. `inodes_free` is None where the file system has no fixed number.
     """
 
     contents: Contents
@@ -147,6 +149,8 @@ class Stats:
     last_gc: Mapping[str, object] | None
     sequence: int
     last_commit_ms: int
+    snapshots: int
+    horizons: Mapping[str, Horizon]
     format: int = schema.FORMAT
     revision: str = schema.REVISION
     sqlite_version: str = sqlite.driver.sqlite_version
@@ -174,6 +178,7 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         ((sequence, last_commit_ms),) = _COUNTER(tx)
         live = tuple(pins.live(tx, now_ms()))
         limits = tuple(quotas.standing(tx))
+        named, known = len(snapshots.standing(tx)), history.horizons(tx)
         last_check, last_backup, last_gc = (_note(tx, name) for name in (CHECK_NOTE, BACKUP_NOTE, GC_NOTE))
     return Stats(
         contents=contents,
@@ -193,6 +198,8 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         last_gc=last_gc,
         sequence=sequence,
         last_commit_ms=last_commit_ms,
+        snapshots=named,
+        horizons=known,
     )
 
 
