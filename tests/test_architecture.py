@@ -15,7 +15,8 @@ LAYERS = (
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
+    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
+    | {"schema", "settings"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
@@ -23,16 +24,18 @@ LAYERS = (
         "batches",
         "changes",
         "checks",
+        "clock_guard",
         "directories",
         "doctor",
         "garbage",
         "heartbeats",
+        "horizons",
         "intake",
         "pages",
         "parts",
         "paths",
     }
-    | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
+    | {"payloads", "purging", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
@@ -45,11 +48,13 @@ ONLY_IN = {
     "sqlalchemy": {
         "backups",
         "checks",
+        "horizons",
         "inlined",
         "pins",
         "quotas",
         "reachability",
         "removals",
+        "retention",
         "schema",
         "statements",
         "statistics",

@@ -52,6 +52,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.PreconditionFailed: CONFLICT,
     errors.NotModified: CONFLICT,
     errors.SettingsConflict: CONFLICT,
+    errors.ClockSuspect: CONFLICT,
     errors.Cancelled: INTERRUPTED,
     errors.StoreBusy: BUSY,
     errors.TooManyStreams: BUSY,
