@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 
 from gestalt_cas import settings
+from gestalt_cas.clock import instant
 from gestalt_cas.errors import ClockSuspect
 from gestalt_cas.parts import Parts
 from gestalt_cas.sqlite import Connection
 
 NOTE = "clock.seen"
 FAR_MS = 86_400_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def require(parts: Parts, now_ms: int) -> None:
@@ -76,12 +75,4 @@ def _last_commit_ms(connection: Connection) -> int:
 def _told(now_ms: int, what: str, other_ms: int) -> str:
     days = abs(now_ms - other_ms) / FAR_MS
     way = "after" if now_ms > other_ms else "before"
-    return f"the clock says {_instant(now_ms)}, {days:.1f} days {way} {what} ({_instant(other_ms)})"
-
-
-def _instant(milliseconds: int) -> str:
-    """To the second; a time that no calendar has, as a number."""
-    try:
-        return f"{_EPOCH + timedelta(seconds=milliseconds // 1000):%Y-%m-%dT%H:%M:%SZ}"
-    except OverflowError:
-        return f"{milliseconds} ms"
+    return f"the clock says {instant(now_ms)}, {days:.1f} days {way} {what} ({instant(other_ms)})"

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from gestalt_cas import clock_guard, pins, reachability, strays
+from gestalt_cas import clock_guard, pins, reachability, removals, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -119,6 +119,8 @@ class Collector:
         if grace_seconds:
             clock_guard.require(self._parts, begun_ms)
         staging = self._parts.blobs.staging.clean()
+        while self._on_reserve(self._release):
+            tell("letting go of what deleted snapshots kept", 0, 0)
         for first in range(FAN_OUT):
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
@@ -178,6 +180,14 @@ class Collector:
         )
 
     # ---- looking ----
+
+    def _release(self) -> bool:
+        """Let go of some payloads that were kept for snapshots which have gone; False when there are none."""
+        with self._parts.database.read() as tx:
+            if not removals.any_to_release(tx):
+                return False  # without a commit, as mostly
+        with self._parts.database.write() as tx:
+            return bool(removals.release(tx))
 
     def _record(self, first: int) -> None:
         """Record what is unreachable among the digests that begin with this byte, and commit that.

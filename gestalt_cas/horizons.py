@@ -50,10 +50,7 @@ _RAISE = Prepared(
     .values(bucket=parameter("bucket"), seq=parameter("seq"), ms=parameter("ms"))
     .on_conflict_do_update(
         index_elements=["bucket"],
-        set_={
-            name: func.max(column, literal_column(f"excluded.{name}"))
-            for name, column in (("seq", _h.seq), ("ms", _h.ms))
-        },
+        set_={name: func.max(_h[name], literal_column(f"excluded.{name}")) for name in ("seq", "ms")},
     )
 )
 Place = tuple[str, bytes, int]

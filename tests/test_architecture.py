@@ -14,9 +14,9 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
+    {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
     | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
-    | {"schema", "settings"}
+    | {"moments", "schema", "settings", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
@@ -25,6 +25,7 @@ LAYERS = (
         "changes",
         "checks",
         "clock_guard",
+        "diffs",
         "directories",
         "doctor",
         "garbage",
@@ -33,6 +34,7 @@ LAYERS = (
         "intake",
         "pages",
         "parts",
+        "past",
         "paths",
     }
     | {"payloads", "purging", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
@@ -56,6 +58,7 @@ ONLY_IN = {
         "removals",
         "retention",
         "schema",
+        "snapshots",
         "statements",
         "statistics",
         "upgrade",

@@ -12,9 +12,10 @@ import click
 
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address
-from gestalt_cas.cli.output import instant, shown
+from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.clock import instant
 
 if TYPE_CHECKING:
     from gestalt_cas.retention_runs import Applied, Foreseen, Going

@@ -44,14 +44,8 @@ def examine(layout: Layout) -> tuple[Facts, list[Finding]]:
     if trouble:
         return facts, [trouble]
     sound = Finding(Severity.OK, "database", f"format {schema.FORMAT}, revision {schema.REVISION}")
-    return facts, [
-        sound,
-        *_wal(layout),
-        *_clock(facts),
-        *_retention(layout, facts),
-        *_pins(layout, facts),
-        *_upkeep(layout, facts),
-    ]
+    times = [*_clock(facts), *_retention(layout, facts)]
+    return facts, [sound, *_wal(layout), *times, *_pins(layout, facts), *_upkeep(layout, facts)]
 
 
 def _look(layout: Layout) -> tuple[Finding | None, Facts]:
