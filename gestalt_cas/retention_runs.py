@@ -168,10 +168,10 @@ class _Run:
             if settings.retention_rules(tx) != self._rules:
                 raise _RulesChanged
             while room > 0 and at < len(found):
-                taken = self._take(tx, rule, found[at], after, room, applied)
+                count, after = self._take(tx, rule, found[at], after, room, applied)
                 # A key counts even if nothing of it goes any more: judging it takes time as well.
-                room -= max(1, len(taken))
-                at, after = (at, taken[-1].seq) if taken and room <= 0 else (at + 1, -1)
+                room -= max(1, count)
+                at += after < 0
             slow = time.monotonic() - started > BATCH_SECONDS
         self._most = max(1, self._most // 2) if slow else min(BATCH_ROWS, self._most * 2)
         for field in fields(Applied):
@@ -180,16 +180,21 @@ class _Run:
 
     def _take(
         self, tx: Connection, rule: Rule, candidate: Candidate, after: int, room: int, applied: Applied
-    ) -> list[ObjectVersion]:
-        """Remove at most `room` versions of a key, and let its object expire when that is all; returns the versions."""
+    ) -> tuple[int, int]:
+        """Remove at most `room` versions of a key, and let its object expire when that is all.
+
+        Returns how many, and the sequence of the last one when there are more, else -1.
+        """
         verdict = retention.judge(tx, candidate, rule, self.now_ms)
-        taken = retention.going(tx, candidate, verdict, max(after, candidate.first - 1), room)
-        for version in taken:
+        found = retention.going(tx, candidate, verdict, max(after, candidate.first - 1), room + 1)
+        for version in found[:room]:
             versions.remove(tx, version, now_ms())
             applied.count(version)
-        if verdict.expires and len(taken) < room:
+        if len(found) > room:
+            return room, found[room - 1].seq
+        if verdict.expires:
             self._expire(tx, ObjectKey(candidate.bucket, candidate.key.decode()), applied)
-        return taken
+        return len(found), -1
 
     def _expire(self, tx: Connection, key: ObjectKey, applied: Applied) -> None:
         suspended = settings.suspended(tx)
