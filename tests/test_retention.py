@@ -749,6 +749,9 @@ def test_it_notes_down_what_it_did(store: Store, clock: Clock) -> None:
     wanted = {"at_ms": clock.now, "result": "done", "versions": 2, "markers": 0, "bytes": 2, "expired": 0, "dropped": 0}
     assert store.recall(retention_runs.NOTE) == wanted
     assert store.stats().last_retention == wanted
+    assert not apply(store).anything
+    letters(store, "x")
+    assert apply(store).anything
 
 
 def test_a_clock_in_doubt_stops_it(store: Store, clock: Clock) -> None:
