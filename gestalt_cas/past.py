@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, moments, snapshots
+from gestalt_cas import diffs, history, moments, snapshots
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
@@ -41,6 +41,11 @@ class Past(Upkeep):
         with self._parts.database.read() as tx:
             name = _named(tx, bucket)
         return diffs.between(self._parts.database, name, prefix.encode(), first, last)
+
+    def buckets_ever(self) -> list[str]:
+        """The buckets that the history knows of, in byte order, those that hold nothing any more included."""
+        with self._parts.database.read() as tx:
+            return history.buckets(tx)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, and_, exists, func, literal_column, select, tuple_
 
-from gestalt_cas import clock_guard, pins, quotas, reachability, schema, sqlite
+from gestalt_cas import clock_guard, history, pins, quotas, reachability, schema, snapshots, sqlite
 from gestalt_cas.clock import now_ms
+from gestalt_cas.history import Horizon
 from gestalt_cas.parts import Parts
 from gestalt_cas.pins import Pin
 from gestalt_cas.quotas import Quota
@@ -127,8 +128,9 @@ class Heap:
 class Stats:
     """The figures of a store; sizes in bytes, times in Unix milliseconds.
 
-    `last_*` are the notes of the last runs, None where there was none. `inodes_free` is None where the file system has
-    no fixed number. `clock` says why nothing is removed by its age, "" while it is (`clock_guard.py`).
+    `last_*` are the notes of the last runs, None where there was none. `horizons` says of which buckets the history is
+    not exact from the first change on; "" is for all of them. `inodes_free` is None where the file system has no fixed
+    number. `clock` says why nothing is removed by its age, "" while it is (`clock_guard.py`).
     """
 
     contents: Contents
@@ -150,6 +152,8 @@ class Stats:
     clock: str
     sequence: int
     last_commit_ms: int
+    snapshots: int
+    horizons: Mapping[str, Horizon]
     format: int = schema.FORMAT
     revision: str = schema.REVISION
     sqlite_version: str = sqlite.driver.sqlite_version
@@ -179,6 +183,7 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         limits = tuple(quotas.standing(tx))
         last_check, last_backup, last_gc, last_retention = (_note(tx, name) for name in _NOTES)
         clock = clock_guard.doubt(tx, now_ms())
+        named, known = len(snapshots.standing(tx)), history.horizons(tx)
     return Stats(
         contents=contents,
         payloads=payloads,
@@ -199,6 +204,8 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         clock=clock,
         sequence=sequence,
         last_commit_ms=last_commit_ms,
+        snapshots=named,
+        horizons=known,
     )
 
 

@@ -46,6 +46,8 @@ VERBS = {
     "versions": Verb("listings", "versions", "List the versions of an object, the newest first."),
     "du": Verb("listings", "du", "Count objects, versions and bytes."),
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
+    "diff": Verb("history", "diff", "Show what changed between two moments."),
+    "snapshot": Verb("snapshots", "snapshot", "Name moments, and keep what was there."),
     "undelete": Verb("history", "undelete", "Bring a deleted object back."),
     "batch": Verb("batches", "batch", "Make changes from a file, all of them or none."),
     "check": Verb("checks", "check", "Look for damage and inconsistencies, and repair them."),

@@ -90,6 +90,10 @@ def _lines(found: Stats, human: bool) -> Iterator[tuple[str, str]]:
         yield "pin", f"{shown(pin.name)} ({shown(pin.kind)}), since {instant(pin.created_ms)}"
     for quota in found.quotas:
         yield "quota", f"{shown(quota.name)}: {size(quota.used_bytes)} of {size(quota.max_bytes)} bytes used"
+    for bucket, known in found.horizons.items():
+        what = shown(bucket) if bucket else "every bucket"
+        yield "history", f"of {what} is complete from sequence {known.seq} ({_when(known.ms)}) on"
+    yield "snapshots", str(found.snapshots)
     yield "sequence", f"{found.sequence}, last commit {_when(found.last_commit_ms)}"
     yield "format", f"{found.format}, revision {found.revision}"
     bug = "has the WAL-reset bug" if found.sqlite_wal_reset_bug else "without the WAL-reset bug"
