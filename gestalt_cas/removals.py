@@ -133,6 +133,11 @@ def snapshots_keeping(connection: Connection, bucket: str, key: bytes) -> list[s
     return list(names)
 
 
+def any_to_release(connection: Connection) -> bool:
+    """Whether `release` would find something."""
+    return bool(_UNKEPT(connection))
+
+
 def release(connection: Connection) -> int:
     """Let go of payloads that were kept for snapshots which have gone since; returns of how many versions.
 

@@ -58,7 +58,7 @@ PATIENT_BYTES = 64 << 20
 Tell = Callable[[int, int], None]
 """Told how many pages are copied, and of how many."""
 
-_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "versioning")
+_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
 _i, _h, _k = schema.inlined.c, schema.horizons.c, schema.snapshots.c
 _s, _n = schema.settings.c, schema.counter.c
