@@ -191,18 +191,20 @@ def _insert_beside_the_index(directory: Path, index: str, *statements: str) -> N
     )
 
 
+# It gets the sequence of the change that removed a version, which no other row has.
+_A_MARKER = """
+    INSERT INTO versions (bucket, key, seq, version_id, size, content_type, commit_ms)
+    SELECT bucket, x'01', gone_seq, 'null', 0, '', gone_ms FROM versions WHERE key = CAST('removed' AS BLOB)
+"""
+
+
 @pytest.mark.parametrize("given_up", [False, True])
 @pytest.mark.parametrize(
     ("index", "statement"),
     [
         ("versions_by_digest", f"UPDATE versions SET digest = {hexed(SMALL)} WHERE key = CAST('twin' AS BLOB)"),
         ("versions_null", "UPDATE versions SET version_id = 'null' WHERE key = CAST('twin' AS BLOB)"),
-        (
-            "versions_by_seq",
-            # A marker, with the sequence of the change that removed a version: no other row has it.
-            "INSERT INTO versions SELECT bucket, x'01', gone_seq, 'null', NULL, 0, '', NULL, NULL, gone_ms, NULL, NULL, NULL"
-            " FROM versions WHERE key = CAST('removed' AS BLOB)",
-        ),
+        ("versions_by_seq", _A_MARKER),
         ("versions_gone", "UPDATE versions SET gone_seq = gone_seq + 1 WHERE key = CAST('removed' AS BLOB)"),
         (
             "versions_kept",

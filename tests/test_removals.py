@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import backups
 from checks import check
-from gestalt_cas import Store, releases, removals, restore, versions
+from gestalt_cas import Store, removals, restore, versions
 from gestalt_cas.errors import NoSuchKey, NoSuchVersion
 from gestalt_cas.garbage import Collected
 from gestalt_cas.objects import NO_HEADERS, Headers, ListQuery, ObjectKey
@@ -44,16 +44,6 @@ def gone(store: Store, name: str) -> list[tuple[Any, ...]]:
 def counter(store: Store) -> tuple[int, int]:
     ((seq, commit_ms),) = rows(store, "SELECT seq, commit_ms FROM counter")
     return seq, commit_ms
-
-
-def snapshot(store: Store, name: str, bucket: str = "", prefix: bytes = b"") -> int:
-    seq, commit_ms = counter(store)
-    change(store, "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", name, bucket, prefix, seq, commit_ms)
-    return seq
-
-
-def forget(store: Store, name: str) -> None:
-    change(store, "DELETE FROM snapshots WHERE name = ?", name)
 
 
 def kept(store: Store) -> list[tuple[str, bytes]]:
@@ -159,7 +149,7 @@ def test_what_was_removed_counts_nowhere(store: Store) -> None:
 def test_a_snapshot_keeps_what_it_shows_and_nothing_older(store: Store) -> None:
     versions_of = [put(store, "k", data) for data in (b"older", b"shown")]
     put(store, "other", b"not removed")
-    snapshot(store, "s")
+    store.create_snapshot("s")
     later = put(store, "k", b"later")
     for version in (*versions_of, later):
         remove(store, "k", version.version_id)
@@ -174,7 +164,7 @@ def test_a_snapshot_keeps_what_it_shows_and_nothing_older(store: Store) -> None:
 def test_a_snapshot_that_shows_a_marker_keeps_nothing_of_the_key(store: Store) -> None:
     made = put(store, "k", b"below the marker")
     store.delete(key("k"))
-    snapshot(store, "s")
+    store.create_snapshot("s")
     remove(store, "k", made.version_id)
     assert kept(store) == []
 
@@ -183,7 +173,7 @@ def test_a_snapshot_keeps_what_an_earlier_removal_uncovered(store: Store) -> Non
     made = put(store, "k", b"uncovered")
     put(store, "k", b"removed before")
     remove(store, "k")
-    snapshot(store, "s")
+    store.create_snapshot("s")
     remove(store, "k", made.version_id)
     assert kept(store) == [("k", digest(b"uncovered"))]
 
@@ -191,7 +181,7 @@ def test_a_snapshot_keeps_what_an_earlier_removal_uncovered(store: Store) -> Non
 def test_a_snapshot_keeps_a_null_version_that_is_replaced(store: Store) -> None:
     store.change_settings({"versioning": "suspended"})
     put(store, "k", b"one")
-    snapshot(store, "s")
+    store.create_snapshot("s")
     put(store, "k", b"two")
     put(store, "k", b"three")
     assert kept(store) == [("k", digest(b"one"))]
@@ -200,14 +190,14 @@ def test_a_snapshot_keeps_a_null_version_that_is_replaced(store: Store) -> None:
 def test_of_a_version_the_snapshots_are_told_the_oldest_first(store: Store) -> None:
     made = put(store, "k", b"one")
     for name in ("b", "a"):
-        snapshot(store, name)
+        store.create_snapshot(name)
     put(store, "other", b"")
-    snapshot(store, "0")
+    store.create_snapshot("A")
     with store._database.read() as tx:
-        assert removals.snapshots_of(tx, BUCKET, b"k", made.seq) == ["a", "b", "0"]
+        assert removals.snapshots_of(tx, BUCKET, b"k", made.seq) == ["a", "b", "A"]
     remove(store, "k")
     with store._database.read() as tx:
-        assert removals.snapshots_keeping(tx, BUCKET, b"k") == ["a", "b", "0"]
+        assert removals.snapshots_keeping(tx, BUCKET, b"k") == ["a", "b", "A"]
 
 
 RAW_KEYS = (b"a", b"a\0", b"a\0b", b"a\xff", b"a\xff\xff", b"a\xffb", b"b", b"\0", b"\xff", b"\xff\xff")
@@ -218,7 +208,7 @@ RAW_KEYS = (b"a", b"a\0", b"a\0b", b"a\xff", b"a\xff\xff", b"a\xffb", b"b", b"\0
 def test_a_snapshot_covers_the_keys_that_begin_with_its_prefix(store: Store, bucket: str, prefix: bytes) -> None:
     """Keys with bytes that no key has come in by the back door: the statement must compare bytes whatever they are."""
     put(store, "k", b"data")
-    snapshot(store, "s", bucket, prefix)
+    store.create_snapshot("s", bucket)
     with store._database.write() as tx:
         for seq, raw in enumerate(RAW_KEYS, 100):
             tx.execute(
@@ -226,7 +216,7 @@ def test_a_snapshot_covers_the_keys_that_begin_with_its_prefix(store: Store, buc
                 "SELECT bucket, ?, ?, version_id, digest, size, content_type, commit_ms FROM versions WHERE seq = 1",
                 (raw, seq),
             )
-        tx.execute("UPDATE snapshots SET seq = 500")
+        tx.execute("UPDATE snapshots SET seq = 500, prefix = ?", (prefix,))
         for seq, raw in enumerate(RAW_KEYS, 100):
             removals.leave(tx, BUCKET, raw, seq, 1000 + seq, 1)
     held = {row[0] for row in rows(store, "SELECT key FROM versions WHERE gone_seq > 0 AND digest IS NOT NULL")}
@@ -324,8 +314,8 @@ class Pair:
         if self.model.snapshots:
             one = self.model.snapshots.pop(pick % len(self.model.snapshots))
             self.tx.execute("DELETE FROM snapshots WHERE name = ?", (one["name"],))
-        loose = [place for place, _, held in removals.keeping(self.tx, removals.FIRST, 10**6) if not held]
-        assert removals.release(self.tx, loose) == len(loose)
+        while removals.release(self.tx):
+            pass
 
     def compare(self) -> None:
         for row in self.model.rows:
@@ -379,43 +369,31 @@ def held(store: Store) -> Store:
     """Seven removed versions that the snapshot "s" keeps, two of them with the same bytes; two are kept by "t" too."""
     for number in range(7):
         put(store, f"k{number}", b"%d" % (number % 6))
-    snapshot(store, "s", BUCKET)
-    snapshot(store, "t", BUCKET, b"k2")
-    snapshot(store, "u", BUCKET, b"k5")
+    store.create_snapshot("s", BUCKET)
+    store.create_snapshot("t", BUCKET, "k2")
+    store.create_snapshot("u", BUCKET, "k5")
     for number in range(7):
         remove(store, f"k{number}")
     return store
 
 
-@pytest.mark.parametrize("view", [1, 3, 7, 500])
-def test_gc_lets_go_of_what_snapshots_kept_that_have_gone(
-    held: Store, view: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(releases, "VIEW_ROWS", view)
-    assert held.collect_garbage(dry_run=True) == Collected(True)
+def test_gc_lets_go_of_what_snapshots_kept_that_have_gone(held: Store) -> None:
     assert held.collect_garbage() == Collected(False)
     assert len(kept(held)) == 7
-    forget(held, "s")
-    before = rows(held, "SELECT * FROM versions")
-    assert held.collect_garbage(dry_run=True) == Collected(True, files=4, bytes=4)
-    assert rows(held, "SELECT * FROM versions") == before
-    told: list[tuple[str, int, int]] = []
-    assert held.collect_garbage(progress=lambda *what: told.append(what)) == Collected(False, files=4, bytes=4)
-    assert [done for what, done, _ in told if what.startswith("letting go")][-1] == 5
+    held.delete_snapshot("s")
+    assert held.collect_garbage() == Collected(False, files=4, bytes=4)
     assert kept(held) == [("k2", digest(b"2")), ("k5", digest(b"5"))]
     assert payloads(held) == sorted(digest(data).hex() for data in (b"2", b"5"))
     assert {row[4] for row in gone(held, "k0")} == {digest(b"0")}
-    forget(held, "t")
-    forget(held, "u")
+    held.delete_snapshot("t")
+    held.delete_snapshot("u")
     assert held.collect_garbage() == Collected(False, files=2, bytes=2)
     assert kept(held) == []
     assert check(held).clean
 
 
 def test_the_grace_of_what_is_let_go_begins_then(held: Store) -> None:
-    forget(held, "s")
-    dry = held.collect_garbage(dry_run=True, grace_seconds=3600)
-    assert (dry.files, dry.fresh_files, dry.fresh_bytes) == (0, 4, 4)
+    held.delete_snapshot("s")
     found = held.collect_garbage(grace_seconds=3600)
     assert (found.files, found.fresh_files, found.fresh_bytes) == (0, 4, 4)
     assert held.collect_garbage().files == 4
@@ -423,8 +401,7 @@ def test_the_grace_of_what_is_let_go_begins_then(held: Store) -> None:
 
 def test_a_payload_that_another_version_reaches_stays(held: Store) -> None:
     put(held, "another", b"0")
-    forget(held, "s")
-    assert held.collect_garbage(dry_run=True).files == 3
+    held.delete_snapshot("s")
     assert held.collect_garbage().files == 3
     assert body(held, "another") == b"0"
 
@@ -432,28 +409,30 @@ def test_a_payload_that_another_version_reaches_stays(held: Store) -> None:
 def test_inlined_payloads_are_let_go_alike(store: Store) -> None:
     store.change_settings({"blobs.inlineMaxBytes": 100})
     put(store, "k", b"in a row")
-    snapshot(store, "s")
+    store.create_snapshot("s")
     remove(store, "k")
     assert store.collect_garbage().files == 0
-    forget(store, "s")
-    assert store.collect_garbage(dry_run=True) == Collected(True, files=1, bytes=8)
+    store.delete_snapshot("s")
     assert store.collect_garbage() == Collected(False, files=1, bytes=8)
     assert rows(store, "SELECT count(*) FROM inlined") == [(0,)]
 
 
-def test_what_a_snapshot_reaches_by_then_is_not_let_go(held: Store) -> None:
-    """Found in one view, let go in a later transaction: what holds then counts."""
-    with held._database.read() as tx:
-        found = [place for place, _, _ in removals.keeping(tx, removals.FIRST, 100)]
-    with held._database.write() as tx:
-        assert removals.release(tx, found) == 0
-        assert [place for place, _, _ in removals.keeping(tx, found[2], 3)] == found[3:6]
-    assert len(kept(held)) == 7
-
-
-def test_where_nothing_is_to_be_let_go_nothing_is_written(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "_let_go", None)
-    held.collect_garbage()
+def test_what_is_let_go_is_let_go_in_portions(store: Store) -> None:
+    """As many versions as one transaction takes, and some more."""
+    store.change_settings({"blobs.inlineMaxBytes": 100})
+    made = [put(store, f"{number}", b"same") for number in range(520)]
+    store.create_snapshot("s")
+    with store._database.write() as tx:
+        for version in made:
+            versions.remove(tx, version, 1)
+        assert not removals.any_to_release(tx)
+        assert removals.release(tx) == 0
+    store.delete_snapshot("s")
+    with store._database.write() as tx:
+        assert removals.any_to_release(tx)
+        assert [removals.release(tx) for _ in range(3)] == [500, 20, 0]
+        assert not removals.any_to_release(tx)
+    assert store.collect_garbage() == Collected(False, files=1, bytes=4)
 
 
 # ---- backups ----
@@ -477,7 +456,7 @@ def test_a_backup_and_a_restored_store_have_all_of_it(held: Store, tmp_path: Pat
         assert payloads(other) == payloads(held)
         assert check(other).clean
         assert other.collect_garbage() == Collected(False)
-        forget(other, "s")
+        other.delete_snapshot("s")
         assert other.collect_garbage().files == 4
 
 
