@@ -78,6 +78,24 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What the outside gets to see. `metrics` and `healthz` say who may read; `log_format` "" changes nothing."""
+
+    metrics: str = "off"
+    healthz: str = "off"
+    statistics_seconds: float = 300.0
+    open_telemetry: bool = True
+    spans_per_second: float = 100.0
+    log_format: str = ""
+    log_calls: str = "faults"
+
+    @property
+    def pages(self) -> bool:
+        """Whether there is a page for anybody."""
+        return self.metrics != "off" or self.healthz != "off"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A valid configuration. `settings` holds the given `STORE_KEYS` under their dotted names, and nothing else."""
 
@@ -86,6 +104,7 @@ class Config:
     limits: Limits = Limits()
     gc: Collection = Collection()
     http: Http = Http()
+    telemetry: Telemetry = Telemetry()
     signing: KeyPair | None = None
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -149,6 +168,7 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         limits=Limits(**_given("limits", Limits, values)),
         gc=Collection(**_given("gc", Collection, values)),
         http=_http(values),
+        telemetry=Telemetry(**_given("telemetry", Telemetry, values)),
         signing=_signing(values),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
     )
@@ -260,7 +280,7 @@ def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
     return int(value) if setting.type == "integer" else float(value) if setting.type == "number" else value
 
 
-def _given(group: str, kind: type[Limits | Collection], values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(group: str, kind: type[Limits | Collection | Telemetry], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a group of keys has, under the names of the fields: `max_object_bytes` for `maxObjectBytes`."""
     given: dict[str, Any] = {}
     for member in fields(kind):
