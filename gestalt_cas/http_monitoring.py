@@ -53,7 +53,8 @@ def _path(request: web.BaseRequest) -> str:
 
 def _page(status: int, text: str, kind: str) -> web.Response:
     # aiohttp leaves the body of an answer to HEAD out by itself.
-    return web.Response(status=status, body=text.encode(), headers={"Content-Type": kind, "Cache-Control": "no-store"})
+    fields = {"Content-Type": kind, "Cache-Control": "no-store", "Server": "gestalt-cas"}
+    return web.Response(status=status, body=text.encode(), headers=fields)
 
 
 def _local(request: web.BaseRequest) -> bool:

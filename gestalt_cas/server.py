@@ -71,7 +71,7 @@ class Provider:
 
     def _observe(self, telemetry: Telemetry) -> None:
         if telemetry.log_format:
-            logs.set_up(telemetry.log_format, logging.getLogger().level)
+            logs.set_up(telemetry.log_format)
         logs.name_requests()
         self.observer.configure(telemetry)
         if self._spans is None and telemetry.open_telemetry:
