@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -327,28 +328,27 @@ def test_damage_is_logged_with_the_id_of_the_call_that_met_it() -> None:
 
 
 def test_a_peer_that_stands_still_is_told_which_call_ended() -> None:
-    with Server("limits.streamIdleSeconds=0.5", *WATCHED, "telemetry.logFormat=json") as server:
-        with Client(server.target, protos.BUCKETLESS) as client:
-            opened = client.open_frame("slow")
-            still = iter([opened])
+    settings = ("limits.streamIdleSeconds=0.5", "telemetry.logCalls=all", "telemetry.logFormat=json")
+    over = threading.Event()
+    with Server(*settings) as server, Client(server.target, protos.BUCKETLESS) as client:
 
-            def frames() -> Iterator[Any]:
-                yield next(still)
-                eventually(lambda: call.done(), "the server ends the upload")
+        def frames() -> Iterator[Any]:
+            yield client.open_frame("slow")
+            over.wait(30)
 
-            call = client.stubs["WriteObject"].future(frames(), timeout=30, metadata=(("x-request-id", "slow-1"),))
-            with pytest.raises(grpc.RpcError) as caught:
-                call.result()
-            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert caught.value.details().endswith("(request slow-1)")
-            eventually(
-                lambda: [
-                    line
-                    for line in lines(server)
-                    if line.get("request_id") == "slow-1" and line.get("code") == "DEADLINE_EXCEEDED"
-                ],
-                "the call is logged with the code that its caller got",
-            )
+        call = client.stubs["WriteObject"].future(frames(), timeout=30, metadata=(("x-request-id", "slow-1"),))
+        with refused(grpc.StatusCode.DEADLINE_EXCEEDED) as caught:
+            call.result()
+        over.set()
+        assert caught.value.details().endswith("(request slow-1)")
+        eventually(
+            lambda: [
+                line
+                for line in lines(server)
+                if line.get("request_id") == "slow-1" and line.get("code") == "DEADLINE_EXCEEDED"
+            ],
+            "the call is logged with the code that its caller got",
+        )
 
 
 def test_readable_lines_name_the_call(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class _Instruments:
             return
         counts = family.kind == COUNTER
         make = self._meter.create_observable_counter if counts else self._meter.create_observable_gauge
-        make(_name(family), [self._observed(family.name, float)], _unit(family.name), family.help)
+        make(_name(family), [self._observed(family.name, _itself)], _unit(family.name), family.help)
 
     def _observed(self, name: str, pick: Callable[[Any], float]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         from opentelemetry.metrics import Observation
@@ -232,6 +232,10 @@ class _Instruments:
                 self._taken = {family.name: family for family in self._readings.take()}
                 self._taken_at = time.monotonic()
             return self._taken
+
+
+def _itself(value: float) -> float:
+    return value
 
 
 def _count(value: Distribution) -> float:

@@ -37,9 +37,9 @@ class Readings:
 
     def _exporter(self) -> Iterator[Family]:
         exporter = self._observer.exporter
-        if exporter is not None:
-            text = "Calls without a span, because of telemetry.spansPerSecond."
-            yield family(COUNTER, "spans_skipped_total", text, [(NONE, exporter.skipped)])
+        skipped = exporter.skipped if exporter is not None else None
+        text = "Calls without a span, because of telemetry.spansPerSecond."
+        yield family(COUNTER, "spans_skipped_total", text, [(NONE, skipped)])
 
 
 # ---- the process ----
