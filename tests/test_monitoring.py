@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -90,6 +89,21 @@ def site_fixture() -> Iterator[Site]:
         site = Site(server)
         yield site
         site.client.close()
+
+
+@pytest.fixture(scope="module", name="small")
+def small_fixture() -> Iterator[Server]:
+    """A server that is impatient, and whose store the tests may spoil."""
+    settings = ("limits.streamIdleSeconds=0.5", "telemetry.logFormat=json", "telemetry.statisticsSeconds=0")
+    with Server(*WATCHED, *settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", name="plain")
+def plain_fixture() -> Iterator[Server]:
+    """A server without pages, with readable logs."""
+    with Server("telemetry.logCalls=refused") as server:
+        yield server
 
 
 # ---- figures ----
@@ -226,11 +240,10 @@ def test_the_pages_take_get_and_head_only(site: Site) -> None:
     assert fetch(site.base, "/healthz?verbose=1")[0] == 200
 
 
-def test_without_configuration_there_are_no_pages() -> None:
-    with Server() as server:
-        for path in ("/metrics", "/healthz"):
-            status, _, body = fetch(server.ready["http"], path)
-            assert (status, b"gestalt_cas_" in body) == (400, False)
+def test_without_configuration_there_are_no_pages(plain: Server) -> None:
+    for path in ("/metrics", "/healthz"):
+        status, _, body = fetch(plain.ready["http"], path)
+        assert (status, b"gestalt_cas_" in body) == (400, False)
 
 
 def test_pages_without_presigned_urls() -> None:
@@ -251,14 +264,26 @@ def test_pages_without_presigned_urls() -> None:
                 client.call("PresignObject", request)
 
 
-def test_a_store_that_lost_its_database_is_not_healthy() -> None:
-    with Server(*WATCHED) as server:
-        (server.data_dir / "metadata.sqlite3").rename(server.data_dir / "gone")
-        status, _, body = fetch(server.ready["http"], "/healthz")
-        assert (status, b"lost its database" in body) == (503, True)
-        assert value(parsed(fetch(server.ready["http"], "/metrics")[2].decode()), "healthy") == 0
-        (server.data_dir / "gone").rename(server.data_dir / "metadata.sqlite3")
-        assert fetch(server.ready["http"], "/healthz")[0] == 200
+def test_a_store_that_lost_its_database_is_not_healthy(small: Server) -> None:
+    database, base = small.data_dir / "metadata.sqlite3", small.ready["http"]
+    assert fetch(base, "/healthz")[::2] == (200, b"ok\n")
+    database.rename(small.data_dir / "gone")
+    status, _, body = fetch(base, "/healthz")
+    page = parsed(fetch(base, "/metrics")[2].decode())
+    (small.data_dir / "gone").rename(database)
+    assert (status, b"lost its database" in body) == (503, True)
+    assert ("gestalt_cas_healthy", frozenset()) in page
+    assert value(page, "healthy") == 0
+    assert fetch(base, "/healthz")[0] == 200
+
+
+def test_counting_can_be_switched_off(small: Server) -> None:
+    with Client(small.target, protos.BUCKETLESS) as client:
+        client.write("counted", b"x")
+    for _ in range(2):
+        page = parsed(fetch(small.ready["http"], "/metrics")[2].decode())
+        assert ("gestalt_cas_healthy", frozenset()) in page
+        assert ("gestalt_cas_objects", frozenset()) not in page
 
 
 # ---- which call it was ----
@@ -310,10 +335,10 @@ def test_a_message_that_is_cut_still_has_its_id(site: Site) -> None:
     assert error.details().endswith("(request long-one)")
 
 
-def test_damage_is_logged_with_the_id_of_the_call_that_met_it() -> None:
-    with Server("telemetry.logFormat=json") as server, Client(server.target, protos.BUCKETLESS) as client:
-        client.write("rotten", b"r" * 1000)
-        (blob,) = (path for path in (server.data_dir / "blobs").glob("??/*"))
+def test_damage_is_logged_with_the_id_of_the_call_that_met_it(small: Server) -> None:
+    with Client(small.target, protos.BUCKETLESS) as client:
+        digest = client.write("rotten", b"r" * 1000).etag.strip('"')
+        (blob,) = (small.data_dir / "blobs").glob(f"??/{digest}")
         blob.chmod(0o600)
         blob.write_bytes(b"R" * 1000)
         stream = client.stubs["ReadObject"](
@@ -322,15 +347,14 @@ def test_damage_is_logged_with_the_id_of_the_call_that_met_it() -> None:
         with pytest.raises(grpc.RpcError) as caught:
             list(stream)
         assert "(request victim-1)" in caught.value.details()
-        found = [line for line in lines(server) if line.get("request_id") == "victim-1"]
-        assert {line["logger"] for line in found} >= {"gestalt_cas.payloads", "gestalt_cas.rpc"}
-        assert all(line["level"] == "error" for line in found)
+        found = [line for line in lines(small) if line.get("request_id") == "victim-1"]
+        errors = {line["logger"] for line in found if line["level"] == "error"}
+        assert errors == {"gestalt_cas.payloads", "gestalt_cas.rpc"}
 
 
-def test_a_peer_that_stands_still_is_told_which_call_ended() -> None:
-    settings = ("limits.streamIdleSeconds=0.5", "telemetry.logCalls=all", "telemetry.logFormat=json")
+def test_a_peer_that_stands_still_is_told_which_call_ended(small: Server) -> None:
     over = threading.Event()
-    with Server(*settings) as server, Client(server.target, protos.BUCKETLESS) as client:
+    with Client(small.target, protos.BUCKETLESS) as client:
 
         def frames() -> Iterator[Any]:
             yield client.open_frame("slow")
@@ -344,18 +368,18 @@ def test_a_peer_that_stands_still_is_told_which_call_ended() -> None:
         eventually(
             lambda: [
                 line
-                for line in lines(server)
+                for line in lines(small)
                 if line.get("request_id") == "slow-1" and line.get("code") == "DEADLINE_EXCEEDED"
             ],
             "the call is logged with the code that its caller got",
         )
 
 
-def test_readable_lines_name_the_call(tmp_path: Path) -> None:
-    with Server("telemetry.logCalls=refused") as server, Client(server.target, protos.BUCKETED) as client:
+def test_readable_lines_name_the_call(plain: Server) -> None:
+    with Client(plain.target, protos.BUCKETED) as client:
         client.write("there", b"x", bucket=BUCKET)
         with_id(client, "not there", "text-1")
-        told = [line for line in server.stderr.splitlines() if "HeadObject" in line or "WriteObject" in line]
+        told = [line for line in plain.stderr.splitlines() if "HeadObject" in line or "WriteObject" in line]
         assert len(told) == 1, "only what was refused is logged"
         assert told[0].endswith("(request text-1)")
 
