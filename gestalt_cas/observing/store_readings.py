@@ -28,6 +28,7 @@ def at_a_glance(mount: Mount | None) -> Iterator[Family]:
     sizes = found.group_sizes if found is not None else None
     yield family(HISTOGRAM, "commit_group_size", "Writers that shared a COMMIT, and its sync.", [(NONE, sizes)])
     yield from _last("gc", found.last_gc if found is not None else None, _GC)
+    yield from _last("retention", found.last_retention if found is not None else None, _RETENTION)
     yield from _last("check", found.last_check if found is not None else None, _CHECK)
     yield from _last("backup", found.last_backup if found is not None else None, _BACKUP)
 
@@ -46,7 +47,13 @@ _GLANCED: tuple[tuple[str, str, Callable[[Glance], float | None]], ...] = (
     ("disk_bytes", "Size of the file system that holds the store.", lambda found: found.disk_bytes),
     ("disk_free_bytes", "Bytes that this user may still write there.", lambda found: found.disk_free_bytes),
     ("disk_free_inodes", "Files that it can hold beyond those it has.", lambda found: found.inodes_free),
+    ("clock_doubted", "1 while nothing is removed by age, for doubt of the clock.", lambda found: bool(found.clock)),
 )
+_RETENTION = {
+    "versions": ("versions", "Versions that the last run of the retention rules removed."),
+    "bytes": ("bytes", "Bytes of the versions that it removed, shared payloads counted for each."),
+    "expired": ("expired", "Objects that the last run of the retention rules let expire."),
+}
 _GC = {
     "files": ("payloads", "Payloads that the last gc removed."),
     "bytes": ("bytes", "Bytes of the payloads that the last gc removed."),
@@ -91,6 +98,7 @@ _COUNTED: tuple[tuple[str, str, Callable[[Stats], float | None]], ...] = (
     ("dedup_ratio", "Bytes of all versions for each byte that is kept for them.", lambda stats: stats.dedup_ratio),
     ("damaged_payloads", "Payloads known to be damaged.", lambda stats: stats.payloads.damaged),
     ("reclaimable_bytes", "Bytes that gc would free.", lambda stats: stats.reclaimable_bytes),
+    ("snapshots", "Snapshots.", lambda stats: stats.snapshots),
     ("staging_files", "Uploads on their way, and what cut-off ones left.", lambda stats: stats.staging.count),
     ("staging_bytes", "Bytes of the files in staging.", lambda stats: stats.staging.bytes),
     ("quarantined_files", "Damaged files that were set aside.", lambda stats: stats.quarantine.count),
