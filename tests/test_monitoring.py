@@ -212,6 +212,22 @@ def test_gc_and_check_show_their_last_results(site: Site) -> None:
     assert ("gestalt_cas_gc_last_bytes", frozenset()) in page
 
 
+def test_the_page_of_the_documentation_names_every_figure(site: Site) -> None:
+    for verb in ("gc", "check"):
+        command(site, verb)
+    eventually(lambda: ("gestalt_cas_objects", frozenset()) in metrics(site), "the store has been counted")
+    text = (ROOT / "docs/monitoring.md").read_text()
+    told = set(re.findall(r"`([a-z_]+)`", text))
+    shown = {
+        re.sub(r"_(bucket|sum|count)$", "", name.removeprefix("gestalt_cas_"))
+        for name, _ in metrics(site)
+        if name.startswith("gestalt_cas_")
+    }
+    assert {name for name in shown if not re.match(r"(gc|check|backup|retention)_last_", name)} <= told
+    ruled = set(re.findall(r"gestalt_cas_([a-z_]+)", text.partition("groups:")[2].partition("```")[0]))
+    assert ruled - {"backup_last_run_timestamp_seconds"} <= shown
+
+
 # ---- who may look ----
 
 
