@@ -30,6 +30,7 @@ from gestalt_cas.errors import (
     StoreBusy,
     StoreError,
 )
+from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.sqlite import Connection, DriverError
@@ -256,6 +257,11 @@ class Database:
     def wal_bytes(self) -> int:
         """The length of the WAL file; 0 when it is absent or cannot be looked at."""
         return self._wal.bytes
+
+    @property
+    def group_sizes(self) -> Distribution:
+        """How many writers of this process shared each COMMIT since the database was opened."""
+        return self._committer.sizes.read()
 
     @property
     def fault(self) -> str:

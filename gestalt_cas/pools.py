@@ -36,6 +36,10 @@ class CountedPool(ThreadPoolExecutor):
         self._held_lock = threading.Lock()
 
     @property
+    def held(self) -> int:
+        return self._held
+
+    @property
     def full(self) -> bool:
         return self._held >= self.limit
 
