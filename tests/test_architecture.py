@@ -33,9 +33,9 @@ LAYERS = (
         "paths",
     }
     | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
-    {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
-    | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
-    | {"targets", "wire_pb2"},
+    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server"}
+    | {"http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc"}
+    | {"server", "targets", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
