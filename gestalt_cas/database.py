@@ -32,6 +32,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
+from gestalt_cas.place import Place
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -97,6 +98,7 @@ class Database:
         self._found_no_room = False
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
+        self.place = Place(layout)
         self._committer = Committer(self._shared_write)
         self._data_version: object = None
         self._answers: dict[Callable[[Connection], Any], Any] = {}
@@ -282,6 +284,7 @@ class Database:
         return True
 
     def _borrow(self) -> Connection:
+        self.place.glance()
         with self._pool_lock:
             if self._closed:
                 raise ShuttingDown("the store is closed")
@@ -344,6 +347,7 @@ class Database:
         """The writer's connection; after a fault, a new one on a database that passed a check."""
         if self._closed:
             raise ShuttingDown("the store is closed")
+        self.place.require()
         if self._refusal:
             raise DatabaseDamaged(self._refusal)
         if not self._proven and self._writer is not None:

@@ -15,7 +15,7 @@ LAYERS = (
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
+    | {"pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
