@@ -14,8 +14,9 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
+    {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
+    | {"pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
+    | {"moments", "schema", "settings", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
@@ -23,19 +24,23 @@ LAYERS = (
         "batches",
         "changes",
         "checks",
+        "clock_guard",
+        "diffs",
         "directories",
         "doctor",
         "garbage",
         "heartbeats",
+        "horizons",
         "intake",
         "pages",
         "parts",
+        "past",
         "paths",
     }
-    | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
+    | {"payloads", "purging", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server"}
-    | {"http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc"}
-    | {"server", "targets", "wire_pb2"},
+    | {"http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
+    | {"targets", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
@@ -45,12 +50,15 @@ ONLY_IN = {
     "sqlalchemy": {
         "backups",
         "checks",
+        "horizons",
         "inlined",
         "pins",
         "quotas",
         "reachability",
         "removals",
+        "retention",
         "schema",
+        "snapshots",
         "statements",
         "statistics",
         "upgrade",
