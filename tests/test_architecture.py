@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "errors", "objects"},
+    {"clock", "errors", "exhaustion", "objects"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
