@@ -33,6 +33,7 @@ from gestalt_cas.errors import (
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.place import Place
+from gestalt_cas.platforms import SQLITE_PRAGMAS
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -73,6 +74,8 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if mode != "ro":
             connection.execute("PRAGMA synchronous=FULL")
+            for pragma in SQLITE_PRAGMAS:
+                connection.execute(pragma)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
             connection.execute("PRAGMA cache_size=-16384")

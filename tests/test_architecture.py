@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "errors", "exhaustion", "objects"},
+    {"clock", "errors", "exhaustion", "objects", "platforms"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
@@ -65,7 +65,7 @@ ONLY_IN = {
         "versions",
     },
     "alembic": {"upgrade"},
-    "fcntl": {"doctor", "durability", "http_downloads", "locks", "staging"},
+    "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
     "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
