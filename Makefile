@@ -27,7 +27,7 @@ PROTO_VENV := .build/proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
-.PHONY: clean explore executable executables
+.PHONY: clean explore executable executables bench-executable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -107,6 +107,9 @@ crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and 
 executable: $(INSTALLED_DEV) ## build one executable of provider and SDK, .gestaltd/bin/cas (about 40 seconds)
 	@$(BIN)/gestalt build
 	@ls -lh .gestaltd/bin/cas
+
+bench-executable: executable ## its size, the time until it serves and its memory (half a minute)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.executable
 
 executables: $(INSTALLED_DEV) ## build it from a checkout and from the wheel, and test both (about 2 minutes)
 	@EXECUTABLES=all $(BIN)/python -m pytest -q tests/test_executable.py
