@@ -28,6 +28,7 @@ from wire import protos
 from wire.client import Client, Lifecycle, eventually
 from wire.process import TARGET, Hosted, command_line, running
 
+pytestmark = pytest.mark.timeout(900)  # building takes long where much else runs
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 PARTS = ("gestalt_cas", "migrations", "assets")
 FILES = ("config.schema.json", "manifest.yaml", "pyproject.toml", "README.md", "LICENSE")
