@@ -20,6 +20,8 @@ from gestalt_cas.observing.calls import GrpcCall
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 0.25
+_STANDSTILL_SECONDS = 1.0
+"""By how much a sweep has to be late for the whole process to have stood still, as after SIGSTOP."""
 
 
 class OpenCall:
@@ -38,6 +40,12 @@ class OpenCall:
     def end_by(self, seconds: float, error: StoreError) -> None:
         """End the call with `error` when it is still open after `seconds`."""
         self.due = (time.monotonic() + seconds, error)
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count these last seconds against the caller."""
+        self.last_progress = min(time.monotonic(), self.last_progress + seconds)
+        if self.due is not None:
+            self.due = (self.due[0] + seconds, self.due[1])
 
     def overdue(self, now: float, idle_seconds: float) -> StoreError | None:
         if self.due is not None and now >= self.due[0]:
@@ -83,11 +91,15 @@ class Calls:
             end(call, ShuttingDown("the provider is stopping"))
 
     def _sweep(self) -> None:
+        before = time.monotonic()
         while not self.stopping.wait(_SWEEP_SECONDS):
             now = time.monotonic()
+            late, before = now - before - _SWEEP_SECONDS, now
             with self._lock:
                 calls = list(self._open)
             for call in calls:
+                if late > _STANDSTILL_SECONDS:
+                    call.excuse(late)
                 error = call.overdue(now, self.idle_seconds)
                 if error is not None and not call.ended:
                     log.info("ended: %s", error, extra={"request_id": call.request.id})

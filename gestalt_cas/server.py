@@ -22,7 +22,7 @@ from types import FrameType
 
 import grpc
 
-from gestalt_cas import host, logs, sqlite, targets
+from gestalt_cas import exhaustion, host, logs, sqlite, targets
 from gestalt_cas.calls import Calls
 from gestalt_cas.config import Config, Limits, Telemetry
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
@@ -81,6 +81,7 @@ class Provider:
         self.observer.export_to(self._spans if telemetry.open_telemetry else None)
 
     def register(self, server: grpc.Server) -> None:
+        exhaustion.end_process_with_thread()
         service = S3Service(self.mounts, self.calls, self.pools, self.observer)
         warnings: tuple[str, ...] = ()
         if not service.on_own_pools():
@@ -99,8 +100,11 @@ class Provider:
         """
         timer = threading.Timer(_STOP_SECONDS, _leave_at_once)
         timer.daemon = True
-        timer.start()
-        threading.Thread(target=self._wind_down, name="gestalt-cas-stop").start()
+        try:
+            timer.start()
+            threading.Thread(target=self._wind_down, name="gestalt-cas-stop").start()
+        except RuntimeError:  # no more threads
+            _leave_at_once()
 
     def wait_until_closed(self, timeout: float) -> bool:
         """After `stop`: wait until the calls have left and the store is closed; returns whether that is so."""
