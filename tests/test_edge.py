@@ -22,6 +22,7 @@ import pytest
 
 from gestalt_cas.calls import OpenCall
 from gestalt_cas.locks import holding
+from gestalt_cas.observing.calls import GRPC, GrpcCall, Observer
 from small_disks import EXT4, TMPFS, SmallDisk, small_disk
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -319,7 +320,8 @@ def test_a_stopped_server_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_an_excuse_moves_no_call_into_the_future() -> None:
-    call = OpenCall(None, "a call")  # type: ignore[arg-type]
+    observer = Observer()
+    call = OpenCall(GrpcCall(observer, observer.method(GRPC, "ReadObject"), None))  # type: ignore[arg-type]
     began = call.last_progress
     call.excuse(0.0)
     assert call.last_progress == began
