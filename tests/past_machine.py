@@ -30,8 +30,11 @@ from whole_history import Entry, Shown
 buckets = st.sampled_from(BUCKETS)
 keys = st.sampled_from(KEYS)
 prefixes = st.sampled_from(PREFIXES)
-moments = st.integers(0, 60)
-"""How many changes ago, or which snapshot: see `PastMachine.moment`."""
+moments = st.integers(0, 99)
+"""See `PastMachine.moment`."""
+picks = st.integers(0, 99)
+few_keys = st.sampled_from(["a", "a/b", "ab"])
+small = st.sampled_from([b"", b"a", b"hello world"])
 NAMES = ["one", "two", "three"]
 LONG_MS = 31 * 86_400_000
 
@@ -40,11 +43,19 @@ class PastMachine(StoreMachine):
     """`StoreMachine` with rules about what was."""
 
     def moment(self, pick: int) -> tuple[str, int, str]:
-        """A moment by its text, with the sequence that it stands for, and the snapshot that it is named by, or ""."""
-        if pick % 3 == 0 and self.past.snapshots:
-            name = sorted(self.past.snapshots)[pick // 3 % len(self.past.snapshots)]
+        """A moment by its text, with the sequence that it stands for, and the snapshot that it is named by, or "".
+
+        Some changes ago, or a snapshot, or just before or after the removal of a version.
+        """
+        kind, which = pick % 3, pick // 3
+        if kind == 0 and self.past.snapshots:
+            name = sorted(self.past.snapshots)[which % len(self.past.snapshots)]
             return name, self.past.snapshots[name].seq, name
-        seq = max(0, self.last_change() - pick)
+        ends = sorted({entry.gone for entry in self.past.gone() if entry.gone is not None})
+        if kind == 1 and ends:
+            seq = ends[-1 - which // 2 % len(ends)] - which % 2
+        else:
+            seq = max(0, self.last_change() - which)
         return str(seq), seq, ""
 
     def unanswered(self, moment: tuple[str, int, str], bucket: str, prefix: str) -> type[Exception] | None:
@@ -64,10 +75,37 @@ class PastMachine(StoreMachine):
         assert type(raised.value) is expected
         return None
 
+    # ---- changing the same keys again and again ----
+
+    @rule(key=few_keys, data=small | st.none())
+    def write_again(self, key: str, data: bytes | None) -> None:
+        """Into keys that have a history already; no data: a delete marker."""
+        if data is None:
+            self.delete("default", key)
+        else:
+            self.write("default", key, data, {}, "", 999)
+
+    @precondition(lambda self: any(self.oracle.versions.values()))
+    @rule(which=picks)
+    def remove_one(self, which: int) -> None:
+        """One of the versions that there are, mostly one of the newest changes."""
+        standing = sorted((entry.seq, entry) for entry in self.past.all() if entry.gone is None)
+        _, entry = standing[-1 - which % 7 % len(standing)]
+        removed = self.store.delete(ObjectKey(*entry.name), version_id=entry.version.version_id)
+        assert removed is not None
+        assert removed.seq == entry.seq
+        assert self.oracle.remove(entry.name, entry.version.version_id) is entry.version
+        self.past.follow(self.oracle, entry.name, self.last_change())
+
     # ---- looking ----
 
-    @rule(bucket=buckets, key=keys, pick=moments, start=positions, end=positions)
-    def read_then(self, bucket: str, key: str, pick: int, start: int | None, end: int | None) -> None:
+    @rule(bucket=buckets, key=keys, pick=moments, start=positions, end=positions, known=st.booleans(), which=picks)
+    def read_then(
+        self, bucket: str, key: str, pick: int, start: int | None, end: int | None, known: bool, which: int
+    ) -> None:
+        """With `known` one of the keys that have a history."""
+        if known and self.past.entries:
+            bucket, key = sorted(self.past.entries)[which % len(self.past.entries)]
         name, moment = self.oracle.name(bucket, key), self.moment(pick)
         found = self.past.at(name, moment[1])
         refusal = self.unanswered(moment, *name) or self.nothing_then(found)
