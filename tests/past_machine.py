@@ -77,19 +77,30 @@ class PastMachine(StoreMachine):
 
     # ---- changing the same keys again and again ----
 
-    @rule(key=few_keys, data=small | st.none())
-    def write_again(self, key: str, data: bytes | None) -> None:
-        """Into keys that have a history already; no data: a delete marker."""
-        if data is None:
-            self.delete("default", key)
-        else:
-            self.write("default", key, data, {}, "", 999)
+    again = st.lists(
+        st.tuples(st.sampled_from(["put", "delete", "remove", "remove", "snapshot"]), few_keys, small, picks),
+        min_size=1,
+        max_size=8,
+    )
 
-    @precondition(lambda self: any(self.oracle.versions.values()))
-    @rule(which=picks)
+    @rule(again=again)
+    def change_again(self, again: list[tuple[str, str, bytes, int]]) -> None:
+        """Changes of keys that have a history already: single steps hardly ever meet the same key again."""
+        for kind, key, data, which in again:
+            if kind == "put":
+                self.write("default", key, data, {}, "", 999)
+            elif kind == "delete":
+                self.delete("default", key)
+            elif kind == "remove":
+                self.remove_one(which)
+            else:
+                self.create_snapshot(NAMES[which % len(NAMES)], "default", PREFIXES[which % len(PREFIXES)])
+
     def remove_one(self, which: int) -> None:
-        """One of the versions that there are, mostly one of the newest changes."""
+        """One of the versions that there are, mostly of the newest ones."""
         standing = sorted((entry.seq, entry) for entry in self.past.all() if entry.gone is None)
+        if not standing:
+            return
         _, entry = standing[-1 - which % 7 % len(standing)]
         removed = self.store.delete(ObjectKey(*entry.name), version_id=entry.version.version_id)
         assert removed is not None
@@ -99,13 +110,18 @@ class PastMachine(StoreMachine):
 
     # ---- looking ----
 
-    @rule(bucket=buckets, key=keys, pick=moments, start=positions, end=positions, known=st.booleans(), which=picks)
-    def read_then(
-        self, bucket: str, key: str, pick: int, start: int | None, end: int | None, known: bool, which: int
-    ) -> None:
-        """With `known` one of the keys that have a history."""
-        if known and self.past.entries:
-            bucket, key = sorted(self.past.entries)[which % len(self.past.entries)]
+    @rule(picked=st.lists(moments, min_size=1, max_size=4))
+    def look_back(self, picked: list[int]) -> None:
+        """At all that was there at some moments."""
+        for pick in picked:
+            for bucket, key in sorted(self.past.entries):
+                self.read_then(bucket, key, pick, 0, 20)
+            for bucket in ("default", "other"):
+                self.list_then(bucket, "", "", 0, pick)
+                self.diff(bucket, "", pick, picked[0])
+
+    @rule(bucket=buckets, key=keys, pick=moments, start=positions, end=positions)
+    def read_then(self, bucket: str, key: str, pick: int, start: int | None, end: int | None) -> None:
         name, moment = self.oracle.name(bucket, key), self.moment(pick)
         found = self.past.at(name, moment[1])
         refusal = self.unanswered(moment, *name) or self.nothing_then(found)
