@@ -37,7 +37,7 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "purging", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
+    | {"payloads", "purging", "releases", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
     | {"observing", "patience", "pools", "provider", "rpc", "server"}
