@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from gestalt_cas import ByteRange, ListQuery, ObjectKey, horizons
 from gestalt_cas.errors import (
@@ -35,6 +35,17 @@ moments = st.integers(0, 99)
 picks = st.integers(0, 99)
 few_keys = st.sampled_from(["a", "a/b", "ab"])
 small = st.sampled_from([b"", b"a", b"hello world"])
+again = st.tuples(
+    st.sampled_from(
+        ["put"] * 6
+        + ["delete", "remove", "remove", "remove", "snapshot", "snapshot", "drop", "switch", "look", "look", "look"]
+        + ["retain", "forget", "collect", "purge"]
+    ),
+    few_keys,
+    small,
+    picks,
+)
+Again = tuple[str, str, bytes, int]
 NAMES = ["one", "two", "three"]
 LONG_MS = 31 * 86_400_000
 
@@ -77,24 +88,40 @@ class PastMachine(StoreMachine):
 
     # ---- changing the same keys again and again ----
 
-    again = st.lists(
-        st.tuples(st.sampled_from(["put", "delete", "remove", "remove", "snapshot"]), few_keys, small, picks),
-        min_size=1,
-        max_size=8,
-    )
+    @initialize(suspended=st.booleans(), again=st.lists(again, min_size=10, max_size=40))
+    def begin(self, suspended: bool, again: list[Again]) -> None:
+        """With a history from the start: single steps, of so many rules, seldom meet the same key twice."""
+        super().begin(suspended)
+        self.change_again(again)
 
-    @rule(again=again)
-    def change_again(self, again: list[tuple[str, str, bytes, int]]) -> None:
-        """Changes of keys that have a history already: single steps hardly ever meet the same key again."""
+    @rule(again=st.lists(again, min_size=1, max_size=8))
+    def change_again(self, again: list[Again]) -> None:
+        """Changes of few keys, and looks between them."""
         for kind, key, data, which in again:
+            name, prefix = NAMES[which % len(NAMES)], PREFIXES[which % len(PREFIXES)]
             if kind == "put":
                 self.write("default", key, data, {}, "", 999)
             elif kind == "delete":
                 self.delete("default", key)
             elif kind == "remove":
                 self.remove_one(which)
+            elif kind == "snapshot":
+                self.create_snapshot(name, "default", prefix)
+            elif kind == "drop":
+                self.delete_snapshot(name)
+            elif kind == "switch":
+                self.switch(not self.oracle.suspended)
+            elif kind == "retain":
+                self.retain("default", prefix, which % 4 or None, which % 2 == 0, which % 5 == 0)
+            elif kind == "forget":
+                self.forget_what_is_old()
+            elif kind == "collect":
+                self.collect_garbage(which % 2 == 0, 0.0)
+            elif kind == "purge":
+                self.purge("default", key)
             else:
-                self.create_snapshot(NAMES[which % len(NAMES)], "default", PREFIXES[which % len(PREFIXES)])
+                self.look_back([which, which * 7 % 100])
+            self.every_row_is_known()
 
     def remove_one(self, which: int) -> None:
         """One of the versions that there are, mostly of the newest ones."""
