@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-WRITE_TIMEOUT = 20.0
-"""Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
+WRITE_TIMEOUT = 30.0
+"""Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
 _JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
