@@ -12,11 +12,12 @@ from itertools import takewhile
 from types import MappingProxyType
 
 from gestalt_cas import conditions as rules
-from gestalt_cas import quotas, versions
+from gestalt_cas import history, moments, quotas, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
-from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed
+from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed, VersionRemoved
+from gestalt_cas.moments import AsOf
 from gestalt_cas.objects import NO_HEADERS, Conditions, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.payloads import Payloads
 from gestalt_cas.settings import Settings
@@ -144,4 +145,19 @@ def lookup(tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
     if found is None:
         marker = versions.newest(tx, target) is not None
         raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
+    return found
+
+
+def lookup_then(tx: Connection, key: ObjectKey, as_of: AsOf) -> ObjectVersion:
+    """The object that a key had at a moment; raises NoSuchKey, VersionRemoved, and what `moments.resolve` raises."""
+    target = resolve(tx, key)
+    encoded = target.key.encode()
+    moment = moments.resolve(tx, as_of, target.bucket, encoded)
+    found = history.at(tx, target.bucket, encoded, moment.seq)
+    if found is None or found.delete_marker:
+        marker = found is not None
+        how = "it had been deleted by then" if marker else "no such object then"
+        raise NoSuchKey(f"{target} at {moment}: {how}", delete_marker=marker)
+    if found.removed:
+        raise VersionRemoved(f"{target} at {moment}: version {found.version_id} was removed for good since")
     return found

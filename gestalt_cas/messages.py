@@ -23,6 +23,7 @@ Code = grpc.StatusCode
 STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.InvalidArgument: Code.INVALID_ARGUMENT,
     errors.NoSuchKey: Code.NOT_FOUND,
+    errors.NoSuchSnapshot: Code.NOT_FOUND,
     errors.PreconditionFailed: Code.FAILED_PRECONDITION,
     errors.InvalidRange: Code.OUT_OF_RANGE,
     errors.Cancelled: Code.CANCELLED,

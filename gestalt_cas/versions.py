@@ -180,7 +180,7 @@ class BlobRow:
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     """The current object of `key`; None when absent or deleted. `key.bucket` is a real name here, never ""."""
     rows = _CURRENT(connection, bucket=key.bucket, key=key.key.encode())
-    return _version(key.bucket, rows[0]) if rows else None
+    return from_row(key.bucket, rows[0]) if rows else None
 
 
 def current_of(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -188,13 +188,13 @@ def current_of(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     if key.bucket:
         return current(connection, key)
     rows = _CURRENT_BY_DEFAULT(connection, key=key.key.encode())
-    return _version(rows[0][-1], rows[0]) if rows else None
+    return from_row(rows[0][-1], rows[0]) if rows else None
 
 
 def newest(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     """The newest version of `key`, a delete marker included."""
     rows = _NEWEST(connection, bucket=key.bucket, key=key.key.encode())
-    return _version(key.bucket, rows[0]) if rows else None
+    return from_row(key.bucket, rows[0]) if rows else None
 
 
 def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVersion | None:
@@ -205,13 +205,13 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     else:
         seq = _seq_of(version_id)
         rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
-    found = _version(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
+    found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
 
 
 def current_run(connection: Connection, bucket: str, first: bytes, last: bytes) -> list[ObjectVersion]:
     """The current objects of all keys from `first` to `last`, both inclusive, in key order."""
-    return [_version(bucket, row) for row in _CURRENT_RUN(connection, bucket=bucket, first=first, last=last)]
+    return [from_row(bucket, row) for row in _CURRENT_RUN(connection, bucket=bucket, first=first, last=last)]
 
 
 def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None, limit: int) -> list[tuple[bytes, int]]:
@@ -246,14 +246,14 @@ def history(
         found += chain.from_iterable(groups)
         if len(rows) < wanted:
             break
-    return [_version(bucket, row, current=bool(row[-1])) for row in found]
+    return [from_row(bucket, row, current=bool(row[-1])) for row in found]
 
 
 def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     """All versions and markers of `key`, the newest first."""
     encoded = key.key.encode()
     rows = _HISTORY_REST(connection, bucket=key.bucket, key=encoded, before=_NEWER_THAN_ALL, limit=_NEWER_THAN_ALL)
-    return [_version(key.bucket, row, current=bool(row[-1])) for row in rows]
+    return [from_row(key.bucket, row, current=bool(row[-1])) for row in rows]
 
 
 def buckets(connection: Connection) -> list[str]:
@@ -425,7 +425,8 @@ def _headers(content_type: str, others: str | None) -> Headers:
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
-def _version(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
+def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
+    """The version that a row says, its first columns being those that every query of this module asks for."""
     key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata = row[:9]
     try:
         return ObjectVersion(

@@ -14,8 +14,9 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blobs", "commits", "database", "durability", "inlined", "keys", "layout", "locks", "payload_files"}
+    {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
     | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
+    | {"moments", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
@@ -23,6 +24,7 @@ LAYERS = (
         "batches",
         "changes",
         "checks",
+        "diffs",
         "directories",
         "doctor",
         "garbage",
@@ -30,6 +32,7 @@ LAYERS = (
         "intake",
         "pages",
         "parts",
+        "past",
         "paths",
     }
     | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
@@ -51,6 +54,7 @@ ONLY_IN = {
         "reachability",
         "removals",
         "schema",
+        "snapshots",
         "statements",
         "statistics",
         "upgrade",

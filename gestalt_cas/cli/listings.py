@@ -13,8 +13,9 @@ import click
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address, with_bucket
 from gestalt_cas.cli.options import human_option, version_id_option
-from gestalt_cas.cli.output import Output, instant, shown
+from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.clock import instant
 from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion
 

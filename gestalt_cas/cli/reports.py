@@ -10,9 +10,10 @@ import click
 
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.options import human_option
-from gestalt_cas.cli.output import instant, shown
+from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.clock import instant
 from gestalt_cas.errors import NoStore
 
 if TYPE_CHECKING:

@@ -1,0 +1,70 @@
+"""The store's past: moments, differences and snapshots, each a method of `Store`.
+
+The work itself is in the modules that are named here; how to use it is in docs/time-travel.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gestalt_cas import diffs, moments, snapshots
+from gestalt_cas import settings as store_settings
+from gestalt_cas.clock import now_ms
+from gestalt_cas.diffs import Difference
+from gestalt_cas.moments import AsOf, Moment
+from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.snapshots import Snapshot
+from gestalt_cas.sqlite import Connection
+from gestalt_cas.upkeep import Upkeep
+
+
+class Past(Upkeep):
+    """The part of `Store` that is about what was. A bucket of "" is the default bucket, but for snapshots."""
+
+    def moment(self, as_of: AsOf = "", bucket: str = "", prefix: str = "") -> Moment:
+        """What `as_of` names, fixed to a sequence, so that several calls are about the same moment; "": now.
+
+        A sequence, a time or a snapshot's name, see `gestalt_cas.moments`, to be asked about keys of `bucket` that
+        start with `prefix`. Raises InvalidArgument, BeforeHorizon or NoSuchSnapshot.
+        """
+        check_bucket(bucket)
+        encoded = check_prefix(prefix)
+        with self._parts.database.read() as tx:
+            return moments.resolve(tx, as_of, _named(tx, bucket), encoded)
+
+    def diff(self, bucket: str = "", prefix: str = "", *, since: AsOf, until: AsOf = "") -> Iterator[Difference]:
+        """What became of the keys that start with `prefix` from one moment to another ("": now), in key order.
+
+        Raises what `moment` raises, before the first difference.
+        """
+        first, last = (self.moment(as_of, bucket, prefix) for as_of in (since, until))
+        with self._parts.database.read() as tx:
+            name = _named(tx, bucket)
+        return diffs.between(self._parts.database, name, prefix.encode(), first, last)
+
+    def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
+        """Name the present moment of the keys that start with `prefix`, and keep what is there now.
+
+        With the bucket "" it is of every bucket, and takes no prefix. Constant time, whatever the size. Raises
+        InvalidArgument or SnapshotExists.
+        """
+        snapshots.check_scope(bucket, prefix)
+        with self._parts.database.write() as tx:
+            return snapshots.create(tx, name, bucket, prefix.encode(), now_ms())
+
+    def snapshots(self) -> list[Snapshot]:
+        """All snapshots, the oldest moment first."""
+        with self._parts.database.read() as tx:
+            return snapshots.standing(tx)
+
+    def delete_snapshot(self, name: str) -> None:
+        """Forget a snapshot; what only it kept is gc's to remove. Works on a full disk. Raises NoSuchSnapshot."""
+        self._parts.reserve.spend_on(lambda: self._delete_snapshot(name))
+
+    def _delete_snapshot(self, name: str) -> None:
+        with self._parts.database.write() as tx:
+            snapshots.drop(tx, name)
+
+
+def _named(tx: Connection, bucket: str) -> str:
+    return bucket or store_settings.default_bucket(tx)
