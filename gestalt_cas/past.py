@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, moments, snapshots
+from gestalt_cas import diffs, moments, rollback, snapshots
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
 from gestalt_cas.moments import AsOf, Moment
 from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.rollback import RolledBack, Scope
 from gestalt_cas.snapshots import Snapshot
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.upkeep import Upkeep
@@ -41,6 +42,20 @@ class Past(Upkeep):
         with self._parts.database.read() as tx:
             name = _named(tx, bucket)
         return diffs.between(self._parts.database, name, prefix.encode(), first, last)
+
+    def rollback(
+        self, bucket: str = "", prefix: str = "", *, to: AsOf, dry_run: bool = False, stop_writes: bool = False
+    ) -> RolledBack:
+        """Make the keys that start with `prefix` what they were at a moment, in one transaction that adds versions.
+
+        With `dry_run` only say what would be done. See `gestalt_cas.rollback`, also for what it raises.
+        """
+        moment = self.moment(to, bucket, prefix)
+        with self._parts.database.read() as tx:
+            scope = Scope(_named(tx, bucket), prefix, moment)
+        if dry_run:
+            return rollback.preview(self._parts, scope)
+        return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.

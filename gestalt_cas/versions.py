@@ -304,7 +304,7 @@ def append(
     for row in replaced:
         # Gone with the change that replaces it: at no moment of the history is neither there.
         removals.leave(connection, key.bucket, encoded, row[2], seq, commit_ms)
-    version_id = NULL_VERSION if suspended else _new_id(seq)
+    version_id = NULL_VERSION if suspended else new_id(seq)
     _INSERT(
         connection,
         seq=seq,
@@ -395,7 +395,7 @@ def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
     _MARK_DAMAGED(connection, d=digest, now_ms=now_ms)
 
 
-def _new_id(seq: int) -> str:
+def new_id(seq: int) -> str:
     """An opaque id: the sequence, so that lookups need no index of their own, and 72 random bits.
 
     The random part keeps a store that was restored from a backup from giving an id a second time.

@@ -15,7 +15,7 @@ LAYERS = (
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "schema", "settings"}
+    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "rollback_rows", "schema", "settings"}
     | {"moments", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
@@ -35,7 +35,7 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "purging", "statistics", "store", "strays", "trees", "upkeep"},
+    | {"payloads", "purging", "rollback", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
