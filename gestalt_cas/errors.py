@@ -141,6 +141,10 @@ class SettingsConflict(StoreError):
     """A live server runs on the same directory with other values for the store's settings."""
 
 
+class ClockSuspect(StoreError):
+    """The clock is too far from the last commit or run for anything to be removed by its age; nothing was."""
+
+
 class Damage(StoreError):
     """Stored bytes are not what was stored. `digest` is the BLAKE3 hex of the payload concerned."""
 

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from gestalt_cas import pins, reachability, strays
+from gestalt_cas import clock_guard, pins, reachability, removals, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -109,13 +109,18 @@ class Collector:
         """Remove what has been unreachable for `grace_seconds`; with `dry_run` only say what would be removed.
 
         Safe beside every other call, in every process. Works on a full disk. `progress` may raise to stop: what is
-        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault.
+        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault, and with a grace
+        ClockSuspect.
         """
-        tell = progress or _silent
-        until_ms = now_ms() - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
+        tell, begun_ms = progress or _silent, now_ms()
+        until_ms = begun_ms - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
         if dry_run:
             return self._foresee(until_ms, tell)
+        if grace_seconds:
+            clock_guard.require(self._parts, begun_ms)
         staging = self._parts.blobs.staging.clean()
+        while self._on_reserve(self._release):
+            tell("letting go of what deleted snapshots kept", 0, 0)
         for first in range(FAN_OUT):
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
@@ -175,6 +180,14 @@ class Collector:
         )
 
     # ---- looking ----
+
+    def _release(self) -> bool:
+        """Let go of some payloads that were kept for snapshots which have gone; False when there are none."""
+        with self._parts.database.read() as tx:
+            if not removals.any_to_release(tx):
+                return False  # without a commit, as mostly
+        with self._parts.database.write() as tx:
+            return bool(removals.release(tx))
 
     def _record(self, first: int) -> None:
         """Record what is unreachable among the digests that begin with this byte, and commit that.

@@ -37,6 +37,7 @@ STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.NoStore: Code.FAILED_PRECONDITION,
     errors.StoreUnusable: Code.FAILED_PRECONDITION,
     errors.SettingsConflict: Code.FAILED_PRECONDITION,
+    errors.ClockSuspect: Code.FAILED_PRECONDITION,
     errors.Damage: Code.DATA_LOSS,
     errors.DatabaseDamaged: Code.DATA_LOSS,
     errors.StoreFull: Code.RESOURCE_EXHAUSTED,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, moments, rollback, snapshots
+from gestalt_cas import diffs, history, moments, rollback, snapshots
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
@@ -56,6 +56,11 @@ class Past(Upkeep):
         if dry_run:
             return rollback.preview(self._parts, scope)
         return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
+
+    def buckets_ever(self) -> list[str]:
+        """The buckets that the history knows of, in byte order, those that hold nothing any more included."""
+        with self._parts.database.read() as tx:
+            return history.buckets(tx)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.

@@ -68,6 +68,15 @@ _LEAVE_KEPT = Prepared(
 _STRIP = Prepared(
     update(schema.versions)
     .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.gone_seq.is_not(None))
+    .where(
+        or_(
+            _v.content_type != literal_column("''"),
+            _v.headers.is_not(None),
+            _v.metadata.is_not(None),
+            _v.digest.is_not(None),
+            _v.gone_digest != literal_column("x''"),
+        )
+    )
     .values(
         content_type=literal_column("''"),
         headers=null(),
@@ -75,6 +84,7 @@ _STRIP = Prepared(
         digest=null(),
         gone_digest=case((or_(_v.gone_digest.is_not(None), _v.digest.is_not(None)), literal_column("x''"))),
     )
+    .returning(_v.seq)
 )
 _UNKEPT = Prepared(
     select(_v.bucket, _v.key, _v.seq)
@@ -101,9 +111,12 @@ def leave(connection: Connection, bucket: str, key: bytes, seq: int, gone_seq: i
     change(connection, b=bucket, k=key, s=seq, gone_seq=gone_seq, gone_ms=gone_ms)
 
 
-def strip(connection: Connection, bucket: str, key: bytes) -> None:
-    """Take out of the key's removed versions what was stored with them: headers, metadata and digests."""
-    _STRIP(connection, b=bucket, k=key)
+def strip(connection: Connection, bucket: str, key: bytes) -> int:
+    """Take out of the key's removed versions what was stored with them: headers, metadata and digests.
+
+    Returns of how many.
+    """
+    return len(_STRIP(connection, b=bucket, k=key))
 
 
 def snapshots_of(connection: Connection, bucket: str, key: bytes, seq: int) -> list[str]:
@@ -118,6 +131,11 @@ def snapshots_keeping(connection: Connection, bucket: str, key: bytes) -> list[s
         found = _SNAPSHOTS_OF(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq)
         names.update(dict.fromkeys(row[0] for row in found))
     return list(names)
+
+
+def any_to_release(connection: Connection) -> bool:
+    """Whether `release` would find something."""
+    return bool(_UNKEPT(connection))
 
 
 def release(connection: Connection) -> int:

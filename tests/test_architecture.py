@@ -15,8 +15,8 @@ LAYERS = (
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "rollback_rows", "schema", "settings"}
-    | {"moments", "snapshots"}
+    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
+    | {"moments", "rollback_rows", "schema", "settings", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
@@ -24,18 +24,20 @@ LAYERS = (
         "batches",
         "changes",
         "checks",
+        "clock_guard",
         "diffs",
         "directories",
         "doctor",
         "garbage",
         "heartbeats",
+        "horizons",
         "intake",
         "pages",
         "parts",
         "past",
         "paths",
     }
-    | {"payloads", "purging", "rollback", "statistics", "store", "strays", "trees", "upkeep"},
+    | {"payloads", "purging", "retention_runs", "rollback", "statistics", "store", "strays", "trees", "upkeep"},
     {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
@@ -48,11 +50,13 @@ ONLY_IN = {
     "sqlalchemy": {
         "backups",
         "checks",
+        "horizons",
         "inlined",
         "pins",
         "quotas",
         "reachability",
         "removals",
+        "retention",
         "schema",
         "snapshots",
         "statements",

@@ -457,7 +457,10 @@ def test_config_shows_and_sets_what_every_process_obeys(
     cas = command_in(tmp_path / "s", capsysbinary)
     cas("init")
     with Store.open(tmp_path / "s") as store:
-        assert cas("config").text == "bucket default\nversioning enabled\nblobs.inlineMaxBytes 0\nquotas {}\n"
+        assert cas("config").text == (
+            "bucket default\nversioning enabled\nblobs.inlineMaxBytes 0\nquotas {}\n"
+            "retention.rules {}\nhistory.keepDays 30\n"
+        )
         assert cas("config", "versioning").text == "enabled\n"
         assert cas("config", "versioning", "suspended", "--json").record == {"versioning": "suspended"}
         assert cas("config", "bucket", "2024").text == "2024\n"

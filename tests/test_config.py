@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config
-from gestalt_cas.config import Collection, Config, Http, Limits, default_data_dir, parse
+from gestalt_cas.config import Collection, Config, Http, Limits, Retention, default_data_dir, parse
 from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
@@ -41,6 +41,9 @@ KEYS = [
     "limits.concurrentWrites",
     "blobs.inlineMaxBytes",
     "quotas",
+    "retention.rules",
+    "retention.everySeconds",
+    "history.keepDays",
     "gc.everySeconds",
     "gc.graceSeconds",
     "http.enabled",
@@ -65,6 +68,11 @@ FULL: dict[str, Any] = {
     },
     "blobs": {"inlineMaxBytes": 7},
     "quotas": {"site": 8, "site/logs/": 9},
+    "retention": {
+        "rules": {"site": {"keepNoncurrent": 10, "keepDays": 11, "dropMarkers": True, "expireDays": 12}, "site/a": {}},
+        "everySeconds": 0.25,
+    },
+    "history": {"keepDays": 13},
     "gc": {"everySeconds": 0, "graceSeconds": 0.5},
     "http": {
         "enabled": False,
@@ -108,9 +116,17 @@ def test_everything_given() -> None:
         key_prefix="team/",
         limits=Limits(1, 2, 3, 4.5, 5, 6),
         gc=Collection(0.0, 0.5),
+        retention=Retention(0.25),
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
         signing=KeyPair("AKID", "se/cret+"),
-        settings={"bucket": "main", "versioning": "suspended", "blobs.inlineMaxBytes": 7, "quotas": FULL["quotas"]},
+        settings={
+            "bucket": "main",
+            "versioning": "suspended",
+            "blobs.inlineMaxBytes": 7,
+            "quotas": FULL["quotas"],
+            "retention.rules": FULL["retention"]["rules"],
+            "history.keepDays": 13,
+        },
     )
 
 
@@ -137,6 +153,8 @@ def test_a_hosts_floats_become_integers() -> None:
     assert [type(number) for number in numbers] == [int, int, int, float, int, int]
     assert type(parsed.settings["blobs.inlineMaxBytes"]) is int
     assert [type(most) for most in dict(parsed.settings["quotas"]).values()] == [int, int]  # type: ignore[call-overload]
+    rules: Any = parsed.settings["retention.rules"]
+    assert list(map(type, rules["site"].values())) == [int, int, bool, int]
     assert type(parse({"limits": {"streamIdleSeconds": 7}}).limits.stream_idle_seconds) is float
 
 
@@ -239,6 +257,24 @@ def test_data_dir_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"quotas": {"a/" + "x" * 2049: 1}}, "quotas: prefix is 2049 bytes long"),
         ({"quotas": {"a/\ud800": 1}}, "quotas: prefix is not valid Unicode"),
         ({"quotas": {3: 1}}, "quotas: 3 cannot be a key"),
+        ({"retention": 5}, "retention: 5 is not an object"),
+        ({"retention": {"rules": 5}}, "retention.rules: 5 is not an object whose values are each an object"),
+        ({"retention": {"rules": {"a": 5}}}, "retention.rules.a: 5 is not an object"),
+        (
+            {"retention": {"rules": {"a": {"keepDays": -1}}}},
+            "rules.a.keepDays: -1 is not an integer from 0",
+        ),
+        ({"retention": {"rules": {"a": {"expireDays": 0}}}}, "rules.a.expireDays: 0 is not an integer from 1"),
+        ({"retention": {"rules": {"a": {"dropMarkers": 1}}}}, "rules.a.dropMarkers: 1 is not true or false"),
+        ({"retention": {"rules": {"a": {"keepNoncurrent": True}}}}, "a.keepNoncurrent: true is not an integer from 0"),
+        (
+            {"retention": {"rules": {"a/b\n": {"keepDay": 1}}}},
+            r"unknown key retention.rules.'a/b\n'.keepDay; the keys are keepNoncurrent, keepDays, dropMarkers, expire",
+        ),
+        ({"retention": {"rules": {"/logs": {}}}}, "retention.rules: '/logs' names no bucket"),
+        ({"retention": {"rule": {}}}, "unknown key retention.rule; did you mean retention.rules?"),
+        ({"retention": {"everySeconds": -1}}, "retention.everySeconds: -1 is not a number from 0"),
+        ({"history": {"keepDays": 0.5}}, "history.keepDays: 0.5 is not an integer from 0 up to 36500"),
         ({3: 4}, "the configuration: 3 cannot be a key"),
         ({"limits": {None: 4}}, "limits: None cannot be a key"),
         ([], "the configuration: a list is not an object"),
@@ -528,8 +564,12 @@ def test_schema_is_valid_and_only_says_what_every_compiler_knows() -> None:
     def check(part: Mapping[str, Any], extra: set[str]) -> None:
         assert set(part) <= known | extra | ({"items"} if part["type"] == "array" else set())
         if part["type"] == "object" and "properties" not in part:
-            # Names of the user's choice: the one object that is a value, not a group.
-            assert part["additionalProperties"] == {"type": "integer", "minimum": 0, "maximum": 2**53}
+            # Names of the user's choice: an object that is a value, not a group.
+            inner = part["additionalProperties"]
+            if inner["type"] == "object":
+                check(inner, {"properties", "additionalProperties"})
+            else:
+                assert inner == {"type": "integer", "minimum": 0, "maximum": 2**53}
         elif part["type"] == "object":
             assert part["additionalProperties"] is False
             for name, below in part["properties"].items():

@@ -41,6 +41,7 @@ EXPECTED = {
     "StoreUnusable": Code.FAILED_PRECONDITION,
     "SchemaTooNew": Code.FAILED_PRECONDITION,
     "SettingsConflict": Code.FAILED_PRECONDITION,
+    "ClockSuspect": Code.FAILED_PRECONDITION,
     "Damage": Code.DATA_LOSS,
     "BlobMissing": Code.DATA_LOSS,
     "DigestMismatch": Code.DATA_LOSS,

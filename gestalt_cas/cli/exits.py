@@ -57,6 +57,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.SnapshotExists: CONFLICT,
     errors.Protected: CONFLICT,
     errors.SettingsConflict: CONFLICT,
+    errors.ClockSuspect: CONFLICT,
     errors.Cancelled: INTERRUPTED,
     errors.StoreBusy: BUSY,
     errors.TooManyStreams: BUSY,

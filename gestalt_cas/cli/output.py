@@ -63,6 +63,11 @@ def version_record(version: ObjectVersion) -> dict[str, object]:
     }
 
 
+def then_record(version: ObjectVersion) -> dict[str, object]:
+    """The fields of a version as a listing of an earlier moment shows them."""
+    return {**version_record(version), "removed": version.removed}
+
+
 def stat_record(version: ObjectVersion) -> dict[str, object]:
     """All fields of a version."""
     headers = {name: getattr(version.headers, name) for name in version.headers.__slots__}

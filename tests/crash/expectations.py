@@ -41,6 +41,8 @@ class Expected:
     opened: bool = False
     purged: set[Payload] = field(default_factory=set)
     """Payloads that were purged, and neither shared nor written again."""
+    snapshots: dict[str, dict[str, Payload]] = field(default_factory=dict)
+    """What each snapshot shows, by key."""
 
     def apply(self, call: dict[str, Any], answer: Any) -> None:
         kind, key = call["kind"], call.get("key", "")
@@ -65,6 +67,11 @@ class Expected:
             left = [version for version in self.histories[key] if version.version_id != call["version_id"]]
             self.histories[key] = left
 
+        elif kind == "snapshot":
+            shown = {key: history[-1].payload for key, history in self.histories.items() if history}
+            self.snapshots[call["name"]] = {key: payload for key, payload in shown.items() if payload != MARKER}
+        elif kind == "forget snapshot":
+            del self.snapshots[call["name"]]
         elif kind == "purge":
             self.purged |= {version.payload for version in self.histories.pop(key)}
             self.purged -= {version.payload for history in self.histories.values() for version in history}
