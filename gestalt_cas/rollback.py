@@ -251,8 +251,8 @@ class _Plan:
         """Raise VersionRemoved, or PreconditionFailed for more keys than others may be kept waiting for."""
         if self._removed:
             raise VersionRemoved(
-                f"{self.scope.name} cannot be rolled back to {self.scope.moment}: what {self._name_removed()} had then was "
-                "removed for good since"
+                f"{self.scope.name} cannot be rolled back to {self.scope.moment}: what {self._name_removed()} had then "
+                "was removed for good since"
             )
         if len(self.steps) > MOST_KEYS and not stop_writes:
             raise PreconditionFailed(

@@ -49,8 +49,8 @@ _COPY = f"""
     INSERT INTO versions ({_COLUMNS})
     SELECT bucket, key, ?, ?, digest, size, content_type, headers, metadata, ?
     FROM versions WHERE bucket = ? AND key = ? AND seq = ? AND digest = ?
-"""  # noqa: S608
-_MARK = f"INSERT INTO versions ({_COLUMNS}) VALUES (?, ?, ?, ?, NULL, 0, '', NULL, NULL, ?)"  # noqa: S608
+"""
+_MARK = f"INSERT INTO versions ({_COLUMNS}) VALUES (?, ?, ?, ?, NULL, 0, '', NULL, NULL, ?)"
 _POINT = """
     INSERT INTO current (bucket, key, seq) VALUES (?, ?, ?)
     ON CONFLICT (bucket, key) DO UPDATE SET seq = excluded.seq

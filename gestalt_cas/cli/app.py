@@ -48,6 +48,7 @@ VERBS = {
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
     "diff": Verb("history", "diff", "Show what changed between two moments."),
     "snapshot": Verb("snapshots", "snapshot", "Name moments, and keep what was there."),
+    "rollback": Verb("rollbacks", "rollback", "Make a bucket or prefix what it was at an earlier moment."),
     "undelete": Verb("history", "undelete", "Bring a deleted object back."),
     "batch": Verb("batches", "batch", "Make changes from a file, all of them or none."),
     "check": Verb("checks", "check", "Look for damage and inconsistencies, and repair them."),
