@@ -110,8 +110,7 @@ def add(connection: Connection, bucket: str, block: Sequence[Return], first: int
     charged, see `charge`. Not for suspended versioning, where each version would replace one.
     """
     copies, markers, pointers, unpointed = [], [], [], []
-    for seq, one in zip(count(first), block, strict=False):
-        version_id = versions.new_id(seq)
+    for seq, version_id, one in zip(count(first), versions.new_ids(first, len(block)), block, strict=False):
         if one.seq is None:
             markers.append((bucket, one.key, seq, version_id, commit_ms))
             unpointed.append((bucket, one.key))
