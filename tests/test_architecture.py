@@ -37,7 +37,18 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "purging", "retention_runs", "rollback", "statistics", "store", "strays", "trees", "upkeep"},
+    | {
+        "payloads",
+        "proofs",
+        "purging",
+        "retention_runs",
+        "rollback",
+        "statistics",
+        "store",
+        "strays",
+        "trees",
+        "upkeep",
+    },
     {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
     | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},

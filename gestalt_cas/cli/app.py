@@ -52,6 +52,7 @@ VERBS = {
     "undelete": Verb("history", "undelete", "Bring a deleted object back."),
     "batch": Verb("batches", "batch", "Make changes from a file, all of them or none."),
     "check": Verb("checks", "check", "Look for damage and inconsistencies, and repair them."),
+    "prove": Verb("proofs", "prove", "Print one digest of what a bucket holds."),
     "gc": Verb("upkeep", "gc", "Remove payloads that no version reaches."),
     "purge": Verb("upkeep", "purge", "Remove an object with all its versions and bytes."),
     "backup": Verb("backups", "backup", "Copy the store to a directory, while it is in use."),
