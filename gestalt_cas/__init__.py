@@ -10,8 +10,15 @@ Names are loaded when first used: importing the package costs nothing, and neith
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+if sys.platform == "win32":
+    raise ImportError(
+        "gestalt-cas does not run on Windows itself: it needs flock, unix sockets and renames over open files. "
+        "Run it under WSL 2, with the data directory in the Linux file system."
+    )
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp as BackedUp

@@ -30,8 +30,11 @@ from gestalt_cas.errors import (
     StoreBusy,
     StoreError,
 )
+from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
+from gestalt_cas.place import Place
+from gestalt_cas.platforms import SQLITE_PRAGMAS
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -72,6 +75,8 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if mode != "ro":
             connection.execute("PRAGMA synchronous=FULL")
+            for pragma in SQLITE_PRAGMAS:
+                connection.execute(pragma)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
             connection.execute("PRAGMA cache_size=-16384")
@@ -97,6 +102,7 @@ class Database:
         self._found_no_room = False
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
+        self.place = Place(layout)
         self._committer = Committer(self._shared_write)
         self._data_version: object = None
         self._answers: dict[Callable[[Connection], Any], Any] = {}
@@ -265,6 +271,11 @@ class Database:
         return self._wal.bytes
 
     @property
+    def group_sizes(self) -> Distribution:
+        """How many writers of this process shared each COMMIT since the database was opened."""
+        return self._committer.sizes.read()
+
+    @property
     def fault(self) -> str:
         """Why writes are refused, for good or until the disk works again; "" while they are not."""
         return self._refusal or self._failing
@@ -289,6 +300,7 @@ class Database:
         return True
 
     def _borrow(self) -> Connection:
+        self.place.glance()
         with self._pool_lock:
             if self._closed:
                 raise ShuttingDown("the store is closed")
@@ -351,6 +363,7 @@ class Database:
         """The writer's connection; after a fault, a new one on a database that passed a check."""
         if self._closed:
             raise ShuttingDown("the store is closed")
+        self.place.require()
         if self._refusal:
             raise DatabaseDamaged(self._refusal)
         if not self._proven and self._writer is not None:

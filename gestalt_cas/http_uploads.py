@@ -72,6 +72,7 @@ class Upload:
         _refuse_unsupported(request)
         if request.content_length is not None and request.content_length > limits.max_object_bytes:
             raise ObjectTooLarge(f"the object is larger than limits.maxObjectBytes ({limits.max_object_bytes} bytes)")
+        self.received = 0
         self._expected = _expected(request)
         self._hashes = {name: _CHECKSUMS[name][0]() for name in self._expected}
         sha256 = request.headers.get("x-amz-content-sha256", "").lower()
@@ -90,6 +91,7 @@ class Upload:
         while piece := self._wait(self._request.content.readany()):
             for hasher in self._hashes.values():
                 hasher.update(piece)
+            self.received += len(piece)
             yield piece
 
     def confirm(self) -> None:

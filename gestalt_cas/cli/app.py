@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from gestalt_cas import exhaustion
 from gestalt_cas.cli import exits
 from gestalt_cas.cli.output import Output
 from gestalt_cas.cli.session import DATA_DIR_VARIABLE, Session, data_dir_option
@@ -204,6 +205,10 @@ def run_process() -> int:
         reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         return run()
+    except (MemoryError, RuntimeError) as error:
+        if exhaustion.is_exhaustion(error):
+            exhaustion.leave(error)  # returning would wait for whatever threads there are
+        raise
     finally:
         try:
             sys.stdout.flush()

@@ -397,11 +397,14 @@ def a_backup(directory: Path) -> None:
 
 
 def a_store_of_the_first_format(directory: Path) -> None:
-    """One as the first release left it: the tables that later revisions added are taken away again."""
+    """One as the first release left it: what later revisions added is taken away again."""
     a_store_with_objects(directory)
     connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
     for table in set(schema.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
         connection.execute(f"DROP TABLE {table}")
+    for index in ("versions_by_seq", "versions_gone", "versions_kept"):
+        connection.execute(f"DROP INDEX {index}")
+    connection.execute("ALTER TABLE versions DROP COLUMN gone_digest")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.execute("PRAGMA user_version=1")
     connection.close()

@@ -1,0 +1,79 @@
+"""Counters that cost next to nothing to keep, for whoever asks for them later.
+
+Nothing here knows who reads: the Prometheus page and OpenTelemetry both do, when they are switched on.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Values counted by size: `counts` has one place for each of `bounds`, which are inclusive, and one for the rest.
+
+    `total` is the sum of all values.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+
+class Histogram:
+    """Counts values by size. Whoever adds must keep other adders out; reading needs nothing."""
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._total: float = 0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def read(self) -> Distribution:
+        return Distribution(self._bounds, tuple(self._counts), self._total)
+
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Bounds for how long calls take."""
+
+
+class Tally:
+    """The calls of one method that have ended: how, how long they took, and the payload bytes that they moved.
+
+    Thread-safe.
+    """
+
+    __slots__ = ("_codes", "_lock", "_seconds", "received", "sent")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._codes: defaultdict[str, int] = defaultdict(int)
+        self._seconds = Histogram(SECONDS)
+        self.received = self.sent = 0
+
+    def add(self, code: str, seconds: float, received: int = 0, sent: int = 0) -> None:
+        with self._lock:
+            self._codes[code] += 1
+            self._seconds.add(seconds)
+            self.received += received
+            self.sent += sent
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """How many calls ended with each code."""
+        with self._lock:
+            return dict(self._codes)
+
+    @property
+    def seconds(self) -> Distribution:
+        with self._lock:
+            return self._seconds.read()
