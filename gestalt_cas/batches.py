@@ -37,7 +37,7 @@ from gestalt_cas.sqlite import Connection
 from gestalt_cas.staging import Held, Staged
 
 MOST_CHANGES = 50_000
-"""So that a commit holds the writer lock for seconds, not minutes: others wait for it 20 s."""
+"""So that a commit holds the writer lock for seconds, not minutes: others wait for it 30 s."""
 
 Work = Callable[[Connection], ObjectVersion | None]
 
