@@ -30,13 +30,17 @@ if TYPE_CHECKING:
     from gestalt_cas.checks.inspection import CheckOptions as CheckOptions
     from gestalt_cas.checks.inspection import CheckReport as CheckReport
     from gestalt_cas.config import Limits as Limits
+    from gestalt_cas.diffs import Difference as Difference
     from gestalt_cas.errors import StoreError as StoreError
+    from gestalt_cas.moments import Moment as Moment
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
     from gestalt_cas.objects import Headers as Headers
     from gestalt_cas.objects import ListQuery as ListQuery
     from gestalt_cas.objects import ObjectKey as ObjectKey
     from gestalt_cas.objects import ObjectVersion as ObjectVersion
+    from gestalt_cas.rollback import RolledBack as RolledBack
+    from gestalt_cas.snapshots import Snapshot as Snapshot
     from gestalt_cas.store import Store as Store
 
 __version__ = "0.1.0"
@@ -58,6 +62,7 @@ _HOMES = {
     "Limits": "config",
     "Moment": "moments",
     "Restored": "backups.restoring",
+    "RolledBack": "rollback",
     "Snapshot": "snapshots",
     "Store": "store",
     "StoreError": "errors",
@@ -80,6 +85,7 @@ __all__ = [
     "ObjectKey",
     "ObjectVersion",
     "Restored",
+    "RolledBack",
     "Snapshot",
     "Store",
     "StoreError",

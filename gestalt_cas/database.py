@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-WRITE_TIMEOUT = 20.0
-"""Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
+WRITE_TIMEOUT = 30.0
+"""Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
 _JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
@@ -125,14 +125,15 @@ class Database:
 
     @contextmanager
     def write(
-        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None
+        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None, relieve: bool = True
     ) -> Iterator[Connection]:
         """One write transaction for the block, committed at its end, rolled back when the block raises.
 
-        `committed` is called after the COMMIT, before any other writer gets its turn.
+        `committed` is called after the COMMIT, before any other writer gets its turn. Not to `relieve` leaves a long
+        WAL to whoever commits next: for who has kept the others waiting already, and calls `tend_wal` later.
         Raises StoreBusy, StoreFull, StorageFault, DatabaseDamaged (nothing changed) or OutcomeUnknown.
         """
-        with self._shared_write(timeout, committed=committed, small=False) as connection:
+        with self._shared_write(timeout, committed=committed, small=False, relieve=relieve) as connection:
             try:
                 yield connection
             finally:
@@ -141,7 +142,12 @@ class Database:
 
     @contextmanager
     def _shared_write(
-        self, timeout: float, *, committed: Callable[[], None] | None = None, small: bool = True
+        self,
+        timeout: float,
+        *,
+        committed: Callable[[], None] | None = None,
+        small: bool = True,
+        relieve: bool = True,
     ) -> Iterator[Connection]:
         """`write` for what changes versions and payloads only, so that `settled` may keep its answers."""
         with self._writer_lock.held(timeout):
@@ -162,7 +168,8 @@ class Database:
             self._commit(connection)
             if committed is not None:
                 committed()
-            self._relieve(connection, small=small)
+            if relieve:
+                self._relieve(connection, small=small)
 
     def commit(
         self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float = WRITE_TIMEOUT

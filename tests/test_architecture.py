@@ -16,7 +16,7 @@ LAYERS = (
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
     | {"pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
-    | {"moments", "schema", "settings", "snapshots"}
+    | {"moments", "rollback_rows", "schema", "settings", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
     {
         "allowances",
@@ -37,7 +37,8 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "purging", "releases", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
+    | {"payloads", "proofs", "purging", "releases", "retention_runs", "rollback", "statistics", "store", "strays"}
+    | {"trees", "upkeep"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
     | {"observing", "patience", "pools", "provider", "rpc", "server"}

@@ -158,6 +158,21 @@ class Session:
 
         self.call("batch", commit, calls=calls)
 
+    def remember(self, store: Store) -> int:
+        """The present moment, to which `roll_back` may be asked to go."""
+        seq: int = self.call("remember", lambda: store.moment().seq)
+        return seq
+
+    def roll_back(self, store: Store, to: int, prefix: str = "") -> None:
+        """In one transaction: after a crash every key below the prefix is as it was then, or none is touched."""
+
+        def roll_back() -> list[ObjectVersion]:
+            done = store.rollback(BUCKET, prefix, to=str(to))
+            pages = [store.list_versions(ListQuery(BUCKET, prefix=one.key.key), only_key=True) for one in done.steps()]
+            return [page.versions[0] for page in pages]
+
+        self.call("rollback", roll_back, to=to, prefix=prefix)
+
     def remove(self, store: Store, version: ObjectVersion) -> None:
         name, wanted = version.key.key, version.version_id
         self.call("remove", lambda: store.delete(version.key, version_id=wanted), key=name, version_id=wanted)
@@ -493,6 +508,28 @@ def batches(session: Session) -> None:
         given_up.put(ObjectKey(BUCKET, "e"), [b"for nothing"])
         given_up.close()
         opened.collect_garbage()
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def rollback(session: Session) -> None:
+    """Back, forth, back below a prefix, and back with versioning suspended; payloads that are files and rows."""
+    with session.open() as opened:
+        first = session.remember(opened)
+        session.put(opened, "a", SMALL, by="me")
+        session.delete(opened, "kept")
+        session.put(opened, "old", MEDIUM)
+        session.inline(opened, 4096)
+        session.put(opened, "old/below", ("new and small", 300))
+        second = session.remember(opened)
+        session.roll_back(opened, first)
+        session.roll_back(opened, second)
+        opened.collect_garbage()
+        session.roll_back(opened, first, "old")
+        session.change(opened, versioning="suspended")
+        session.put(opened, "a", MEDIUM)
+        session.put(opened, "b", SMALL)
+        session.roll_back(opened, second)
         session.put(opened, "a", SMALL)
 
 
