@@ -1,4 +1,4 @@
-"""The state machine of the store and of its past: moments, differences, snapshots, retention, and what is forgotten."""
+"""The state machine of the store and of its past: moments, differences, snapshots, going back, retention."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from gestalt_cas.errors import (
     InvalidRange,
     NoSuchKey,
     NoSuchSnapshot,
+    QuotaExceeded,
     SnapshotExists,
     VersionRemoved,
 )
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.retention_runs import Going
+from oracle import Name, Version
 from storage import rows
 from store_machine import BUCKETS, DELIMITERS, KEYS, PREFIXES, StoreMachine, expected_slice, pages, positions
 from whole_history import Entry, Shown
@@ -39,7 +41,7 @@ again = st.tuples(
     st.sampled_from(
         ["put"] * 6
         + ["delete", "remove", "remove", "remove", "snapshot", "snapshot", "drop", "switch", "look", "look", "look"]
-        + ["retain", "forget", "collect", "purge"]
+        + ["roll back", "roll back", "retain", "forget", "collect", "purge"]
     ),
     few_keys,
     small,
@@ -111,6 +113,8 @@ class PastMachine(StoreMachine):
                 self.delete_snapshot(name)
             elif kind == "switch":
                 self.switch(not self.oracle.suspended)
+            elif kind == "roll back":
+                self.roll_back("default", prefix, which * 7 % 100, which % 5 == 0)
             elif kind == "retain":
                 self.retain("default", prefix, which % 4 or None, which % 2 == 0, which % 5 == 0)
             elif kind == "forget":
@@ -239,6 +243,40 @@ class PastMachine(StoreMachine):
         absent = None if name in self.past.snapshots else NoSuchSnapshot
         self.answered(lambda: self.store.delete_snapshot(name), absent)
         self.past.snapshots.pop(name, None)
+
+    # ---- going back ----
+
+    @rule(bucket=buckets, prefix=prefixes, pick=moments, dry_run=st.booleans())
+    def roll_back(self, bucket: str, prefix: str, pick: int, dry_run: bool) -> None:
+        """Adds what there was and markers, one version for each key that differs, in the order of the keys."""
+        home, moment = bucket or self.oracle.default_bucket, self.moment(pick)
+        present = self.last_change()
+        wanted = self.past.differences(home, prefix, present, moment[1])
+        then = [(self.oracle.name(home, key), self.past.object_at((home, key), moment[1])) for key, _ in wanted]
+        lost = VersionRemoved if any(entry is not None and not entry.held for _, entry in then) else None
+        try:
+            done = self.answered(
+                lambda: self.store.rollback(bucket, prefix, to=moment[0], dry_run=dry_run),
+                self.unanswered(moment, home, prefix),
+                lost,
+            )
+        except QuotaExceeded:
+            assert self.oracle.quotas
+            assert not dry_run
+            done = None
+        if done is None:
+            assert self.last_change() == present
+            return
+        assert [(step.key.key, step.kind) for step in done.steps()] == wanted
+        assert (done.seq_before, done.seq_after) == (present, present + (0 if dry_run else len(wanted)))
+        for seq, (name, entry) in enumerate([] if dry_run else then, present + 1):
+            self.came_back(name, entry, seq)
+
+    def came_back(self, name: Name, entry: Entry | None, seq: int) -> None:
+        ((version_id,),) = rows(self.store, "SELECT version_id FROM versions WHERE seq = ?", seq)
+        made = Version(version_id, None) if entry is None else replace(entry.version, version_id=version_id)
+        self.oracle.add(name, made)
+        self.past.follow(self.oracle, name, seq)
 
     # ---- upkeep ----
 
