@@ -37,10 +37,24 @@ moments = st.integers(0, 99)
 """See `PastMachine.moment`."""
 picks = st.integers(0, 99)
 FEW_KEYS = ["a", "a/b", "ab"]
+FEW_PREFIXES = ["", "", "a", "a/", "nothing"]
 SMALL = [b"", b"a", b"hello world"]
 KINDS = (
-    ["put"] * 8
-    + ["delete", "remove", "remove", "remove", "snapshot", "snapshot", "drop", "switch", "look", "look", "look"]
+    ["put"] * 12
+    + [
+        "delete",
+        "remove",
+        "remove",
+        "remove",
+        "remove",
+        "snapshot",
+        "snapshot",
+        "drop",
+        "switch",
+        "look",
+        "look",
+        "look",
+    ]
     + ["roll back", "roll back", "retain", "forget", "collect", "purge"]
 )
 again = st.tuples(st.sampled_from(KINDS), st.sampled_from(FEW_KEYS), st.sampled_from(SMALL), picks)
@@ -95,7 +109,7 @@ class PastMachine(StoreMachine):
         self.change_again(
             [
                 (drawn.choice(KINDS), drawn.choice(FEW_KEYS), drawn.choice(SMALL), drawn.randrange(100))
-                for _ in range(drawn.randrange(40))
+                for _ in range(drawn.randrange(70))
             ]
         )
 
@@ -103,7 +117,7 @@ class PastMachine(StoreMachine):
     def change_again(self, again: list[Again]) -> None:
         """Changes of few keys, and looks between them."""
         for kind, key, data, which in again:
-            name, prefix = NAMES[which % len(NAMES)], PREFIXES[which % len(PREFIXES)]
+            name, prefix = NAMES[which % len(NAMES)], FEW_PREFIXES[which % len(FEW_PREFIXES)]
             if kind == "put":
                 self.write("default", key, data, {}, "", 999)
             elif kind == "delete":

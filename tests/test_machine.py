@@ -15,4 +15,4 @@ TestStore = PastMachine.TestCase
 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough":
     TestStore.settings = settings(max_examples=1000, stateful_step_count=80)
 else:
-    TestStore.settings = settings(max_examples=30, stateful_step_count=25)
+    TestStore.settings = settings(max_examples=50, stateful_step_count=25)
