@@ -55,7 +55,7 @@ KINDS = (
         "look",
         "look",
     ]
-    + ["roll back", "roll back", "retain", "forget", "collect", "purge"]
+    + ["roll back", "roll back", "retain", "retain", "forget", "collect", "purge"]
 )
 again = st.tuples(st.sampled_from(KINDS), st.sampled_from(FEW_KEYS), st.sampled_from(SMALL), picks)
 Again = tuple[str, str, bytes, int]
@@ -133,7 +133,7 @@ class PastMachine(StoreMachine):
             elif kind == "roll back":
                 self.roll_back("default", prefix, which * 7 % 100, which % 5 == 0)
             elif kind == "retain":
-                self.retain("default", prefix, which % 4 or None, which % 2 == 0, which % 5 == 0)
+                self.retain("default", prefix, which % 3 if which % 7 else None, which % 2 == 0, which % 5 == 0)
             elif kind == "forget":
                 self.forget_what_is_old()
             elif kind == "collect":
