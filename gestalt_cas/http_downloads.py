@@ -26,6 +26,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from gestalt_cas.chunks import CHUNK_BYTES
+from gestalt_cas.patience import within
 from gestalt_cas.store import ObjectReader
 
 Result = TypeVar("Result")
@@ -83,8 +84,7 @@ class Download:
         # A copy, because newer versions of asyncio keep a reference and the buffer is filled anew.
         first = bytes(self._rest[:_FIRST_BYTES])
         self._rest = self._rest[len(first) :]
-        async with asyncio.timeout(self._idle_seconds):
-            await response.write(first)
+        await within(self._idle_seconds, response.write(first))
         self.sent += len(first)
         return len(first)
 
@@ -96,8 +96,7 @@ class Download:
         low, high = transport.get_write_buffer_limits()
         transport.set_write_buffer_limits(0)
         try:
-            async with asyncio.timeout(self._idle_seconds):
-                await self._request.writer.drain()
+            await within(self._idle_seconds, self._request.writer.drain())
         finally:
             transport.set_write_buffer_limits(high, low)
         if transport.is_closing():

@@ -30,8 +30,11 @@ from whole_history import Entry, Shown
 buckets = st.sampled_from(BUCKETS)
 keys = st.sampled_from(KEYS)
 prefixes = st.sampled_from(PREFIXES)
-moments = st.integers(0, 60)
-"""How many changes ago, or which snapshot: see `PastMachine.moment`."""
+moments = st.integers(0, 99)
+"""See `PastMachine.moment`."""
+picks = st.integers(0, 99)
+few_keys = st.sampled_from(["a", "a/b", "ab"])
+small = st.sampled_from([b"", b"a", b"hello world"])
 NAMES = ["one", "two", "three"]
 LONG_MS = 31 * 86_400_000
 
@@ -40,11 +43,19 @@ class PastMachine(StoreMachine):
     """`StoreMachine` with rules about what was."""
 
     def moment(self, pick: int) -> tuple[str, int, str]:
-        """A moment by its text, with the sequence that it stands for, and the snapshot that it is named by, or ""."""
-        if pick % 3 == 0 and self.past.snapshots:
-            name = sorted(self.past.snapshots)[pick // 3 % len(self.past.snapshots)]
+        """A moment by its text, with the sequence that it stands for, and the snapshot that it is named by, or "".
+
+        Some changes ago, or a snapshot, or just before or after the removal of a version.
+        """
+        kind, which = pick % 3, pick // 3
+        if kind == 0 and self.past.snapshots:
+            name = sorted(self.past.snapshots)[which % len(self.past.snapshots)]
             return name, self.past.snapshots[name].seq, name
-        seq = max(0, self.last_change() - pick)
+        ends = sorted({entry.gone for entry in self.past.gone() if entry.gone is not None})
+        if kind == 1 and ends:
+            seq = ends[-1 - which // 2 % len(ends)] - which % 2
+        else:
+            seq = max(0, self.last_change() - which)
         return str(seq), seq, ""
 
     def unanswered(self, moment: tuple[str, int, str], bucket: str, prefix: str) -> type[Exception] | None:
@@ -64,7 +75,50 @@ class PastMachine(StoreMachine):
         assert type(raised.value) is expected
         return None
 
+    # ---- changing the same keys again and again ----
+
+    again = st.lists(
+        st.tuples(st.sampled_from(["put", "delete", "remove", "remove", "snapshot"]), few_keys, small, picks),
+        min_size=1,
+        max_size=8,
+    )
+
+    @rule(again=again)
+    def change_again(self, again: list[tuple[str, str, bytes, int]]) -> None:
+        """Changes of keys that have a history already: single steps hardly ever meet the same key again."""
+        for kind, key, data, which in again:
+            if kind == "put":
+                self.write("default", key, data, {}, "", 999)
+            elif kind == "delete":
+                self.delete("default", key)
+            elif kind == "remove":
+                self.remove_one(which)
+            else:
+                self.create_snapshot(NAMES[which % len(NAMES)], "default", PREFIXES[which % len(PREFIXES)])
+
+    def remove_one(self, which: int) -> None:
+        """One of the versions that there are, mostly of the newest ones."""
+        standing = sorted((entry.seq, entry) for entry in self.past.all() if entry.gone is None)
+        if not standing:
+            return
+        _, entry = standing[-1 - which % 7 % len(standing)]
+        removed = self.store.delete(ObjectKey(*entry.name), version_id=entry.version.version_id)
+        assert removed is not None
+        assert removed.seq == entry.seq
+        assert self.oracle.remove(entry.name, entry.version.version_id) is entry.version
+        self.past.follow(self.oracle, entry.name, self.last_change())
+
     # ---- looking ----
+
+    @rule(picked=st.lists(moments, min_size=1, max_size=4))
+    def look_back(self, picked: list[int]) -> None:
+        """At all that was there at some moments."""
+        for pick in picked:
+            for bucket, key in sorted(self.past.entries):
+                self.read_then(bucket, key, pick, 0, 20)
+            for bucket in ("default", "other"):
+                self.list_then(bucket, "", "", 0, pick)
+                self.diff(bucket, "", pick, picked[0])
 
     @rule(bucket=buckets, key=keys, pick=moments, start=positions, end=positions)
     def read_then(self, bucket: str, key: str, pick: int, start: int | None, end: int | None) -> None:

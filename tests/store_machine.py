@@ -307,10 +307,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(dry_run=st.booleans(), grace=st.sampled_from([0.0, 3600.0]))
     def collect_garbage(self, dry_run: bool, grace: float) -> None:
         """Without grace all goes that no version reaches, and only that; with an hour of it nothing does."""
-        if not dry_run:
-            self.past.release()
-        reached = {blake3(data).hexdigest() for data in self.reached()}
-        before = self.kept()
+        before, dry = self.kept(), copy.deepcopy(self.past) if dry_run else self.past
+        dry.release()
+        reached = {blake3(data).hexdigest() for data in self.oracle.payloads() | dry.payloads()}
         unreached = [name for name in before if name not in reached]
         found = self.store.collect_garbage(dry_run=dry_run, grace_seconds=grace)
         assert found.staging_files == found.stuck_files == found.pinned_files == 0

@@ -37,11 +37,11 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "proofs", "purging", "retention_runs", "rollback", "statistics", "store", "strays"}
+    | {"payloads", "proofs", "purging", "releases", "retention_runs", "rollback", "statistics", "store", "strays"}
     | {"trees", "upkeep"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
-    | {"observing", "pools", "provider", "rpc", "server"}
+    | {"observing", "patience", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

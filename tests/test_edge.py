@@ -6,6 +6,7 @@ test_clock_guard.py.
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import signal
@@ -16,12 +17,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
 from gestalt_cas.calls import OpenCall
 from gestalt_cas.locks import holding
+from gestalt_cas.observing.calls import GRPC, GrpcCall, Observer
 from small_disks import EXT4, TMPFS, SmallDisk, small_disk
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -318,8 +321,43 @@ def test_a_stopped_server_goes_on_where_it_was(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_a_stopped_server_does_not_blame_callers_over_http(tmp_path: Path) -> None:
+    """What came while it stood still counts, though the time for it is over by then."""
+    body = os.urandom(24 << 20)
+    with Server("limits.streamIdleSeconds=1.5") as server, Client(server.target, protos.BUCKETLESS) as client:
+        client.write("big", body)
+
+        def connection(key: str, method: int) -> tuple[http.client.HTTPConnection, str]:
+            request = client.pb.PresignObjectRequest(ref=client.ref(key), method=method)
+            url = urlsplit(client.call("PresignObject", request).url)
+            return http.client.HTTPConnection(url.netloc, timeout=30), f"{url.path}?{url.query}"
+
+        upload, target = connection("new", 2)
+        upload.putrequest("PUT", target)
+        upload.putheader("Content-Length", "200000")
+        upload.endheaders(body[:100000])
+        download, target = connection("big", 1)
+        download.request("GET", target)
+        response = download.getresponse()
+        got = response.read(65536)
+        eventually(server.staged, "the upload's file")
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            upload.send(body[100000:200000])
+            threading.Event().wait(2.5)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert upload.getresponse().status == 200
+        assert got + response.read() == body
+        assert client.body("new") == body[:200000]
+        upload.close()
+        download.close()
+        server.stop()
+
+
 def test_an_excuse_moves_no_call_into_the_future() -> None:
-    call = OpenCall(None, "a call")  # type: ignore[arg-type]
+    observer = Observer()
+    call = OpenCall(GrpcCall(observer, observer.method(GRPC, "ReadObject"), None))  # type: ignore[arg-type]
     began = call.last_progress
     call.excuse(0.0)
     assert call.last_progress == began

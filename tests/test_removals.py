@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import backups
 from checks import check
-from gestalt_cas import Store, removals, restore, versions
+from gestalt_cas import Store, releases, removals, restore, versions
 from gestalt_cas.errors import NoSuchKey, NoSuchVersion
 from gestalt_cas.garbage import Collected
 from gestalt_cas.objects import NO_HEADERS, Headers, ListQuery, ObjectKey
@@ -417,22 +417,56 @@ def test_inlined_payloads_are_let_go_alike(store: Store) -> None:
     assert rows(store, "SELECT count(*) FROM inlined") == [(0,)]
 
 
-def test_what_is_let_go_is_let_go_in_portions(store: Store) -> None:
-    """As many versions as one transaction takes, and some more."""
-    store.change_settings({"blobs.inlineMaxBytes": 100})
-    made = [put(store, f"{number}", b"same") for number in range(520)]
+@pytest.mark.parametrize("portion", [1, 2, 3, 500])
+def test_what_is_let_go_is_let_go_in_portions(held: Store, portion: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removals, "RELEASED", portion)
+    held.delete_snapshot("s")
+    told: list[int] = []
+    releases.release(held._parts, told.append)
+    assert told == [*range(portion, 5, portion), 5]
+    assert kept(held) == [("k2", digest(b"2")), ("k5", digest(b"5"))]
+
+
+def test_going_on_does_not_look_at_what_lies_before(held: Store) -> None:
+    held.delete_snapshot("s")
+    changes = [row[0] for name in range(7) for row in [(gone(held, f"k{name}")[0][2],)]]
+    with held._database.read() as tx:
+        assert [change for change, _ in removals.to_release(tx)] == [changes[at] for at in (0, 1, 3, 4, 6)]
+        assert removals.to_release(tx, changes[1], 2) == [(changes[3], digest(b"3")), (changes[4], digest(b"4"))]
+        assert removals.to_release(tx, changes[6]) == []
+    with held._database.write() as tx:
+        assert removals.release(tx, changes[3]) == 2
+        assert [change for change, _ in removals.to_release(tx)] == [changes[at] for at in (0, 1, 3)]
+
+
+def test_kept_versions_are_found_by_their_own_index(store: Store) -> None:
+    (plan,) = rows(store, f"EXPLAIN QUERY PLAN {removals._UNKEPT.sql}", -1, 1, 0)[:1]
+    assert "USING INDEX versions_kept (gone_seq>?)" in plan[3]
+
+
+def test_where_nothing_is_to_be_let_go_nothing_is_written(held: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(releases, "_release_from", None)
+    held.collect_garbage()
+
+
+@pytest.mark.parametrize("inlined", [0, 100])
+def test_a_dry_run_counts_what_would_be_let_go(store: Store, inlined: int) -> None:
+    store.change_settings({"blobs.inlineMaxBytes": inlined})
+    put(store, "stays", b"shared")
+    for name, data in (("one", b"twice"), ("two", b"twice"), ("three", b"shared"), ("four", b"kept by t too")):
+        put(store, name, data)
     store.create_snapshot("s")
-    with store._database.write() as tx:
-        for version in made:
-            versions.remove(tx, version, 1)
-        assert not removals.any_to_release(tx)
-        assert removals.release(tx) == 0
+    store.create_snapshot("t", BUCKET, "f")
+    for name in ("one", "two", "three", "four"):
+        remove(store, name)
+    assert store.collect_garbage(dry_run=True) == Collected(True)
     store.delete_snapshot("s")
-    with store._database.write() as tx:
-        assert removals.any_to_release(tx)
-        assert [removals.release(tx) for _ in range(3)] == [500, 20, 0]
-        assert not removals.any_to_release(tx)
-    assert store.collect_garbage() == Collected(False, files=1, bytes=4)
+    before = rows(store, "SELECT * FROM versions")
+    assert store.collect_garbage(dry_run=True) == Collected(True, files=1, bytes=5)
+    fresh = store.collect_garbage(dry_run=True, grace_seconds=3600)
+    assert (fresh.files, fresh.fresh_files, fresh.fresh_bytes) == (0, 1, 5)
+    assert rows(store, "SELECT * FROM versions") == before
+    assert store.collect_garbage() == Collected(False, files=1, bytes=5)
 
 
 # ---- backups ----
