@@ -25,7 +25,8 @@ FIRST, SECOND = 3 * MIB, 2 * MIB
 TAKEN_BACK = MIB // 2
 """More than what the reserve and the database take of the room that is freed."""
 REFUSAL = re.compile(
-    r"the disk is full .*; (\d+) bytes are free.*, (\d+) bytes reclaimable with: (gestalt-cas .*?)(?: \(request \w+\))?$"
+    r"the disk is full .*; (\d+) bytes are free.*, (\d+) bytes reclaimable with: (gestalt-cas .*?)"
+    r"(?: \(request \w+\))?$"
 )
 
 
