@@ -51,7 +51,7 @@ REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,ges
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
 	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_garbage.py tests/test_pins.py \
-	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_statistics.py \
+	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_rollback.py tests/test_statistics.py \
 	  tests/test_retention.py tests/test_horizons.py tests/test_clock_guard.py
 	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH),$(REMOVAL) --fail-under=100
 

@@ -163,6 +163,19 @@ def test_other_buckets_are_left_alone_and_the_default_one_needs_no_name(store: S
     assert [store.read(ObjectKey(name, "k")).read() for name in ("", "other")] == [b"one", b"two"]
 
 
+def test_headers_alone_are_a_change(store: Store) -> None:
+    of_then = {"a": Headers(content_type="text/plain"), "b": Headers(cache_control="no-store"), "c": Headers()}
+    for name, headers in of_then.items():
+        put(store, name, b"same", headers=headers)
+    seq = last(store)
+    for name in of_then:
+        put(store, name, b"same", headers=Headers(content_type="text/html", cache_control="no-store"))
+    put(store, "b", b"same", headers=Headers(cache_control="max-age=1"))
+    put(store, "a", b"same", headers=Headers(content_type="text/html"))
+    assert counts(store.rollback(BUCKET, to=str(seq))) == (0, 3, 0)
+    assert {name: store.head(key(name)).headers for name in of_then} == of_then
+
+
 def test_to_before_the_first_change(store: Store, moment: str) -> None:
     assert moment
     done = store.rollback(BUCKET, to="0")
@@ -205,10 +218,12 @@ def test_to_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert body(store, "k") == b"one"
 
 
-def test_no_time_names_a_moment_within_it(store: Store, moment: str) -> None:
+def test_no_time_names_a_moment_within_it(store: Store, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(5_000_000_000_000, 6_000_000_000_000))
+    monkeypatch.setattr(rollback, "now_ms", lambda: next(clock))
     done = store.rollback(BUCKET, to=moment)
     times = rows(store, "SELECT DISTINCT commit_ms FROM versions WHERE seq > ?", done.seq_before)
-    assert len(times) == 1
+    assert times == [(5_000_000_000_000,)]
 
 
 def test_a_version_that_was_removed_for_good_makes_it_fail_before_it_begins(store: Store) -> None:
@@ -445,6 +460,25 @@ def test_a_version_removed_after_the_plan_is_met_in_time(
     with pytest.raises(VersionRemoved, match="what changed had then"):
         store.rollback(BUCKET, to=moment)
     assert state(store) == before
+
+
+def test_what_was_removed_may_be_there_again_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = put(store, "k", b"one")
+    put(store, "k", b"two")
+    put(store, "l", b"!")
+    store.delete(key("k"), version_id=version.version_id)
+    monkeypatch.setattr(rollback, "_FEW_KEYS", 0)
+    monkeypatch.setattr(rollback, "_VIEW_KEYS", 1)
+    real, todo = rollback_rows.needed, [lambda: put(store, "k", b"one")]
+
+    def after_the_first(*args: Any) -> rollback_rows.Return | None:
+        if args[2] == b"l" and todo:
+            todo.pop()()
+        return real(*args)
+
+    monkeypatch.setattr(rollback_rows, "needed", after_the_first)
+    done = store.rollback(BUCKET, to=str(version.seq))
+    assert (kinds(done), body(store, "k")) == ([("deleted", "l")], b"one")
 
 
 def test_the_horizon_may_move_meanwhile(store: Store, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
