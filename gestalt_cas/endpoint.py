@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -73,7 +73,6 @@ _EXPOSED = (
     "ETag, Content-Length, Content-Range, Last-Modified, x-amz-version-id, x-amz-delete-marker, x-amz-missing-meta"
 )
 _PREFLIGHT_SECONDS = "3600"
-_CALL = "gestalt_cas.call"
 _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "TRACE", "CONNECT"})
 """Those that are counted under their own names."""
 
@@ -101,7 +100,7 @@ class Endpoint:
         if page is not None:
             return page
         name = request.method if request.method in _METHODS else "_OTHER"
-        call = request[_CALL] = HttpCall(self._observer, self._observer.method(HTTP, name), request.headers)
+        call = HttpCall(self._observer, self._observer.method(HTTP, name), request.headers)
         try:
             with self._mounts.use() as mount:
                 return await self._answered(request, mount, call)
@@ -127,7 +126,7 @@ class Endpoint:
         shared = _cors_fields(mount, request.headers.get("Origin", ""))
         shared |= {"x-amz-request-id": call.id, "Server": "gestalt-cas"}
         try:
-            response = await self._serve(request, mount, shared)
+            response = await self._serve(request, mount, shared, call)
         except StoreError as error:
             return _failure(request, error, shared, call)
         except Exception as error:
@@ -138,7 +137,9 @@ class Endpoint:
         call.end(str(response.status))
         return response
 
-    async def _serve(self, request: web.BaseRequest, mount: Mount, shared: Mapping[str, str]) -> web.StreamResponse:
+    async def _serve(
+        self, request: web.BaseRequest, mount: Mount, shared: Mapping[str, str], call: HttpCall
+    ) -> web.StreamResponse:
         if request.method == "OPTIONS":
             return _preflight(request, shared)
         if not mount.config.http.enabled:
@@ -157,11 +158,10 @@ class Endpoint:
             if name in _SUBRESOURCES:
                 raise NotImplementedHere(f"the subresource {name} is not offered here")
         key = ObjectKey(target.key.bucket, mount.config.key_prefix + target.key.key)
-        return await serve(request, mount, target, key, shared)
+        return await serve(_Asked(request, mount, target, key, shared, call))
 
-    async def _head(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _head(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, _ = asked
         conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
         overrides = _overrides(target)
         version = await self._run(
@@ -173,9 +173,8 @@ class Endpoint:
         await response.prepare(request)
         return response
 
-    async def _get(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _get(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, call = asked
         conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
         select = _part(request)
         overrides = _overrides(target)
@@ -189,7 +188,6 @@ class Endpoint:
             fields = {**shared, **http_fields.object_fields(version, overrides)}
             response = _opened(version, reader.offset, reader.length, select(version), fields)
             await response.prepare(request)
-            call: HttpCall = request[_CALL]
             download = Download(request, reader, self._senders, mount.config.limits.stream_idle_seconds)
             try:
                 await download.send(response)
@@ -205,9 +203,8 @@ class Endpoint:
                 call.sent = download.sent
         return response
 
-    async def _put(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _put(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, call = asked
         fields = http_fields.joined(request.headers.items())
         conditions = Conditions(
             fields.get("if-match", ""),
@@ -235,13 +232,12 @@ class Endpoint:
             )
         finally:
             self._uploads -= 1
-            request[_CALL].received = upload.received
+            call.received = upload.received
         answer = {**shared, "ETag": version.etag, "x-amz-version-id": version.version_id, **upload.verified_fields()}
         return await _empty(request, 200, answer)
 
-    async def _delete(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _delete(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, _ = asked
         version_id = target.parameter("versionId")
         for name in request.headers:
             # Passing over a condition would remove what the caller did not mean.
@@ -266,6 +262,17 @@ class Endpoint:
     async def _run(self, call: Callable[[], Result], on: ThreadPoolExecutor | None = None) -> Result:
         """Run a call on a thread, which then knows whose request it works on."""
         return await asyncio.get_running_loop().run_in_executor(on or self._readers, copy_context().run, call)
+
+
+class _Asked(NamedTuple):
+    """A request whose signature is good, and what it is for; `shared` are fields that every answer has."""
+
+    request: web.BaseRequest
+    mount: Mount
+    target: RequestTarget
+    key: ObjectKey
+    shared: Mapping[str, str]
+    call: HttpCall
 
 
 def _authenticated(request: web.BaseRequest, mount: Mount) -> RequestTarget:

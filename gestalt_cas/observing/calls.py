@@ -52,19 +52,26 @@ class Observer:
     def __init__(self) -> None:
         self.methods: dict[tuple[str, str], Method] = {}
         self.exporter: Exporter | None = None
+        self.watching = False
+        """Whether `ended` does anything."""
         self._logged = "faults"
 
     def configure(self, telemetry: Telemetry) -> None:
         self._logged = telemetry.log_calls
+        self._watch()
 
     def export_to(self, exporter: Exporter | None) -> None:
         self.exporter = exporter
+        self._watch()
+
+    def _watch(self) -> None:
+        self.watching = self._logged != "faults" or self.exporter is not None
 
     def method(self, protocol: str, name: str, path: str = "") -> Method:
         return self.methods.setdefault((protocol, name), Method(protocol, name, path))
 
     def ended(self, call: Call, code: str, seconds: float, failed: bool, reason: str) -> None:
-        call.method.tally.add(code, seconds, call.received, call.sent)
+        """A call is over and counted."""
         if self._logged != "faults" and (failed or self._logged == "all"):
             _log(call, code, seconds, reason)
         if self.exporter is not None:
@@ -108,15 +115,11 @@ class Call(Request):
         if self._over:
             return
         self._over = True
-        seconds = time.perf_counter() - self._began
-        try:
-            self._observer.ended(self, self.cut or code, seconds, failed or bool(self.cut), reason)
-        finally:
-            self.leave()
-
-    def leave(self) -> None:
-        """Have this thread or task be at no call any more, unless it has begun another one since."""
-        if current.get() is self:
+        seconds, code = time.perf_counter() - self._began, self.cut or code
+        self.method.tally.add(code, seconds, self.received, self.sent)
+        if self._observer.watching:
+            self._observer.ended(self, code, seconds, failed or bool(self.cut), reason)
+        if current.get() is self:  # unless this thread or task has begun another one since
             current.set(None)
 
     def carried(self) -> Mapping[str, str]:
@@ -130,8 +133,13 @@ class GrpcCall(Call):
     __slots__ = ("context",)
 
     def __init__(self, observer: Observer, method: Method, context: grpc.ServicerContext) -> None:
-        super().__init__(observer, method)
-        self.context = context
+        # What `Call` does, without the call of it: every call pays for this.
+        self._id = self.cut = ""
+        self._observer, self.method, self.context = observer, method, context
+        self._over = False
+        self.received = self.sent = 0
+        self._began = time.perf_counter()
+        current.set(self)
 
     def done(self) -> None:
         self.end(OK)
