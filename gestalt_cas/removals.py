@@ -18,7 +18,7 @@ from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
 _p = parameter
-_v, _s = schema.versions.c, schema.snapshots.c
+_v, _s, _b = schema.versions.c, schema.snapshots.c, schema.blobs.c
 _newer = schema.versions.alias("newer")
 _n = _newer.c
 RELEASED = 500
@@ -102,6 +102,12 @@ _KEPT = Prepared(
     .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None), _v.digest.is_not(None))
     .order_by(_v.seq)
 )
+_PAYLOADS = Prepared(
+    select(_b.digest, _b.size)
+    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None))
+    .where(_b.digest == func.coalesce(_v.digest, _v.gone_digest))
+    .distinct()
+)
 _NEVER = (1 << 63) - 1
 
 
@@ -118,6 +124,11 @@ def strip(connection: Connection, bucket: str, key: bytes) -> int:
     Returns of how many.
     """
     return len(_STRIP(connection, b=bucket, k=key))
+
+
+def payloads(connection: Connection, bucket: str, key: bytes) -> list[tuple[bytes, int]]:
+    """Digest and size of each payload that the key's removed versions had, as far as the store still has it."""
+    return [(digest, size) for digest, size in _PAYLOADS(connection, bucket=bucket, key=key)]
 
 
 def snapshots_of(connection: Connection, bucket: str, key: bytes, seq: int) -> list[str]:
