@@ -12,11 +12,12 @@ from itertools import takewhile
 from types import MappingProxyType
 
 from gestalt_cas import conditions as rules
-from gestalt_cas import quotas, versions
+from gestalt_cas import history, moments, quotas, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
-from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed
+from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed, VersionRemoved
+from gestalt_cas.moments import AsOf
 from gestalt_cas.objects import NO_HEADERS, Conditions, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.payloads import Payloads
 from gestalt_cas.settings import Settings
@@ -28,9 +29,14 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})
 class Changes:
     """Changes to one store. Every `tx` is a write transaction of its database."""
 
-    def __init__(self, database: Database, payloads: Payloads) -> None:
+    def __init__(self, database: Database, payloads: Payloads, dated_ms: int | None = None) -> None:
         self._database = database
         self._payloads = payloads
+        self._dated_ms = dated_ms
+
+    def dated(self, now_ms: int) -> Changes:
+        """The same, all of one time: of changes that are made together no time names a moment between them."""
+        return Changes(self._database, self._payloads, now_ms)
 
     def put(
         self,
@@ -84,7 +90,7 @@ class Changes:
             return self._append(tx, target, None, 0, NO_HEADERS, NO_METADATA)
         found = versions.by_id(tx, target, version_id)
         if found is not None:
-            versions.remove(tx, found, now_ms())
+            versions.remove(tx, found, self._now_ms())
         return found
 
     def undelete(self, tx: Connection, key: ObjectKey) -> ObjectVersion:
@@ -97,7 +103,7 @@ class Changes:
         if not markers:
             raise PreconditionFailed(f"{target} is not deleted")
         for marker in markers:
-            versions.remove(tx, marker, now_ms())
+            versions.remove(tx, marker, self._now_ms())
         return replace(history[len(markers)], current=True)
 
     def _append(
@@ -118,8 +124,11 @@ class Changes:
             metadata=metadata,
             suspended=self._database.settled(tx, store_settings.for_writing).suspended,
             counted=self._database.settled(tx, quotas.any_stand),
-            now_ms=now_ms(),
+            now_ms=self._now_ms(),
         )
+
+    def _now_ms(self) -> int:
+        return now_ms() if self._dated_ms is None else self._dated_ms
 
     def _target(self, tx: Connection, key: ObjectKey) -> ObjectKey:
         """`resolve`, asked once for many transactions."""
@@ -144,4 +153,19 @@ def lookup(tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
     if found is None:
         marker = versions.newest(tx, target) is not None
         raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)
+    return found
+
+
+def lookup_then(tx: Connection, key: ObjectKey, as_of: AsOf) -> ObjectVersion:
+    """The object that a key had at a moment; raises NoSuchKey, VersionRemoved, and what `moments.resolve` raises."""
+    target = resolve(tx, key)
+    encoded = target.key.encode()
+    moment = moments.resolve(tx, as_of, target.bucket, encoded)
+    found = history.at(tx, target.bucket, encoded, moment.seq)
+    if found is None or found.delete_marker:
+        marker = found is not None
+        how = "it had been deleted by then" if marker else "no such object then"
+        raise NoSuchKey(f"{target} at {moment}: {how}", delete_marker=marker)
+    if found.removed:
+        raise VersionRemoved(f"{target} at {moment}: version {found.version_id} was removed for good since")
     return found

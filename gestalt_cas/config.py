@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
-STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes", "quotas")
+STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes", "quotas", "retention.rules", "history.keepDays")
 """The keys whose values are kept in the store."""
 MAX_PREFIX_BYTES = objects.MAX_KEY_BYTES - 1
 _SCHEMA_FILE = "config.schema.json"
@@ -67,6 +67,13 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """The retention rules, and the horizon of the history, in the background. `every_seconds` 0 switches it off."""
+
+    every_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Http:
     """The HTTP endpoint. `public_url` "" stands for the address that is really listened on."""
 
@@ -78,6 +85,27 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What the outside gets to see. `metrics` and `healthz` say who may read; `log_format` "" changes nothing."""
+
+    metrics: str = "off"
+    healthz: str = "off"
+    statistics_seconds: float = 300.0
+    open_telemetry: bool = True
+    spans_per_second: float = 100.0
+    log_format: str = ""
+    log_calls: str = "faults"
+
+    @property
+    def pages(self) -> bool:
+        """Whether there is a page for anybody."""
+        return self.metrics != "off" or self.healthz != "off"
+
+
+_Group = Limits | Collection | Retention | Telemetry
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A valid configuration. `settings` holds the given `STORE_KEYS` under their dotted names, and nothing else."""
 
@@ -85,7 +113,9 @@ class Config:
     key_prefix: str = ""
     limits: Limits = Limits()
     gc: Collection = Collection()
+    retention: Retention = Retention()
     http: Http = Http()
+    telemetry: Telemetry = Telemetry()
     signing: KeyPair | None = None
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -148,7 +178,9 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         key_prefix=str(values.get("keyPrefix", "")),
         limits=Limits(**_given("limits", Limits, values)),
         gc=Collection(**_given("gc", Collection, values)),
+        retention=Retention(**_given("retention", Retention, values)),
         http=_http(values),
+        telemetry=Telemetry(**_given("telemetry", Telemetry, values)),
         signing=_signing(values),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
     )
@@ -255,12 +287,16 @@ def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
         value = value.get(name)
         if value is None:
             return None
-    if setting.type == "object":  # the only one with values of its own is quotas, in whole bytes
-        return {name: int(count) for name, count in value.items()}
-    return int(value) if setting.type == "integer" else float(value) if setting.type == "number" else value
+    return _typed(value, _part(setting.key.split(".")))
 
 
-def _given(group: str, kind: type[Limits | Collection], values: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(value: Any, part: Mapping[str, Any]) -> object:
+    if part["type"] == "object":
+        return {name: _typed(inner, _below(part, name) or {}) for name, inner in value.items()}
+    return int(value) if part["type"] == "integer" else float(value) if part["type"] == "number" else value
+
+
+def _given(group: str, kind: type[_Group], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a group of keys has, under the names of the fields: `max_object_bytes` for `maxObjectBytes`."""
     given: dict[str, Any] = {}
     for member in fields(kind):
@@ -327,13 +363,14 @@ def _check_names(values: Mapping[str, object]) -> None:
         raise InvalidConfig(f"keyPrefix: {error}") from None
     if length > MAX_PREFIX_BYTES:
         raise InvalidConfig(f"keyPrefix: {length} bytes are too many; the limit is {MAX_PREFIX_BYTES}")
-    given = values.get("quotas")
-    for name in given if isinstance(given, Mapping) else ():
-        quota_range(name)
+    for key in ("quotas", "retention.rules"):
+        given = values.get(key)
+        for name in given if isinstance(given, Mapping) else ():
+            key_range(name, key)
 
 
-def quota_range(name: object) -> tuple[str, str]:
-    """Bucket and prefix of a quota's name, BUCKET or BUCKET/PREFIX; raises InvalidConfig for any other."""
+def key_range(name: object, setting: str) -> tuple[str, str]:
+    """Bucket and prefix of a name in a setting, BUCKET or BUCKET/PREFIX; raises InvalidConfig for any other."""
     bucket, _, prefix = name.partition("/") if isinstance(name, str) else ("", "", "")
     try:
         if not bucket:
@@ -341,7 +378,7 @@ def quota_range(name: object) -> tuple[str, str]:
         objects.check_bucket(bucket)
         objects.check_prefix(prefix)
     except InvalidArgument as error:
-        raise InvalidConfig(f"quotas: {error}") from None
+        raise InvalidConfig(f"{setting}: {error}") from None
     return bucket, prefix
 
 
@@ -364,7 +401,7 @@ def _faults(error: ValidationError) -> Iterator[str]:
         return
     for name in instance:
         if name not in _part(path)["properties"]:
-            yield f"unknown key {'.'.join([*path, _quoted(name)])}; {_advice(path, name)}"
+            yield f"unknown key {'.'.join(map(_quoted, [*path, name]))}; {_advice(path, name)}"
 
 
 def _part(path: Iterable[str]) -> dict[str, Any]:
@@ -374,10 +411,13 @@ def _part(path: Iterable[str]) -> dict[str, Any]:
     return part
 
 
-def _advice(path: Iterable[str], name: str) -> str:
+def _advice(path: list[str], name: str) -> str:
     from difflib import get_close_matches
 
     known = {setting.key.casefold(): setting.key for setting in describe()}
+    here = list(_part(path)["properties"])
+    if path and f"{'.'.join(path)}.{here[0]}" not in known.values():  # within an object whose name is the user's
+        return f"the keys are {', '.join(here)}"
     wrong = ".".join([*path, name])[:_LONGEST_SHOWN]
     matches = get_close_matches(wrong.casefold(), known, n=1)
     if not matches:

@@ -24,6 +24,10 @@ class InvalidConfig(InvalidArgument):
     """A configuration value that cannot be used; the message names the key."""
 
 
+class BeforeHorizon(InvalidArgument):
+    """A moment of which the history is no longer complete; the message names the first one of which it is."""
+
+
 class NoSuchKey(StoreError):
     """No current object under this key.
 
@@ -39,8 +43,24 @@ class NoSuchVersion(NoSuchKey):
     """The key has no such version, or the version is a delete marker (`delete_marker`)."""
 
 
+class VersionRemoved(NoSuchVersion):
+    """At the moment asked about the key had a version that was removed for good since; nothing keeps its payload."""
+
+
+class NoSuchSnapshot(StoreError):
+    """The store has no snapshot of this name."""
+
+
 class PreconditionFailed(StoreError):
     """A condition of the caller did not hold; nothing was changed."""
+
+
+class SnapshotExists(PreconditionFailed):
+    """The store has a snapshot of this name already; nothing was changed."""
+
+
+class Protected(PreconditionFailed):
+    """Something keeps what was to be removed for good; the message names it, and nothing was changed."""
 
 
 class NotModified(PreconditionFailed):
@@ -119,6 +139,10 @@ class SchemaTooNew(StoreUnusable):
 
 class SettingsConflict(StoreError):
     """A live server runs on the same directory with other values for the store's settings."""
+
+
+class ClockSuspect(StoreError):
+    """The clock is too far from the last commit or run for anything to be removed by its age; nothing was."""
 
 
 class Damage(StoreError):

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from gestalt_cas import pins, reachability, strays
+from gestalt_cas import clock_guard, pins, reachability, releases, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -109,13 +109,17 @@ class Collector:
         """Remove what has been unreachable for `grace_seconds`; with `dry_run` only say what would be removed.
 
         Safe beside every other call, in every process. Works on a full disk. `progress` may raise to stop: what is
-        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault.
+        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault, and with a grace
+        ClockSuspect.
         """
-        tell = progress or _silent
-        until_ms = now_ms() - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
+        tell, begun_ms = progress or _silent, now_ms()
+        until_ms = begun_ms - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
         if dry_run:
             return self._foresee(until_ms, tell)
+        if grace_seconds:
+            clock_guard.require(self._parts, begun_ms)
         staging = self._parts.blobs.staging.clean()
+        releases.release(self._parts, lambda done: tell("letting go of what deleted snapshots kept", done, 0))
         for first in range(FAN_OUT):
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
@@ -211,16 +215,15 @@ class Collector:
 
     def _foresee(self, until_ms: int, tell: Progress) -> Collected:
         staging = self._parts.blobs.staging.clean(dry_run=True)
-        ripe: list[Garbage] = []
-        fresh: list[int] = []
+        found, since = releases.foreseen(self._parts), dict[bytes, int]()
         for first in range(FAN_OUT):
-            found, before = self._look(first)
-            for garbage in found:
-                if before.get(garbage.digest, now_ms()) <= until_ms:
-                    ripe.append(garbage)
-                else:
-                    fresh.append(garbage.size)
+            more, before = self._look(first)
+            found += more
+            since |= before
             tell(_LOOKING, first + 1, FAN_OUT)
+        at = now_ms()
+        ripe = [garbage for garbage in found if since.get(garbage.digest, at) <= until_ms]
+        fresh = [garbage.size for garbage in found if since.get(garbage.digest, at) > until_ms]
         return self._foreseen(ripe, fresh, staging)
 
     def _foreseen(self, ripe: list[Garbage], fresh: list[int], staging: int) -> Collected:

@@ -32,6 +32,8 @@ TABLE: dict[type[StoreError], tuple[int, str]] = {
     errors.SignatureDoesNotMatch: (403, ""),
     errors.NoSuchKey: (404, "NoSuchKey"),
     errors.NoSuchVersion: (404, "NoSuchVersion"),
+    errors.NoSuchSnapshot: (404, "NoSuchKey"),
+    errors.Protected: (403, "AccessDenied"),  # as S3 answers for a version under object lock
     errors.MethodNotAllowed: (405, "MethodNotAllowed"),
     errors.PeerStalled: (408, "RequestTimeout"),
     errors.PreconditionFailed: (412, "PreconditionFailed"),

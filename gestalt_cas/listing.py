@@ -98,6 +98,14 @@ def walk(seek: Seek, prefix: bytes, delimiter: bytes, after: Position | None, li
     return entries, False
 
 
+def resuming(entries: Sequence[Entry], walked_to: bytes) -> Position:
+    """Where a walk that was cut after the key `walked_to`, behind all of these entries, goes on."""
+    last = entries[-1] if entries else None
+    if last is not None and last.seq is None and walked_to.startswith(last.name):
+        return last.position
+    return Position(walked_to)
+
+
 def runs(entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
     """The first and last key of each run of keys that no common prefix interrupts: ranges without any other key."""
     for keys, run in groupby(entries, key=lambda entry: entry.seq is not None):

@@ -23,6 +23,7 @@ Code = grpc.StatusCode
 STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.InvalidArgument: Code.INVALID_ARGUMENT,
     errors.NoSuchKey: Code.NOT_FOUND,
+    errors.NoSuchSnapshot: Code.NOT_FOUND,
     errors.PreconditionFailed: Code.FAILED_PRECONDITION,
     errors.InvalidRange: Code.OUT_OF_RANGE,
     errors.Cancelled: Code.CANCELLED,
@@ -36,6 +37,7 @@ STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.NoStore: Code.FAILED_PRECONDITION,
     errors.StoreUnusable: Code.FAILED_PRECONDITION,
     errors.SettingsConflict: Code.FAILED_PRECONDITION,
+    errors.ClockSuspect: Code.FAILED_PRECONDITION,
     errors.Damage: Code.DATA_LOSS,
     errors.DatabaseDamaged: Code.DATA_LOSS,
     errors.StoreFull: Code.RESOURCE_EXHAUSTED,

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from gestalt_cas import garbage
+from gestalt_cas import garbage, retention_runs
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import Collection, Config
-from gestalt_cas.errors import Cancelled, NotConfigured, ShuttingDown, StoreError
+from gestalt_cas.config import Collection, Config, Retention
+from gestalt_cas.errors import Cancelled, ClockSuspect, NotConfigured, ShuttingDown, StoreError
 from gestalt_cas.keys import SigningKeys
 from gestalt_cas.messages import Namespace
 from gestalt_cas.store import Store
@@ -28,19 +28,23 @@ log = logging.getLogger(__name__)
 _CARE_SECONDS = 1.0
 _COMPLAIN_SECONDS = 60.0
 _RETRY_SECONDS = 60.0
+_CLOCK_SECONDS = 3600.0
+"""How often the clock is looked at, and complained of, whether or not anything is to be removed."""
 _HOURLY = Collection()
+_BY_RULES = Retention()
 
 
 class OpenStore:
     """A store in use by some number of calls, closed when it is retired and the last of them has left.
 
-    Two threads look after it: the caretaker, each second, and the collector, which may take longer, every
-    `collection.every_seconds`.
+    Two threads look after it: the caretaker, each second, and the collector, which may take longer: it applies the
+    retention rules every `retention.every_seconds`, and collects garbage every `collection.every_seconds`.
     """
 
-    def __init__(self, store: Store, collection: Collection = _HOURLY) -> None:
+    def __init__(self, store: Store, collection: Collection = _HOURLY, retention: Retention = _BY_RULES) -> None:
         self.store = store
         self.collection = collection
+        self.retention = retention
         self._lock = threading.Lock()
         self._users = 0
         self._closing = False
@@ -48,8 +52,9 @@ class OpenStore:
         self._retired = threading.Event()
         self.closed = threading.Event()
         self._opened = time.monotonic()
-        self._collect_again = 0.0
-        for work, name in ((self._care, "gestalt-cas-caretaker"), (self._collect, "gestalt-cas-collector")):
+        self._collect_again = self._apply_again = 0.0
+        self._look_again = self._opened + _CLOCK_SECONDS
+        for work, name in ((self._care, "gestalt-cas-caretaker"), (self._remove, "gestalt-cas-collector")):
             threading.Thread(target=self._rounds, args=(work, name), name=name, daemon=True).start()
 
     def enter(self) -> bool:
@@ -99,13 +104,46 @@ class OpenStore:
     def _care(self) -> None:
         self.store.maintain()
 
+    def _remove(self) -> None:
+        """What goes by its age: versions by the rules first, then payloads; a failure of one keeps no other back."""
+        for work in (self._look_at_clock, self._apply, self._collect):
+            try:
+                work()
+            except Cancelled:
+                raise
+            except (StoreError, OSError) as error:
+                self._complain(work.__name__, str(error), _CLOCK_SECONDS if isinstance(error, ClockSuspect) else 0)
+
+    def _look_at_clock(self) -> None:
+        """See that the clock does not jump while nothing is to be removed for more than a day."""
+        if time.monotonic() >= self._look_again:
+            self._look_again = time.monotonic() + _CLOCK_SECONDS
+            self.store.look_at_clock()
+
+    def _apply(self) -> None:
+        """Apply the retention rules when the last run of any process, or our opening, is long enough ago."""
+        every = self.retention.every_seconds
+        if not every or time.monotonic() < self._apply_again or self._seconds_since(retention_runs.NOTE) < every:
+            return
+        self._apply_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
+        found = self.store.apply_retention(progress=self.stop_if_retired)
+        if found.anything:
+            log.info(
+                "retention: removed %d versions (%d bytes) and %d delete markers, %d objects expired, %d rows dropped",
+                found.versions,
+                found.bytes,
+                found.markers,
+                found.expired,
+                found.dropped,
+            )
+
     def _collect(self) -> None:
         """Collect garbage when the last run of any process, or our opening, is long enough ago."""
         every = self.collection.every_seconds
-        if not every or time.monotonic() < self._collect_again or self._seconds_since_collection() < every:
+        if not every or time.monotonic() < self._collect_again or self._seconds_since(garbage.NOTE) < every:
             return
         self._collect_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
-        found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self._stop_if_retired)
+        found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self.stop_if_retired)
         if found.files or found.staging_files:
             log.info(
                 "gc: removed %d payloads (%d bytes) and %d cut-off uploads",
@@ -114,23 +152,28 @@ class OpenStore:
                 found.staging_files,
             )
 
-    def _seconds_since_collection(self) -> float:
-        """How long ago garbage was last collected, or the store opened when no time at or before now is noted down."""
-        note = self.store.recall(garbage.NOTE)
+    def _seconds_since(self, name: str) -> float:
+        """How long ago a run noted itself down, or the store was opened when no time at or before now is noted down."""
+        note = self.store.recall(name)
         at_ms = note.get("at_ms") if isinstance(note, dict) else None
         if isinstance(at_ms, int) and at_ms <= now_ms():
             return (now_ms() - at_ms) / 1000
         return time.monotonic() - self._opened
 
-    def _stop_if_retired(self, *_: object) -> None:
+    def stop_if_retired(self, *_: object) -> None:
+        """Raise Cancelled once the store is to be closed: for work that can stop between two steps."""
         if self._retired.is_set():
             raise Cancelled("the store is being closed")
 
-    def _complain(self, work: str, text: str) -> None:
-        """Log a failure of the background work; the same one again once a minute, not once a round."""
-        before, at = self._complaints.get(work, ("", 0.0))
+    def _complain(self, work: str, text: str, every_seconds: float = 0.0) -> None:
+        """Log a failure of the background work; the same one, or one of the same kind, seldom, not once a round.
+
+        The same text once a minute. With `every_seconds`, where texts tell the time, whatever the text once in so long.
+        """
+        before, at = self._complaints.get(work, ("", -_CLOCK_SECONDS))
         now = time.monotonic()
-        if text != before or now - at > _COMPLAIN_SECONDS:
+        due = now - at > every_seconds if every_seconds else text != before or now - at > _COMPLAIN_SECONDS
+        if due:
             self._complaints[work] = text, now
             log.warning("background work: %s", text)
 
@@ -183,11 +226,11 @@ class Mounts:
                 with self._attach(before.store, config) as public_url:
                     before.store.adopt(config.settings)
                     self._mount = _mounted(config, before.opened, public_url)
-                before.opened.collection = config.gc
+                before.opened.collection, before.opened.retention = config.gc, config.retention
                 before.store.set_limits(config.limits)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
-            opened = OpenStore(store, config.gc)
+            opened = OpenStore(store, config.gc, config.retention)
             try:
                 _tidy(store)
                 with self._attach(store, config) as public_url:

@@ -88,7 +88,9 @@ class ObjectVersion:
     """One committed version of an object, or a delete marker.
 
     `seq` orders all changes of the store. `size` is in bytes. `digest` is the BLAKE3-256 of the payload as 64 hex
-    digits, "" for a delete marker. `modified_ms` is the commit time in milliseconds since the Unix epoch.
+    digits, "" for a delete marker. `modified_ms` is the commit time in milliseconds since the Unix epoch. `removed`: it
+    was removed for good after the moment that was asked about, and its payload is kept no more (its digest is "" when
+    it was purged).
     """
 
     key: ObjectKey
@@ -100,10 +102,11 @@ class ObjectVersion:
     headers: Headers = NO_HEADERS
     metadata: Mapping[str, str] = field(default_factory=lambda: _NO_METADATA)
     current: bool = True
+    removed: bool = False
 
     @property
     def delete_marker(self) -> bool:
-        return not self.digest
+        return not self.digest and not self.removed
 
     @property
     def etag(self) -> str:

@@ -7,42 +7,111 @@ one ended, whatever has changed in between. Source: the S3 API reference, ListOb
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
-from gestalt_cas import listing, tokens, versions
+from gestalt_cas import history, listing, moments, tokens, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion, VersionPage, check_bucket, utf8
 from gestalt_cas.sqlite import Connection
 
 PAGE_BYTES = 3 << 20
 """A listing page ends early when its entries pass this size, since Gestalt peers receive at most 4 MiB at a time."""
+WALK_SECONDS = 0.1
+"""How long a page of the past may walk keys that did not exist then."""
 _ENTRY_BYTES = 192
 
 
 def of_objects(tx: Connection, query: ListQuery) -> ListPage:
     """Current objects and common prefixes; raises InvalidToken, or InvalidArgument for names that cannot be."""
-    check_bucket(query.bucket)
-    prefix, delimiter = utf8(query.prefix, "prefix"), utf8(query.delimiter, "delimiter")
-    start_after = utf8(query.start_after, "start_after")
-    upper = listing.successor(prefix)
-    bucket = query.bucket or store_settings.default_bucket(tx)
-    scope = tokens.Listing(bucket, prefix, delimiter)
-    after = tokens.decode(scope, query.token) if query.token else listing.start_position(start_after, prefix, delimiter)
+    scope, after = _begin(tx, query, None)
+    upper = listing.successor(scope.prefix)
     entries, more = listing.walk(
-        lambda lower, limit: versions.seek(tx, bucket, lower, upper, limit), prefix, delimiter, after, query.limit
+        lambda lower, limit: versions.seek(tx, scope.bucket, lower, upper, limit),
+        scope.prefix,
+        scope.delimiter,
+        after,
+        query.limit,
     )
     found = {
         version.seq: version
         for first, last in listing.runs(entries)
-        for version in versions.current_run(tx, bucket, first, last)
+        for version in versions.current_run(tx, scope.bucket, first, last)
     }
+    return _page(scope, entries, found, entries[-1].position if more else None)
+
+
+def of_objects_then(tx: Connection, query: ListQuery, as_of: moments.AsOf) -> ListPage:
+    """Objects and common prefixes of a moment; raises as `of_objects` does, and as `moments.resolve`.
+
+    A version that was removed for good since is among them, and says so. Keys that did not exist then are walked, too:
+    a page on which that takes more than WALK_SECONDS ends early, perhaps without an entry, and has a token.
+    """
+    check_bucket(query.bucket)
+    bucket = query.bucket or store_settings.default_bucket(tx)
+    moment = moments.resolve(tx, as_of, bucket, utf8(query.prefix, "prefix"))
+    scope, after = _begin(tx, query, moment.seq)
+    past = _Past(tx, scope, moment.seq)
+    entries, more = listing.walk(past.seek, scope.prefix, scope.delimiter, after, query.limit)
+    end = entries[-1].position if more else None
+    if not more and past.cut is not None:
+        end = listing.resuming(entries, past.cut)
+    return _page(scope, entries, past.found, end)
+
+
+class _Past:
+    """Seeks in what was there at a moment, until the time for a page is over."""
+
+    def __init__(self, tx: Connection, scope: tokens.Listing, seq: int) -> None:
+        self.found: dict[int, ObjectVersion] = {}
+        self.cut: bytes | None = None
+        self._tx, self._scope, self._seq = tx, scope, seq
+        self._upper = listing.successor(scope.prefix)
+        self._deadline = time.monotonic() + WALK_SECONDS
+
+    def seek(self, lower: bytes, limit: int) -> list[listing.Row]:
+        """As `listing.Seek`; fewer rows than `limit` also when the time is over: `cut` is then the last key walked."""
+        rows: list[listing.Row] = []
+        step = limit
+        while True:
+            stretch = history.walk(self._tx, self._scope.bucket, lower, self._upper, self._seq, step)
+            self.found.update((version.seq, version) for version in stretch.found)
+            rows += [(version.key.key.encode(), version.seq) for version in stretch.found]
+            if len(rows) >= limit or stretch.walked_to is None:
+                return rows[:limit]
+            if time.monotonic() > self._deadline:
+                self.cut = stretch.walked_to
+                return rows
+            lower = stretch.walked_to + b"\0"
+            step = min(step * 2, history.STRETCH)
+
+
+def _begin(tx: Connection, query: ListQuery, seq: int | None) -> tuple[tokens.Listing, listing.Position | None]:
+    """What the query lists, and the position after which its page begins; None: at the very beginning."""
+    check_bucket(query.bucket)
+    prefix, delimiter = utf8(query.prefix, "prefix"), utf8(query.delimiter, "delimiter")
+    start_after = utf8(query.start_after, "start_after")
+    scope = tokens.Listing(query.bucket or store_settings.default_bucket(tx), prefix, delimiter, seq)
+    if query.token:
+        return scope, tokens.decode(scope, query.token)
+    return scope, listing.start_position(start_after, prefix, delimiter)
+
+
+def _page(
+    scope: tokens.Listing,
+    entries: list[listing.Entry],
+    found: Mapping[int, ObjectVersion],
+    end: listing.Position | None,
+) -> ListPage:
+    """The page of these entries, as many as fit; `end` is where the next one begins, None when there is none."""
     fitting = _fitting(entries, found)
-    more = more or fitting < len(entries)
     shown = entries[:fitting]
+    if fitting < len(entries):
+        end = shown[-1].position
     return ListPage(
         tuple(found[entry.seq] for entry in shown if entry.seq is not None),
         tuple(entry.name.decode() for entry in shown if entry.seq is None),
-        tokens.encode(scope, shown[-1].position) if more else "",
+        tokens.encode(scope, end) if end is not None else "",
     )
 
 

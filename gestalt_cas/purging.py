@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 from gestalt_cas import reachability, removals, versions
 from gestalt_cas.clock import now_ms
-from gestalt_cas.errors import NoSuchKey
+from gestalt_cas.errors import NoSuchKey, Protected
 from gestalt_cas.garbage import Collector
-from gestalt_cas.objects import ObjectKey
+from gestalt_cas.objects import ObjectKey, ObjectVersion
 from gestalt_cas.parts import Parts
 from gestalt_cas.reachability import Garbage
+from gestalt_cas.sqlite import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,10 @@ class Purged:
 
 
 def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
-    """Remove the key whole; its bucket is a real name. Raises NoSuchKey when it has neither version nor marker.
+    """Remove the key whole; its bucket is a real name.
 
+    Raises NoSuchKey when it has neither version nor marker, and Protected while a snapshot shows one of its versions.
+    What earlier removals left in the history is stripped as well.
     Works on a full disk. Cut off in the midst, the versions are gone and the next gc removes the payloads.
     """
     quarantined: list[int] = []
@@ -64,20 +67,33 @@ def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
     )
 
 
+def _refuse_kept(tx: Connection, key: ObjectKey, found: list[ObjectVersion]) -> None:
+    """Raise Protected when a snapshot keeps what is to go, removed versions included."""
+    encoded = key.key.encode()
+    names = removals.snapshots_keeping(tx, key.bucket, encoded)
+    for version in found:
+        if not version.delete_marker:
+            names += removals.snapshots_of(tx, key.bucket, encoded, version.seq)
+    if names:
+        listed = ", ".join(dict.fromkeys(names))
+        raise Protected(f"{key} is kept by snapshots: {listed}; delete them first (gestalt-cas snapshot delete NAME)")
+
+
 def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tuple[int, list[bytes], list[bytes]]:
     """Remove the versions, leaving bare rows, and record in the same transaction what that leaves unreachable.
 
-    Returns how many versions there were, their payloads, and those of them that are unreachable now. How many copies
+    Returns how many versions there were, their payloads and those of versions that were removed before, as far as they
+    are not collected yet, and those of them that are unreachable now. How many copies
     were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
     """
     with parts.database.write() as tx:
         found = versions.everything(tx, key)
-        if not found:
-            raise NoSuchKey(f"{key}: nothing to purge, it has no version")
+        _refuse_kept(tx, key, found)
         for version in found:
             versions.remove(tx, version, now_ms())
-        removals.strip(tx, key.bucket, key.key.encode())
-        payloads = {bytes.fromhex(version.digest): version.size for version in found if version.digest}
+        payloads = dict(removals.payloads(tx, key.bucket, key.key.encode()))
+        if not removals.strip(tx, key.bucket, key.key.encode()) and not found:
+            raise NoSuchKey(f"{key}: nothing to purge, it has no version")
         unreached = [digest for digest in sorted(payloads) if not reachability.is_reached(tx, digest)]
         for digest in unreached:
             reachability.mark(tx, Garbage(digest, payloads[digest]), now_ms())

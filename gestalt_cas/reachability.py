@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Integer, and_, delete, exists, func, insert, literal_column, select
+from sqlalchemy import ColumnElement, Integer, and_, delete, exists, func, insert, literal_column, or_, select
 
-from gestalt_cas import schema
+from gestalt_cas import removals, schema
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
@@ -57,6 +57,15 @@ _STANDING = Prepared(
     )
 )
 _IS_REACHED = Prepared(select(_v.seq).where(_v.digest == parameter("digest")).limit(literal_column("1")))
+_REFERENCES = Prepared(
+    select(func.count()).select_from(
+        select(_v.seq)
+        .where(_v.digest == parameter("digest"), or_(_v.gone_seq.is_(None), removals.KEPT_BY_SNAPSHOT))
+        .limit(parameter("limit", Integer))
+        .subquery()
+    )
+)
+_AS_GARBAGE = Prepared(select(_b.size, ~_IS_FILE).where(_b.digest == parameter("digest")))
 _TAKE_OUT = Prepared(
     delete(schema.inlined)
     .where(schema.inlined.c.id == select(_b.place).where(_b.digest == parameter("digest")).scalar_subquery())
@@ -131,6 +140,16 @@ def ripe(connection: Connection, after: bytes, until_ms: int, limit: int) -> lis
 def is_reached(connection: Connection, digest: bytes) -> bool:
     """Whether any version has this payload."""
     return bool(_IS_REACHED(connection, digest=digest))
+
+
+def references(connection: Connection, digest: bytes, most: int = -1) -> int:
+    """How many versions reach this payload, those included that a snapshot keeps; counts to `most`, or to the end."""
+    return int(_REFERENCES(connection, digest=digest, limit=most)[0][0])
+
+
+def as_garbage(connection: Connection, digest: bytes) -> list[Garbage]:
+    """The payload as garbage, whether or not it is; nothing when it has no row."""
+    return [_garbage(digest, *row) for row in _AS_GARBAGE(connection, digest=digest)]
 
 
 def recorded(connection: Connection, digest: bytes) -> list[Garbage]:

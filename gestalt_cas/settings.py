@@ -8,12 +8,12 @@ the keys that it holds; the defaults apply once, when a store is created.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
-from gestalt_cas import inlined, quotas
-from gestalt_cas.config import quota_range
+from gestalt_cas import inlined, quotas, retention
+from gestalt_cas.config import key_range
 from gestalt_cas.errors import InvalidConfig, SettingsConflict
 from gestalt_cas.objects import check_bucket
 from gestalt_cas.sqlite import Connection
@@ -24,13 +24,16 @@ class Settings:
     """`bucket`: what the empty bucket name stands for. `versioning`: "enabled" or "suspended".
 
     `inline_max_bytes`: payloads up to this many bytes are kept in the database; a payload stays where it is.
-    `quotas`: by BUCKET or BUCKET/PREFIX, the bytes that all versions below may take.
+    `quotas`: by BUCKET or BUCKET/PREFIX, the bytes that all versions below may take. `retention`: by the same names,
+    what goes by itself (`retention.py`). `history_keep_days`: how long removed versions stay known; 0 is for ever.
     """
 
     bucket: str = "default"
     versioning: str = "enabled"
     inline_max_bytes: int = 0
     quotas: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    retention: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: MappingProxyType({}))
+    history_keep_days: int = 30
 
     @property
     def suspended(self) -> bool:
@@ -42,12 +45,14 @@ class Settings:
 
 
 _MOST_BYTES = quotas.MOST_BYTES
-_QUOTAS = "quotas"
+_QUOTAS, _RULES, _KEEP_DAYS = "quotas", "retention.rules", "history.keepDays"
 FIELDS = {
     "bucket": "bucket",
     "versioning": "versioning",
     "blobs.inlineMaxBytes": "inline_max_bytes",
     _QUOTAS: "quotas",
+    _RULES: "retention",
+    _KEEP_DAYS: "history_keep_days",
 }
 """Dotted name to field."""
 assert set(FIELDS.values()) == {field.name for field in fields(Settings)}
@@ -67,7 +72,11 @@ def _validate_one(name: str, value: object) -> object:
     if name == "blobs.inlineMaxBytes":
         return _validate_bytes(name, value, inlined.MOST_BYTES)
     if name == _QUOTAS:
-        return _validate_quotas(value)
+        return _by_place(name, value, _validate_bytes)
+    if name == _RULES:
+        return _by_place(name, value, retention.validate)
+    if name == _KEEP_DAYS:
+        return retention.whole(name, value, 0, retention.MOST_DAYS, "days")
     if not isinstance(value, str):
         raise InvalidConfig(f"{name}: {value!r} is not text")
     if name == "versioning" and value not in ("enabled", "suspended"):
@@ -85,17 +94,17 @@ def _validate_bytes(name: str, value: object, most: int = _MOST_BYTES) -> int:
     return value
 
 
-def _validate_quotas(value: object) -> dict[str, int]:
-    """The quotas under their canonical names, so that `site/` and `site` are one."""
+def _by_place(setting: str, value: object, validate_one: Callable[[str, object], object]) -> dict[str, object]:
+    """Values by BUCKET or BUCKET/PREFIX under their canonical names, so that `site/` and `site` are one."""
     if not isinstance(value, Mapping):
-        raise InvalidConfig(f"{_QUOTAS}: {value!r} is not an object of BUCKET or BUCKET/PREFIX and bytes")
-    checked: dict[str, int] = {}
-    for name, most in value.items():
-        bucket, prefix = quota_range(name)
+        raise InvalidConfig(f"{setting}: {value!r} is not an object with names like BUCKET or BUCKET/PREFIX")
+    checked: dict[str, object] = {}
+    for name, inner in value.items():
+        bucket, prefix = key_range(name, setting)
         canonical = f"{bucket}/{prefix}" if prefix else bucket
         if canonical in checked:
-            raise InvalidConfig(f"{_QUOTAS}: {canonical} is there twice")
-        checked[canonical] = _validate_bytes(f"{_QUOTAS}.{name}", most)
+            raise InvalidConfig(f"{setting}: {canonical} is there twice")
+        checked[canonical] = validate_one(f"{setting}.{name}", inner)
     return checked
 
 
@@ -123,6 +132,18 @@ def for_writing(connection: Connection) -> Settings:
     return Settings(**found)
 
 
+def retention_rules(connection: Connection) -> dict[str, dict[str, object]]:
+    """The retention rules by BUCKET or BUCKET/PREFIX, in the transaction at hand."""
+    found = recall(connection, _RULES)
+    return found if isinstance(found, dict) else {}
+
+
+def history_keep_days(connection: Connection) -> int:
+    """How many days removed versions stay known, in the transaction at hand; 0 is for ever."""
+    found = recall(connection, _KEEP_DAYS)
+    return found if isinstance(found, int) else Settings().history_keep_days
+
+
 def default_bucket(connection: Connection) -> str:
     """What the empty bucket name stands for, in the transaction at hand."""
     rows = connection.execute("SELECT value FROM settings WHERE name = 'bucket'").fetchall()
@@ -133,10 +154,10 @@ def store(connection: Connection, changes: Mapping[str, object]) -> None:
     """Write validated changes in the write transaction at hand; quotas are replaced as a whole."""
     wanted = changes.get(_QUOTAS)
     if isinstance(wanted, Mapping):
-        quotas.replace(connection, {quota_range(name): most for name, most in wanted.items()})
+        quotas.replace(connection, {key_range(name, _QUOTAS): most for name, most in wanted.items()})
     connection.executemany(
         "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        [(name, json.dumps(value)) for name, value in changes.items() if name != _QUOTAS],
+        [(name, json.dumps(value, default=dict)) for name, value in changes.items() if name != _QUOTAS],
     )
 
 

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, and_, exists, func, literal_column, select, tuple_
 
-from gestalt_cas import pins, quotas, reachability, schema, sqlite
+from gestalt_cas import clock_guard, history, pins, quotas, reachability, schema, snapshots, sqlite
 from gestalt_cas.clock import now_ms
+from gestalt_cas.figures import Distribution
+from gestalt_cas.history import Horizon
 from gestalt_cas.parts import Parts
 from gestalt_cas.pins import Pin
 from gestalt_cas.quotas import Quota
@@ -25,7 +27,8 @@ from gestalt_cas.settings import recall
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
-CHECK_NOTE, BACKUP_NOTE, GC_NOTE = "check.last", "backup.last", "gc.last"
+CHECK_NOTE, BACKUP_NOTE, GC_NOTE, RETENTION_NOTE = "check.last", "backup.last", "gc.last", "retention.last"
+_NOTES = (CHECK_NOTE, BACKUP_NOTE, GC_NOTE, RETENTION_NOTE)
 STRETCH_ROWS = 4_000
 """Rows that one view counts: some hundredths of a second."""
 
@@ -126,8 +129,9 @@ class Heap:
 class Stats:
     """The figures of a store; sizes in bytes, times in Unix milliseconds.
 
-    `last_*` are the notes of the
-    last runs, None where there was none. `inodes_free` is None where the file system has no fixed number.
+    `last_*` are the notes of the last runs, None where there was none. `horizons` says of which buckets the history is
+    not exact from the first change on; "" is for all of them. `inodes_free` is None where the file system has no fixed
+    number. `clock` says why nothing is removed by its age, "" while it is (`clock_guard.py`).
     """
 
     contents: Contents
@@ -145,8 +149,12 @@ class Stats:
     last_check: Mapping[str, object] | None
     last_backup: Mapping[str, object] | None
     last_gc: Mapping[str, object] | None
+    last_retention: Mapping[str, object] | None
+    clock: str
     sequence: int
     last_commit_ms: int
+    snapshots: int
+    horizons: Mapping[str, Horizon]
     format: int = schema.FORMAT
     revision: str = schema.REVISION
     sqlite_version: str = sqlite.driver.sqlite_version
@@ -165,6 +173,48 @@ class Stats:
         return self.contents.version_bytes / kept if kept > 0 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What can be told of a store without counting its rows; see `Stats`.
+
+    `clock` says why nothing is removed by its age, "" while it is; `group_sizes` how many writers of this process
+    shared each COMMIT since it opened the store.
+    """
+
+    database_bytes: int
+    wal_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    inodes_free: int | None
+    last_check: Mapping[str, object] | None
+    last_backup: Mapping[str, object] | None
+    last_gc: Mapping[str, object] | None
+    last_retention: Mapping[str, object] | None
+    clock: str
+    group_sizes: Distribution
+
+
+def glance(parts: Parts) -> Glance:
+    """What can be told at once."""
+    disk = os.statvfs(parts.layout.root)
+    with parts.database.read() as tx:
+        last_check, last_backup, last_gc, last_retention = (_note(tx, name) for name in _NOTES)
+        clock = clock_guard.doubt(tx, now_ms())
+    return Glance(
+        database_bytes=_size(parts.layout.database),
+        wal_bytes=parts.database.wal_bytes,
+        disk_bytes=disk.f_blocks * disk.f_frsize,
+        disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        inodes_free=disk.f_favail if disk.f_files else None,
+        last_check=last_check,
+        last_backup=last_backup,
+        last_gc=last_gc,
+        last_retention=last_retention,
+        clock=clock,
+        group_sizes=parts.database.group_sizes,
+    )
+
+
 def gather(parts: Parts, progress: Progress | None = None) -> Stats:
     """Count everything; reads every row of versions and payloads."""
     tell = progress or silent
@@ -174,7 +224,9 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         ((sequence, last_commit_ms),) = _COUNTER(tx)
         live = tuple(pins.live(tx, now_ms()))
         limits = tuple(quotas.standing(tx))
-        last_check, last_backup, last_gc = (_note(tx, name) for name in (CHECK_NOTE, BACKUP_NOTE, GC_NOTE))
+        last_check, last_backup, last_gc, last_retention = (_note(tx, name) for name in _NOTES)
+        clock = clock_guard.doubt(tx, now_ms())
+        named, known = len(snapshots.standing(tx)), history.horizons(tx)
     return Stats(
         contents=contents,
         payloads=payloads,
@@ -191,8 +243,12 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         last_check=last_check,
         last_backup=last_backup,
         last_gc=last_gc,
+        last_retention=last_retention,
+        clock=clock,
         sequence=sequence,
         last_commit_ms=last_commit_ms,
+        snapshots=named,
+        horizons=known,
     )
 
 

@@ -25,14 +25,16 @@ from gestalt_cas import allowances, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.batches import Batch
-from gestalt_cas.changes import NO_METADATA, Changes, lookup, resolve
+from gestalt_cas.changes import NO_METADATA, Changes, lookup, lookup_then, resolve
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
     DiskFull,
+    InvalidArgument,
 )
 from gestalt_cas.intake import Intake, Vouch
+from gestalt_cas.moments import AsOf
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -50,11 +52,11 @@ from gestalt_cas.objects import (
     utf8,
 )
 from gestalt_cas.parts import Parts, open_parts
+from gestalt_cas.past import Past
 from gestalt_cas.payloads import ObjectReader
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.staging import Held, Staged
-from gestalt_cas.upkeep import Upkeep
 
 _OPEN_TRIES = 3
 
@@ -74,7 +76,7 @@ class Usage:
     stored_bytes: int
 
 
-class Store(Upkeep):
+class Store(Past):
     """An open store directory. Thread-safe; other processes may have the same directory open.
 
     Operations raise the errors of `gestalt_cas.errors`. A bucket of "" is the store's default bucket; returned
@@ -168,18 +170,26 @@ class Store(Upkeep):
         with self._advised():
             return self._intake.take(chunks, put, confirm)
 
-    def head(self, key: ObjectKey, *, version_id: str = "", conditions: Conditions = NO_CONDITIONS) -> ObjectVersion:
-        """The current object of `key`, or the version `version_id`.
+    def head(
+        self,
+        key: ObjectKey,
+        *,
+        version_id: str = "",
+        as_of: AsOf = "",
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> ObjectVersion:
+        """The current object of `key`, or the version `version_id`, or the object that it had at a moment.
 
-        Raises NoSuchKey, NoSuchVersion, PreconditionFailed or NotModified.
+        `as_of` is a sequence, a time or a snapshot's name, see `Store.moment`. Raises NoSuchKey, NoSuchVersion,
+        VersionRemoved, PreconditionFailed or NotModified, and what `Store.moment` raises.
         """
-        check_names(key)
+        _check_lookup(key, version_id, as_of)
         version = None
-        if not version_id:
+        if not version_id and not as_of:
             version = self._database.ask(lambda connection: versions.current_of(connection, key))
         if version is None:
             with self._database.read() as tx:
-                version = lookup(tx, key, version_id)
+                version = _looked_up(tx, key, version_id, as_of)
         if conditions:
             rules.check_read(conditions, version)
         return version
@@ -189,6 +199,7 @@ class Store(Upkeep):
         key: ObjectKey,
         *,
         version_id: str = "",
+        as_of: AsOf = "",
         byte_range: ByteRange | Callable[[ObjectVersion], ByteRange | None] | None = None,
         conditions: Conditions = NO_CONDITIONS,
     ) -> ObjectReader:
@@ -197,12 +208,12 @@ class Store(Upkeep):
         `byte_range` may be a function that is asked with the version at hand, for ranges that depend on it.
         Raises what `head` raises, InvalidRange, or Damage when the payload is missing or has another size.
         """
-        check_names(key)
+        _check_lookup(key, version_id, as_of)
         tries = _OPEN_TRIES
         while True:
             tries -= 1
             with self._database.read() as tx:
-                version = lookup(tx, key, version_id)
+                version = _looked_up(tx, key, version_id, as_of)
                 rules.check_read(conditions, version)
                 wanted = byte_range(version) if callable(byte_range) else byte_range
                 offset, length = ranges.resolve(wanted, version.size)
@@ -212,6 +223,7 @@ class Store(Upkeep):
                     damage = error
                 else:
                     return ObjectReader(version, offset, length, blob, self._payloads.record_damage)
+            self._database.place.require()  # else all of it has gone, and nothing is damaged
             # Its last version may have gone between our view and our open: look again before calling it damage.
             if tries and isinstance(damage, BlobMissing):
                 continue
@@ -280,12 +292,17 @@ class Store(Upkeep):
         check_names(key)
         return self._reserve.spend_on(lambda: self._database.commit(lambda tx: self._changes.undelete(tx, key)))
 
-    def list_page(self, query: ListQuery) -> ListPage:
-        """One page of current objects and common prefixes; see ListQuery for the limits.
+    def list_page(self, query: ListQuery, *, as_of: AsOf = "") -> ListPage:
+        """One page of current objects and common prefixes, or of those of a moment; see ListQuery for the limits.
 
-        Raises InvalidToken for a token that was made for another bucket, prefix or delimiter, or not by this store.
+        For several pages of the past get the moment once, by `Store.moment`. Versions that were removed for good since
+        are there, and say so. A page of the past that has walked keys for 100 ms which did not exist then ends early,
+        perhaps empty, with a token. Raises InvalidToken for a token that was made for another bucket, prefix,
+        delimiter or moment, or not by this store, and what `Store.moment` raises.
         """
         with self._database.read() as tx:
+            if as_of:
+                return pages.of_objects_then(tx, query, as_of)
             return pages.of_objects(tx, query)
 
     def list_versions(self, query: ListQuery, *, only_key: bool = False) -> VersionPage:
@@ -325,11 +342,7 @@ class Store(Upkeep):
 
     def health(self) -> str:
         """What is wrong with the store, in a sentence; "" when nothing is known to be."""
-        if self._database.fault:
-            return self._database.fault
-        if not self._layout.database.exists():
-            return f"the data directory {self._layout.root} has lost its database"
-        return ""
+        return self._database.place.fault() or self._database.fault
 
     def shortage(self) -> str:
         """What keeps uploads out although the store is sound, in a sentence; "" when nothing does."""
@@ -343,6 +356,7 @@ class Store(Upkeep):
 
     def maintain(self) -> None:
         """One round of background work, for the holder of server.lock: mend, remake the reserve, shorten the WAL."""
+        self._database.place.require()
         self._reserve.keep()
         self._database.recover()
         self._database.tend_wal()
@@ -401,6 +415,16 @@ class Store(Upkeep):
     def _room(self, key: ObjectKey) -> allowances.Room | None:
         with self._database.read() as tx:
             return allowances.room(tx, key)
+
+
+def _check_lookup(key: ObjectKey, version_id: str, as_of: AsOf) -> None:
+    check_names(key)
+    if version_id and as_of:
+        raise InvalidArgument("a version id and a moment name two things; give one of them")
+
+
+def _looked_up(tx: Connection, key: ObjectKey, version_id: str, as_of: AsOf) -> ObjectVersion:
+    return lookup_then(tx, key, as_of) if as_of else lookup(tx, key, version_id)
 
 
 __all__ = ["Limits", "ObjectReader", "Store", "Usage"]

@@ -26,11 +26,15 @@ _CONTEXT = "gestalt-cas 2026 continuation token"
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a token belongs to: tokens of one listing are refused by every other."""
+    """What a token belongs to: tokens of one listing are refused by every other.
+
+    `seq` is the moment of a listing of the past; None: of the present.
+    """
 
     bucket: str
     prefix: bytes
     delimiter: bytes
+    seq: int | None = None
 
 
 def encode(listing: Listing, position: Position) -> str:
@@ -79,13 +83,16 @@ def _unpack(listing: Listing, token: str) -> tuple[int, bytes]:
     if len(checksum) != _CHECKSUM or head[0] != FORMAT:
         raise InvalidToken("the continuation token is malformed or of another format")
     if checksum != _checksum(listing, head, rest):
-        raise InvalidToken("the continuation token was made for another bucket, prefix or delimiter, or was altered")
+        raise InvalidToken(
+            "the continuation token was made for another bucket, prefix, delimiter or moment, or was altered"
+        )
     return head[1], rest
 
 
 def _checksum(listing: Listing, head: bytes, rest: bytes) -> bytes:
     hasher = blake3(derive_key_context=_CONTEXT)
-    for part in (listing.bucket.encode(), listing.prefix, listing.delimiter, head, rest):
+    moment = () if listing.seq is None else (listing.seq.to_bytes(8),)
+    for part in (listing.bucket.encode(), listing.prefix, listing.delimiter, head, rest, *moment):
         hasher.update(len(part).to_bytes(8))
         hasher.update(part)
     return hasher.digest(_CHECKSUM)

@@ -242,6 +242,8 @@ def plan_download(
 def _download_step(
     name: str, version: ObjectVersion, entry: Entry | None, limits: PathLimits, files: _Files, same: Same
 ) -> Step:
+    if version.removed:
+        return Skip(name, f"its version of then, {version.version_id}, was removed for good since")
     try:
         local_parts(name, limits)
         if file := files.holding(name):

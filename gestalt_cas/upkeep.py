@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from gestalt_cas import purging, quotas, statistics
+from gestalt_cas import clock_guard, purging, quotas, retention_runs, statistics
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups import backup
 from gestalt_cas.backups.backup import BackedUp
 from gestalt_cas.checks import checking
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
+from gestalt_cas.clock import now_ms
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
-from gestalt_cas.objects import ObjectKey, check_names
+from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix
 from gestalt_cas.parts import Parts
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
-from gestalt_cas.statistics import Stats
+from gestalt_cas.retention_runs import Applied, Foreseen, Going
+from gestalt_cas.statistics import Glance, Stats
 
 
 class Upkeep:
@@ -35,7 +37,8 @@ class Upkeep:
     ) -> Collected:
         """Remove payloads that no version has reached for `grace_seconds`, and what dead uploads left in staging.
 
-        With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.garbage`.
+        With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.garbage`. With a grace it
+        raises ClockSuspect when the clock is not to be trusted.
         """
         return self._collector.collect(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress)
 
@@ -60,6 +63,10 @@ class Upkeep:
     def stats(self, *, progress: Progress | None = None) -> Stats:
         """Figures of the whole store; reads every row, in short views, so they are of several moments."""
         return statistics.gather(self._parts, progress)
+
+    def glance(self) -> Glance:
+        """The figures that cost next to nothing: sizes, room, and what the last runs of the tools have noted down."""
+        return statistics.glance(self._parts)
 
     def purge(self, key: ObjectKey) -> Purged:
         """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""
@@ -95,3 +102,41 @@ class Upkeep:
         """Remove a quota; False when there is none of just this bucket and prefix."""
         with self._parts.database.write() as tx:
             return quotas.drop(tx, bucket or store_settings.default_bucket(tx), prefix)
+
+    def apply_retention(
+        self, bucket: str | None = None, prefix: str = "", *, progress: Progress | None = None
+    ) -> Applied:
+        """Remove what the rules of `retention.rules` say, and what `history.keepDays` no longer keeps known.
+
+        With a bucket ("": the default one) only apply the rules to its keys that start with `prefix`. Safe beside every
+        other call; gc then frees the bytes. `progress` may raise to stop: the next run does the rest. Raises
+        ClockSuspect when the clock is not to be trusted.
+        """
+        return retention_runs.apply(self._parts, bucket, _checked(bucket, prefix), progress)
+
+    def preview_retention(
+        self, bucket: str | None = None, prefix: str = "", *, each: Callable[[Going], None] | None = None
+    ) -> Foreseen:
+        """What `apply_retention` would do now, and how many bytes gc would then free, exactly: judged in one view.
+
+        `each` is called with every version that would go, keys in byte order, and should be quick.
+        """
+        return retention_runs.preview(self._parts, bucket, _checked(bucket, prefix), each)
+
+    def look_at_clock(self) -> None:
+        """Raise ClockSuspect unless the clock can be trusted, and note that it was looked at; see `clock_guard`."""
+        clock_guard.require(self._parts, now_ms())
+
+    def clock_doubt(self) -> str:
+        """Why nothing is removed by its age at the moment, "" when it is."""
+        with self._parts.database.read() as tx:
+            return clock_guard.doubt(tx, now_ms())
+
+    def accept_clock(self) -> None:
+        """Take the clock for right, so that retention and gc with a grace go on."""
+        clock_guard.accept(self._parts, now_ms())
+
+
+def _checked(bucket: str | None, prefix: str) -> bytes:
+    check_bucket(bucket or "")
+    return check_prefix(prefix)

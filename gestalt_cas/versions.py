@@ -115,6 +115,8 @@ _HISTORY_REST = Prepared(
     select(*_ROW, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
 )
 _NEWER_THAN_ALL = (1 << 63) - 1
+_RANDOM = 9
+"""Random bytes of a version id."""
 _BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
 _PLACED = Prepared(select(_b.size, _b.place, _b.damaged_ms).where(_b.digest == _p("digest")))
 _KEEP_BLOB = Prepared(
@@ -180,7 +182,7 @@ class BlobRow:
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     """The current object of `key`; None when absent or deleted. `key.bucket` is a real name here, never ""."""
     rows = _CURRENT(connection, bucket=key.bucket, key=key.key.encode())
-    return _version(key.bucket, rows[0]) if rows else None
+    return from_row(key.bucket, rows[0]) if rows else None
 
 
 def current_of(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -188,13 +190,13 @@ def current_of(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     if key.bucket:
         return current(connection, key)
     rows = _CURRENT_BY_DEFAULT(connection, key=key.key.encode())
-    return _version(rows[0][-1], rows[0]) if rows else None
+    return from_row(rows[0][-1], rows[0]) if rows else None
 
 
 def newest(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     """The newest version of `key`, a delete marker included."""
     rows = _NEWEST(connection, bucket=key.bucket, key=key.key.encode())
-    return _version(key.bucket, rows[0]) if rows else None
+    return from_row(key.bucket, rows[0]) if rows else None
 
 
 def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVersion | None:
@@ -205,13 +207,13 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     else:
         seq = _seq_of(version_id)
         rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
-    found = _version(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
+    found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
 
 
 def current_run(connection: Connection, bucket: str, first: bytes, last: bytes) -> list[ObjectVersion]:
     """The current objects of all keys from `first` to `last`, both inclusive, in key order."""
-    return [_version(bucket, row) for row in _CURRENT_RUN(connection, bucket=bucket, first=first, last=last)]
+    return [from_row(bucket, row) for row in _CURRENT_RUN(connection, bucket=bucket, first=first, last=last)]
 
 
 def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None, limit: int) -> list[tuple[bytes, int]]:
@@ -246,14 +248,14 @@ def history(
         found += chain.from_iterable(groups)
         if len(rows) < wanted:
             break
-    return [_version(bucket, row, current=bool(row[-1])) for row in found]
+    return [from_row(bucket, row, current=bool(row[-1])) for row in found]
 
 
 def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     """All versions and markers of `key`, the newest first."""
     encoded = key.key.encode()
     rows = _HISTORY_REST(connection, bucket=key.bucket, key=encoded, before=_NEWER_THAN_ALL, limit=_NEWER_THAN_ALL)
-    return [_version(key.bucket, row, current=bool(row[-1])) for row in rows]
+    return [from_row(key.bucket, row, current=bool(row[-1])) for row in rows]
 
 
 def buckets(connection: Connection) -> list[str]:
@@ -304,7 +306,7 @@ def append(
     for row in replaced:
         # Gone with the change that replaces it: at no moment of the history is neither there.
         removals.leave(connection, key.bucket, encoded, row[2], seq, commit_ms)
-    version_id = NULL_VERSION if suspended else _new_id(seq)
+    version_id = NULL_VERSION if suspended else new_ids(seq, 1)[0]
     _INSERT(
         connection,
         seq=seq,
@@ -395,12 +397,18 @@ def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
     _MARK_DAMAGED(connection, d=digest, now_ms=now_ms)
 
 
-def _new_id(seq: int) -> str:
-    """An opaque id: the sequence, so that lookups need no index of their own, and 72 random bits.
+def new_ids(first: int, number: int) -> list[str]:
+    """Opaque ids for so many sequences from `first` on: the sequence, so lookups need no index, and 72 random bits.
 
     The random part keeps a store that was restored from a backup from giving an id a second time.
     """
-    return base64.b32hexencode(seq.to_bytes(6) + secrets.token_bytes(9)).decode().lower()
+    drawn = secrets.token_bytes(_RANDOM * number)
+    raw = b"".join(
+        (first + index).to_bytes(6) + drawn[index * _RANDOM : (index + 1) * _RANDOM] for index in range(number)
+    )
+    # 15 bytes are 24 characters without padding, so many can be encoded together.
+    text = base64.b32hexencode(raw).decode().lower()
+    return [text[start : start + 24] for start in range(0, len(text), 24)]
 
 
 def _seq_of(version_id: str) -> int | None:
@@ -425,7 +433,8 @@ def _headers(content_type: str, others: str | None) -> Headers:
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
-def _version(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
+def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
+    """The version that a row says, its first columns being those that every query of this module asks for."""
     key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata = row[:9]
     try:
         return ObjectVersion(

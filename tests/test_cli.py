@@ -32,6 +32,7 @@ from command_line import (  # noqa: F401
 from gestalt_cas import ListQuery, ObjectKey, Store, errors
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.app import VERBS, app, run
+from gestalt_cas.clock import instant
 
 HEAVY = ("grpc", "gestalt", "google.protobuf", "sqlalchemy", "alembic", "rich", "jsonschema", "yaml", "opentelemetry")
 STORE_VERBS = {
@@ -374,8 +375,8 @@ def test_human_sizes(count: int, text: str) -> None:
 
 
 def test_times_are_utc_with_milliseconds() -> None:
-    assert output.instant(0) == "1970-01-01T00:00:00.000Z"
-    assert output.instant(1_763_931_600_007) == "2025-11-23T21:00:00.007Z"
+    assert instant(0) == "1970-01-01T00:00:00.000Z"
+    assert instant(1_763_931_600_007) == "2025-11-23T21:00:00.007Z"
 
 
 # ---- how it ends ----

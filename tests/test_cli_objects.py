@@ -29,8 +29,9 @@ from command_line import (  # noqa: F401
     write,
 )
 from gestalt_cas import ListQuery, ObjectKey, Store
-from gestalt_cas.cli import output, transfers
+from gestalt_cas.cli import transfers
 from gestalt_cas.cli.session import Session
+from gestalt_cas.clock import instant
 
 # ---- put, get, cat ----
 
@@ -308,7 +309,7 @@ def test_ls_l_shows_time_size_and_key_in_columns(cas: Command, store: Store, buc
     version = write(store, bucket, "big", b"x" * 1536)
     write(store, bucket, "d/x")
     line, prefix = cas("ls", "-l", bucket).text.splitlines()
-    assert line.split() == [output.instant(version.modified_ms), "1536", "big"]
+    assert line.split() == [instant(version.modified_ms), "1536", "big"]
     assert line.index("big") == prefix.index("d/")
     assert cas("ls", "-lh", f"{bucket}/b").text.split()[1] == "1.5K"
 
@@ -328,7 +329,7 @@ def test_stat_shows_everything(cas: Command, store: Store, bucket: str, tmp_path
         "delete_marker": False,
         "size": 4,
         "etag": f'"{digest}"',
-        "last_modified": output.instant(version.modified_ms),
+        "last_modified": instant(version.modified_ms),
         "digest": digest,
         "seq": version.seq,
         "content_type": "text/plain",
@@ -456,7 +457,10 @@ def test_config_shows_and_sets_what_every_process_obeys(
     cas = command_in(tmp_path / "s", capsysbinary)
     cas("init")
     with Store.open(tmp_path / "s") as store:
-        assert cas("config").text == "bucket default\nversioning enabled\nblobs.inlineMaxBytes 0\nquotas {}\n"
+        assert cas("config").text == (
+            "bucket default\nversioning enabled\nblobs.inlineMaxBytes 0\nquotas {}\n"
+            "retention.rules {}\nhistory.keepDays 30\n"
+        )
         assert cas("config", "versioning").text == "enabled\n"
         assert cas("config", "versioning", "suspended", "--json").record == {"versioning": "suspended"}
         assert cas("config", "bucket", "2024").text == "2024\n"

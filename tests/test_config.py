@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config
-from gestalt_cas.config import Collection, Config, Http, Limits, default_data_dir, parse
+from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Telemetry, default_data_dir, parse
 from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
@@ -41,12 +41,22 @@ KEYS = [
     "limits.concurrentWrites",
     "blobs.inlineMaxBytes",
     "quotas",
+    "retention.rules",
+    "retention.everySeconds",
+    "history.keepDays",
     "gc.everySeconds",
     "gc.graceSeconds",
     "http.enabled",
     "http.listen",
     "http.publicUrl",
     "http.corsOrigins",
+    "telemetry.metrics",
+    "telemetry.healthz",
+    "telemetry.statisticsSeconds",
+    "telemetry.openTelemetry",
+    "telemetry.spansPerSecond",
+    "telemetry.logFormat",
+    "telemetry.logCalls",
     "signing.accessKeyId",
     "signing.secretAccessKey",
 ]
@@ -65,12 +75,26 @@ FULL: dict[str, Any] = {
     },
     "blobs": {"inlineMaxBytes": 7},
     "quotas": {"site": 8, "site/logs/": 9},
+    "retention": {
+        "rules": {"site": {"keepNoncurrent": 10, "keepDays": 11, "dropMarkers": True, "expireDays": 12}, "site/a": {}},
+        "everySeconds": 0.25,
+    },
+    "history": {"keepDays": 13},
     "gc": {"everySeconds": 0, "graceSeconds": 0.5},
     "http": {
         "enabled": False,
         "listen": "[::1]:8080",
         "publicUrl": "https://Files.example.com:443/",
         "corsOrigins": ["https://app.example.com", "*"],
+    },
+    "telemetry": {
+        "metrics": "loopback",
+        "healthz": "everyone",
+        "statisticsSeconds": 10,
+        "openTelemetry": False,
+        "spansPerSecond": 11,
+        "logFormat": "json",
+        "logCalls": "refused",
     },
     "signing": {"accessKeyId": "AKID", "secretAccessKey": "se/cret+"},
 }
@@ -108,9 +132,18 @@ def test_everything_given() -> None:
         key_prefix="team/",
         limits=Limits(1, 2, 3, 4.5, 5, 6),
         gc=Collection(0.0, 0.5),
+        retention=Retention(0.25),
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
+        telemetry=Telemetry("loopback", "everyone", 10.0, False, 11.0, "json", "refused"),
         signing=KeyPair("AKID", "se/cret+"),
-        settings={"bucket": "main", "versioning": "suspended", "blobs.inlineMaxBytes": 7, "quotas": FULL["quotas"]},
+        settings={
+            "bucket": "main",
+            "versioning": "suspended",
+            "blobs.inlineMaxBytes": 7,
+            "quotas": FULL["quotas"],
+            "retention.rules": FULL["retention"]["rules"],
+            "history.keepDays": 13,
+        },
     )
 
 
@@ -137,6 +170,8 @@ def test_a_hosts_floats_become_integers() -> None:
     assert [type(number) for number in numbers] == [int, int, int, float, int, int]
     assert type(parsed.settings["blobs.inlineMaxBytes"]) is int
     assert [type(most) for most in dict(parsed.settings["quotas"]).values()] == [int, int]  # type: ignore[call-overload]
+    rules: Any = parsed.settings["retention.rules"]
+    assert list(map(type, rules["site"].values())) == [int, int, bool, int]
     assert type(parse({"limits": {"streamIdleSeconds": 7}}).limits.stream_idle_seconds) is float
 
 
@@ -239,6 +274,24 @@ def test_data_dir_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"quotas": {"a/" + "x" * 2049: 1}}, "quotas: prefix is 2049 bytes long"),
         ({"quotas": {"a/\ud800": 1}}, "quotas: prefix is not valid Unicode"),
         ({"quotas": {3: 1}}, "quotas: 3 cannot be a key"),
+        ({"retention": 5}, "retention: 5 is not an object"),
+        ({"retention": {"rules": 5}}, "retention.rules: 5 is not an object whose values are each an object"),
+        ({"retention": {"rules": {"a": 5}}}, "retention.rules.a: 5 is not an object"),
+        (
+            {"retention": {"rules": {"a": {"keepDays": -1}}}},
+            "rules.a.keepDays: -1 is not an integer from 0",
+        ),
+        ({"retention": {"rules": {"a": {"expireDays": 0}}}}, "rules.a.expireDays: 0 is not an integer from 1"),
+        ({"retention": {"rules": {"a": {"dropMarkers": 1}}}}, "rules.a.dropMarkers: 1 is not true or false"),
+        ({"retention": {"rules": {"a": {"keepNoncurrent": True}}}}, "a.keepNoncurrent: true is not an integer from 0"),
+        (
+            {"retention": {"rules": {"a/b\n": {"keepDay": 1}}}},
+            r"unknown key retention.rules.'a/b\n'.keepDay; the keys are keepNoncurrent, keepDays, dropMarkers, expire",
+        ),
+        ({"retention": {"rules": {"/logs": {}}}}, "retention.rules: '/logs' names no bucket"),
+        ({"retention": {"rule": {}}}, "unknown key retention.rule; did you mean retention.rules?"),
+        ({"retention": {"everySeconds": -1}}, "retention.everySeconds: -1 is not a number from 0"),
+        ({"history": {"keepDays": 0.5}}, "history.keepDays: 0.5 is not an integer from 0 up to 36500"),
         ({3: 4}, "the configuration: 3 cannot be a key"),
         ({"limits": {None: 4}}, "limits: None cannot be a key"),
         ([], "the configuration: a list is not an object"),
@@ -528,8 +581,12 @@ def test_schema_is_valid_and_only_says_what_every_compiler_knows() -> None:
     def check(part: Mapping[str, Any], extra: set[str]) -> None:
         assert set(part) <= known | extra | ({"items"} if part["type"] == "array" else set())
         if part["type"] == "object" and "properties" not in part:
-            # Names of the user's choice: the one object that is a value, not a group.
-            assert part["additionalProperties"] == {"type": "integer", "minimum": 0, "maximum": 2**53}
+            # Names of the user's choice: an object that is a value, not a group.
+            inner = part["additionalProperties"]
+            if inner["type"] == "object":
+                check(inner, {"properties", "additionalProperties"})
+            else:
+                assert inner == {"type": "integer", "minimum": 0, "maximum": 2**53}
         elif part["type"] == "object":
             assert part["additionalProperties"] is False
             for name, below in part["properties"].items():
@@ -559,7 +616,12 @@ def test_description_is_the_schemas(setting: config.Setting) -> None:
 
 def test_defaults_of_the_code_are_the_schemas() -> None:
     defaults = {key: part["default"] for key, part in leaves(SCHEMA) if "default" in part}
-    assert set(KEYS) - set(defaults) == {"dataDir", "signing.accessKeyId", "signing.secretAccessKey"}
+    assert set(KEYS) - set(defaults) == {
+        "dataDir",
+        "telemetry.logFormat",
+        "signing.accessKeyId",
+        "signing.secretAccessKey",
+    }
     everything: dict[str, object] = {"dataDir": "d"}
     for key, value in defaults.items():
         everything = merge(everything, nested(key, value))
@@ -567,6 +629,7 @@ def test_defaults_of_the_code_are_the_schemas() -> None:
     assert with_defaults.limits == parse({"dataDir": "d"}).limits == Limits()
     assert with_defaults.gc == parse({"dataDir": "d"}).gc == Collection()
     assert with_defaults.http == parse({"dataDir": "d"}).http == Http()
+    assert with_defaults.telemetry == parse({"dataDir": "d"}).telemetry == Telemetry()
     assert with_defaults.signing is parse({"dataDir": "d"}).signing is None
     assert with_defaults.key_prefix == parse({"dataDir": "d"}).key_prefix == Config(Path("d")).key_prefix
     assert with_defaults.settings == {key: defaults[key] for key in config.STORE_KEYS}

@@ -15,6 +15,7 @@ import pytest
 from blake3 import blake3
 
 from gestalt_cas import Limits, ObjectVersion, Store, garbage, pins
+from gestalt_cas import clock as clock_module
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.errors import Cancelled, DiskFull, StorageFault
 from gestalt_cas.garbage import Collected, Reclaimable
@@ -44,7 +45,7 @@ class Clock:
     """The wall clock as gc sees it, in milliseconds."""
 
     def __init__(self) -> None:
-        self.now = 1_700_000_000_000
+        self.now = clock_module.now_ms()  # commits have the real time, and the clock guard compares
 
     def __call__(self) -> int:
         return self.now

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, garbage, mounts
+from gestalt_cas import Store, clock_guard, garbage, mounts, retention, retention_runs
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import Collection, Config, Limits
+from gestalt_cas.config import Collection, Config, Limits, Retention
 from gestalt_cas.errors import (
     InvalidConfig,
     NotConfigured,
@@ -23,7 +23,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.garbage import Collected, Collector
 from gestalt_cas.mounts import Mounts, OpenStore
-from storage import Child, body, child, key, payload_path, put, staged
+from storage import BUCKET, Child, body, child, history, key, payload_path, put, staged
 
 
 @pytest.fixture(name="mounts")
@@ -515,4 +515,103 @@ def test_a_run_stops_when_the_store_is_closed(
     assert mounts.close(timeout=60)
     assert closed(mount.store)
     assert path.exists()
+    assert "background work" not in caplog.text
+
+
+# ---- retention ----
+
+
+def with_history(directory: Path) -> None:
+    """Make a store with a noncurrent version that a rule removes, once it is applied."""
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {BUCKET: {"keepNoncurrent": 0}}})
+        put(store, "k", b"old")
+        put(store, "k", b"new")
+        store.note(retention_runs.NOTE, {"at_ms": now_ms() - 3_601_000})
+
+
+def left(mounts: Mounts) -> int:
+    mount = mounts.present
+    assert mount is not None
+    return len(history(mount.store, "k"))
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_rules_are_applied_before_garbage_is_collected(
+    mounts: Mounts, tmp_path: Path, runs: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with_history(tmp_path / "a")
+    due(tmp_path / "a")
+    path = tmp_path / "a" / "blobs"
+    mounts.configure(Config(tmp_path / "a", gc=EVERY))
+    eventually(lambda: len(list(path.glob("*/*"))) == 1)
+    assert left(mounts) == 1
+    assert runs == [0]  # one run freed what the rules had removed just before it
+    assert (
+        "retention: removed 1 versions (3 bytes) and 0 delete markers, 0 objects expired, 0 rows dropped" in caplog.text
+    )
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_rules_can_be_switched_off_and_on(mounts: Mounts, tmp_path: Path, rounds: Callable[[], None]) -> None:
+    with_history(tmp_path / "a")
+    mounts.configure(Config(tmp_path / "a", retention=Retention(every_seconds=0)))
+    rounds()
+    assert left(mounts) == 2
+    mounts.configure(Config(tmp_path / "a", retention=Retention(every_seconds=3700)))
+    rounds()
+    assert left(mounts) == 2
+    mounts.configure(Config(tmp_path / "a"))
+    eventually(lambda: left(mounts) == 1)
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_a_clock_in_doubt_is_complained_of_once_an_hour_and_looked_at_once_an_hour(
+    mounts: Mounts, tmp_path: Path, rounds: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also when nothing is to be removed; what does not go by age goes on."""
+    path = with_garbage(tmp_path / "a")
+    with_history(tmp_path / "a")
+    due(tmp_path / "a")
+    with Store.open(tmp_path / "a") as store:
+        store.note(clock_guard.NOTE, {"at_ms": now_ms() - 10**9, "accepted_ms": 0})
+    mounts.configure(Config(tmp_path / "a", gc=EVERY))
+    eventually(lambda: not path.exists())
+    mount = mounts.present
+    assert mount is not None
+    mount.opened._look_again = 0.0  # as an hour later
+    eventually(lambda: mount.opened._look_again > 0)
+    for _ in range(3):
+        mount.opened._apply_again = 0.0
+        eventually(lambda: mount.opened._apply_again > 0)
+    rounds()
+    assert left(mounts) == 2
+    assert caplog.text.count("11.6 days after the last run that removed by age") == 2  # the run's and the look's
+    mount.store.accept_clock()
+    mount.opened._apply_again = mount.opened._look_again = 0.0
+    eventually(lambda: left(mounts) == 1)
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_applying_stops_when_the_store_is_closed(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_history(tmp_path / "a")
+    begun, go_on = threading.Event(), threading.Event()
+    real = retention.candidates
+
+    def candidates(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return real(*arguments)
+
+    monkeypatch.setattr(retention, "candidates", candidates)
+    mounts.configure(Config(tmp_path / "a"))
+    assert begun.wait(60)
+    assert not mounts.close(timeout=0.01)
+    go_on.set()
+    assert mounts.close(timeout=60)
+    with Store.open(tmp_path / "a") as store:
+        assert len(history(store, "k")) == 2
     assert "background work" not in caplog.text

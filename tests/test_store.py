@@ -723,6 +723,7 @@ def test_settings_stay_unless_they_are_given(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", settings={"bucket": "yours"}) as store:
         assert store.settings().by_name() == {
             "bucket": "yours", "versioning": "suspended", "blobs.inlineMaxBytes": 7, "quotas": {},
+            "retention.rules": {}, "history.keepDays": 30,
         }  # fmt: skip
         change(store, "INSERT INTO settings VALUES ('of.a.later.release', '1')")
         assert store.settings().bucket == "yours"

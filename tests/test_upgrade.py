@@ -177,6 +177,7 @@ def test_initial_settings_are_the_given_ones_and_defaults(tmp_path: Path) -> Non
     with Store.open(tmp_path / "store", settings={"versioning": "suspended"}) as store:
         assert store.settings().by_name() == {
             "bucket": "default", "versioning": "suspended", "blobs.inlineMaxBytes": 0, "quotas": {},
+            "retention.rules": {}, "history.keepDays": 30,
         }  # fmt: skip
 
 

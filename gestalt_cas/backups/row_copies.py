@@ -58,7 +58,7 @@ PATIENT_BYTES = 64 << 20
 Tell = Callable[[int, int], None]
 """Told how many pages are copied, and of how many."""
 
-_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "versioning")
+_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
 _i, _h, _k = schema.inlined.c, schema.horizons.c, schema.snapshots.c
 _s, _n = schema.settings.c, schema.counter.c
@@ -88,6 +88,8 @@ _ROWS = {
     "horizon": select(_h.bucket, _h.seq, _h.ms).order_by(_h.bucket),
     "snapshot": select(_k.name, _k.bucket, _hex(_k.prefix), _k.seq, _k.created_ms).order_by(_k.name),
 }
+_GONE = -2
+"""Where a row of "version" has `gone_seq`: what was removed for good counts as no version."""
 _SINCE = {"gone": 3, "horizon": 3, "snapshot": 3}
 """The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
 _LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
@@ -204,7 +206,7 @@ class RowCopy:
                 if form < _SINCE.get(kind, 0):
                     continue
                 for rows in _batches(self._connection, statement):
-                    counts[kind] += len(rows)
+                    counts[kind] += sum(row[_GONE] is None for row in rows) if kind == "version" else len(rows)
                     hasher.update("".join(f"{_line((kind, *row))}\n" for row in rows).encode())
             sequence, commit_ms = _COUNTER(self._connection)[0]
             _, total = self.totals()

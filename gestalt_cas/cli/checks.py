@@ -12,9 +12,10 @@ import click
 from gestalt_cas.checks.findings import Finding, Subset, subset_of
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.options import SIZE
-from gestalt_cas.cli.output import Output, escaped, instant, shown
+from gestalt_cas.cli.output import Output, escaped, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.clock import instant
 from gestalt_cas.errors import InvalidArgument, StoreError
 
 if TYPE_CHECKING:

@@ -14,21 +14,26 @@ from gestalt_cas.cli.session import Session
 from gestalt_cas.cli.transfers import download
 from gestalt_cas.directories import Directory, Kind, Obstacle
 from gestalt_cas.errors import NoSuchKey
-from gestalt_cas.objects import ListQuery, ObjectVersion
+from gestalt_cas.objects import ListQuery, ObjectKey, ObjectVersion
 from gestalt_cas.paths import PathLimits, RemoteTree
 from gestalt_cas.trees import LocalFile, Removal, Skip, Step, Transfer, plan_download, walk
 
 if TYPE_CHECKING:
-    from gestalt_cas.store import Store
+    from gestalt_cas.moments import Moment
+    from gestalt_cas.store import ObjectReader, Store
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadOptions:
-    """How a directory is filled: with `compare` only what differs, with `delete` removing what the store has not."""
+    """How a directory is filled: with `compare` only what differs, with `delete` removing what the store has not.
+
+    `as_of` names the moment whose objects are meant; "": now.
+    """
 
     compare: bool = False
     delete: bool = False
     dry_run: bool = False
+    as_of: str = ""
 
 
 def from_store(session: Session, source: Address, path: Path, options: DownloadOptions) -> int:
@@ -39,26 +44,29 @@ def from_store(session: Session, source: Address, path: Path, options: DownloadO
         Run(session.output, progress, dry_run=options.dry_run) as run,
     ):
         remote = RemoteTree.at(with_bucket(store, source.bucket), source.rest)
-        _require_history(store, remote)
-        objects = objects_below(store, remote)
+        moment = store.moment(options.as_of, remote.bucket, remote.prefix) if options.as_of else None
+        _require_history(store, remote, moment)
+        objects = objects_below(store, remote, moment)
         if options.dry_run and not path.exists():
-            run_dry = _Download(run, store, remote, path, None, options.delete)
+            run_dry = _Download(run, store, remote, path, None, options.delete, moment)
             run_dry.perform(plan_download(objects, (), PathLimits(), run_dry.same, delete=False))
             return run.finish()
         if not options.dry_run:
             path.mkdir(parents=True, exist_ok=True)
         with Directory(path, store=store.directory) as tree:
-            job = _Download(run, store, remote, path, tree, options.delete)
+            job = _Download(run, store, remote, path, tree, options.delete, moment)
             entries = walk(tree) if options.compare else ()
             job.perform(plan_download(objects, entries, tree.limits(), job.same, delete=options.delete))
         return run.finish()
 
 
-def _require_history(store: Store, tree: RemoteTree) -> None:
+def _require_history(store: Store, tree: RemoteTree, moment: Moment | None) -> None:
     """Raise NoSuchKey unless something is or once was below the prefix.
 
     An emptied prefix is a source like any other, but a mistyped one must not empty a directory with --delete.
     """
+    if moment is not None and any(True for _ in objects_below(store, tree, moment)):
+        return
     if not store.list_versions(ListQuery(bucket=tree.bucket, prefix=tree.prefix, max_keys=1)).versions:
         raise NoSuchKey(f"{tree}: no such prefix")
 
@@ -73,6 +81,7 @@ class _Download:
     path: Path
     tree: Directory | None
     delete: bool
+    moment: Moment | None = None
     removals: set[str] = field(default_factory=set)
     obstructed: list[tuple[Transfer, Obstacle]] = field(default_factory=list)
 
@@ -145,7 +154,7 @@ class _Download:
         def write() -> None:
             assert self.tree is not None
             parts = parts_of(step.name)
-            with self.store.read(key, version_id=version_id) as reader, self.tree.replacing(parts) as file:
+            with self._opened(key, version_id) as reader, self.tree.replacing(parts) as file:
                 download(reader, file, run.advance)
 
         def report(_: None) -> None:
@@ -155,6 +164,12 @@ class _Download:
             run.act("download", source=str(key), target=path, **places, size=step.size, reason=step.reason)
 
         run.carry_out(str(key), write, report)
+
+    def _opened(self, key: ObjectKey, version_id: str) -> ObjectReader:
+        """What was listed; a version that was removed since is there for its moment only, while a snapshot keeps it."""
+        if self.moment is not None:
+            return self.store.read(key, as_of=self.moment)
+        return self.store.read(key, version_id=version_id)
 
     def _remove(self, step: Removal) -> None:
         path = str(self.path / step.name)

@@ -19,7 +19,7 @@ CONFLICT = 3
 DAMAGE = 4
 """Stored bytes, or the disk below them, are not to be relied on."""
 FULL = 5
-"""The disk is full, or a limit on room is reached."""
+"""The disk is full, a limit on room is reached, or there is no more memory (`exhaustion.py`)."""
 NO_STORE = 10
 BUSY = 11
 """Try again."""
@@ -46,12 +46,18 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.InvalidArgument: USAGE,
     errors.InvalidToken: USAGE,
     errors.InvalidConfig: USAGE,
+    errors.BeforeHorizon: USAGE,
     errors.InvalidRange: USAGE,
     errors.NoSuchKey: NOT_FOUND,
     errors.NoSuchVersion: NOT_FOUND,
+    errors.VersionRemoved: NOT_FOUND,
+    errors.NoSuchSnapshot: NOT_FOUND,
     errors.PreconditionFailed: CONFLICT,
     errors.NotModified: CONFLICT,
+    errors.SnapshotExists: CONFLICT,
+    errors.Protected: CONFLICT,
     errors.SettingsConflict: CONFLICT,
+    errors.ClockSuspect: CONFLICT,
     errors.Cancelled: INTERRUPTED,
     errors.StoreBusy: BUSY,
     errors.TooManyStreams: BUSY,

@@ -12,23 +12,25 @@ import click
 
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address, with_bucket
-from gestalt_cas.cli.options import human_option, version_id_option
-from gestalt_cas.cli.output import Output, instant, shown
+from gestalt_cas.cli.options import as_of_option, human_option, version_id_option
+from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.clock import instant
 from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion
 
 if TYPE_CHECKING:
+    from gestalt_cas.moments import Moment
     from gestalt_cas.store import Store, Usage
 
 Row = tuple[str, ObjectVersion | None]
 """A key with its version, or a common prefix with None."""
 
 
-def pages(store: Store, query: ListQuery) -> Iterator[ListPage]:
-    """Every page of a listing from `query` on."""
+def pages(store: Store, query: ListQuery, as_of: Moment | None = None) -> Iterator[ListPage]:
+    """Every page of a listing from `query` on, of the present or of a moment."""
     while True:
-        page = store.list_page(query)
+        page = store.list_page(query) if as_of is None else store.list_page(query, as_of=as_of)
         yield page
         if not page.has_more:
             return
@@ -48,43 +50,53 @@ def rows(page: ListPage) -> Iterator[Row]:
 @click.option("-r", "--recursive", is_flag=True, help="Every object, without grouping at '/'.")
 @click.option("-l", "long", is_flag=True, help="Show time of change (UTC) and size as well.")
 @human_option
+@as_of_option
 @common_options
-def ls(session: Session, where: Address | None, recursive: bool, long: bool, human: bool) -> int:
+def ls(session: Session, where: Address | None, recursive: bool, long: bool, human: bool, as_of: str) -> int:
     """List buckets, or the objects of BUCKET whose keys start with PREFIX.
 
     Keys that go on past a '/' after PREFIX are shown as one common prefix. PREFIX is text, as in S3: 'a/lo' shows
-    'a/logo.svg' and 'a/logs/'. Buckets need no creating, so one that holds nothing is listed as empty.
+    'a/logo.svg' and 'a/logs/'. Buckets need no creating, so one that holds nothing is listed as empty. With --as-of
+    what was there then, also what has been removed for good since, marked so.
     """
     with session.store() as store:
         if where is None:
+            if as_of:
+                raise click.UsageError("--as-of needs a BUCKET")
             for name in store.buckets():
                 session.output.result({"bucket": name}, shown(name))
             return exits.OK
         bucket = with_bucket(store, where.bucket)
         query = ListQuery(bucket=bucket, prefix=where.rest, delimiter="" if recursive else "/")
-        for page in pages(store, query):
+        moment = store.moment(as_of, bucket, where.rest) if as_of else None
+        for page in pages(store, query, moment):
             for name, version in rows(page):
-                _list_row(session.output, bucket, name, version, long, human)
+                _list_row(session.output, bucket, name, version, long, human, then=bool(as_of))
     return exits.OK
 
 
-def _list_row(out: Output, bucket: str, name: str, version: ObjectVersion | None, long: bool, human: bool) -> None:
+def _list_row(
+    out: Output, bucket: str, name: str, version: ObjectVersion | None, long: bool, human: bool, *, then: bool
+) -> None:
     if version is None:
         text = f"{'':24}  {'':>12}  {shown(name)}" if long else shown(name)
         out.result({"bucket": bucket, "prefix": name}, text)
         return
     columns = f"{instant(version.modified_ms)}  {output.size(version.size, human=human):>12}  " if long or human else ""
-    out.result(output.version_record(version), f"{columns}{shown(name)}")
+    note = "  (removed for good since)" if version.removed else ""
+    record = output.then_record(version) if then else output.version_record(version)
+    out.result(record, f"{columns}{shown(name)}{note}")
 
 
 @click.command()
 @click.argument("target", type=ADDRESS, metavar="BUCKET/KEY")
 @version_id_option
+@as_of_option
 @common_options
-def stat(session: Session, target: Address, version_id: str) -> int:
-    """Show everything known of an object, or of one of its versions."""
+def stat(session: Session, target: Address, version_id: str, as_of: str) -> int:
+    """Show everything known of an object, of one of its versions, or of what it was at an earlier moment."""
     with session.store() as store:
-        record = output.stat_record(store.head(target.key(), version_id=version_id))
+        record = output.stat_record(store.head(target.key(), version_id=version_id, as_of=as_of))
     if session.json:
         session.output.result(record, "")
         return exits.OK

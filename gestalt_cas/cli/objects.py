@@ -13,6 +13,7 @@ import click
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address
 from gestalt_cas.cli.options import (
+    as_of_option,
     condition_options,
     header_options,
     metadata_option,
@@ -105,6 +106,7 @@ def _put(session: Session, store: Store, key: ObjectKey, file: BinaryIO, name: s
 @click.argument("file", required=False)
 @recursive_option
 @version_id_option
+@as_of_option
 @range_option
 @common_options
 def get(
@@ -113,6 +115,7 @@ def get(
     file: str | None,
     recursive: bool,
     version_id: str,
+    as_of: str,
     byte_range: ByteRange | None,
 ) -> int:
     """Write the object BUCKET/KEY to FILE; '-' is stdout.
@@ -120,16 +123,19 @@ def get(
     Without FILE it goes to the current directory, under the last part of the key. The bytes are written beside,
     verified, and then take FILE's place, so FILE has its old bytes or all of the new ones. With -r every object below
     BUCKET/PREFIX goes to its path below the directory FILE (default: the current one); a key that has no path there
-    is named and skipped (exit code 1), and nothing is ever written outside.
+    is named and skipped (exit code 1), and nothing is ever written outside. With --as-of what was there then.
     """
     if recursive:
         if version_id or byte_range is not None:
             raise click.UsageError("--version-id and --range are for a single object, not for -r")
         from gestalt_cas.cli.downloads import DownloadOptions, from_store
 
-        return from_store(session, source, Path(file or "."), DownloadOptions())
+        return from_store(session, source, Path(file or "."), DownloadOptions(as_of=as_of))
     key = source.key()
-    with session.store() as store, store.read(key, version_id=version_id, byte_range=byte_range) as reader:
+    with (
+        session.store() as store,
+        store.read(key, version_id=version_id, as_of=as_of, byte_range=byte_range) as reader,
+    ):
         if file == "-":
             return _to_stdout(session, reader)
         return _get(session, store, reader, file)
@@ -138,16 +144,17 @@ def get(
 @click.command()
 @click.argument("source", type=ADDRESS, metavar="BUCKET/KEY")
 @version_id_option
+@as_of_option
 @range_option
 @common_options
-def cat(session: Session, source: Address, version_id: str, byte_range: ByteRange | None) -> int:
+def cat(session: Session, source: Address, version_id: str, as_of: str, byte_range: ByteRange | None) -> int:
     """Write the object BUCKET/KEY to stdout.
 
     Damage ends it before the damaged bytes, with exit code 4. With --json the object's record goes to stderr.
     """
     with (
         session.store() as store,
-        store.read(source.key(), version_id=version_id, byte_range=byte_range) as reader,
+        store.read(source.key(), version_id=version_id, as_of=as_of, byte_range=byte_range) as reader,
     ):
         return _to_stdout(session, reader)
 

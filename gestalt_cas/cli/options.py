@@ -32,6 +32,9 @@ recursive_option = click.option("-r", "--recursive", is_flag=True, help="Work on
 version_id_option = click.option(
     "--version-id", callback=_given, metavar="V", help="The version, instead of the newest."
 )
+as_of_option = click.option(
+    "--as-of", callback=_given, metavar="AS-OF", help="As it was: a sequence, a time (or 2h ago), a snapshot's name."
+)
 remove_version_option = click.option("--version-id", callback=_given, metavar="V", help="Remove this version for good.")
 _HEADERS = ("content_type", "cache_control", "content_disposition", "content_encoding", "content_language")
 

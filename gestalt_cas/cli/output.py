@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
+from gestalt_cas.clock import instant
 from gestalt_cas.objects import ObjectVersion
 
 Record = Mapping[str, object]
@@ -33,12 +33,6 @@ def _escape(char: str) -> str:
 def shown(name: str) -> str:
     """A name or key as it goes to stdout."""
     return escaped(name) if sys.stdout.isatty() else name
-
-
-def instant(milliseconds: int) -> str:
-    """ISO 8601 in UTC with milliseconds, of milliseconds since the Unix epoch."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
 
 
 def size(count: int, *, human: bool = False) -> str:
@@ -67,6 +61,11 @@ def version_record(version: ObjectVersion) -> dict[str, object]:
         "etag": version.etag,
         "last_modified": instant(version.modified_ms),
     }
+
+
+def then_record(version: ObjectVersion) -> dict[str, object]:
+    """The fields of a version as a listing of an earlier moment shows them."""
+    return {**version_record(version), "removed": version.removed}
 
 
 def stat_record(version: ObjectVersion) -> dict[str, object]:

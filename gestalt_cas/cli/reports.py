@@ -1,4 +1,4 @@
-"""The verbs that report: stats and doctor. Neither changes anything."""
+"""The verbs that report: stats and doctor. They change nothing, but that doctor can accept the clock."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import click
 
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.options import human_option
-from gestalt_cas.cli.output import instant, shown
+from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
+from gestalt_cas.clock import instant
 from gestalt_cas.errors import NoStore
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LABEL = 20
 @human_option
 @common_options
 def stats(session: Session, human: bool) -> int:
-    """Count what the store holds, and show how it fares: room, garbage, the last check, backup and gc, quotas, SQLite.
+    """Count what the store holds, and show how it fares: room, garbage, the last runs of upkeep, quotas, SQLite.
 
     'logical' is the bytes of the current objects, 'history' of all versions, 'stored' of each distinct content once,
     whether or not a version still has it. Counting goes in short steps, so on a busy store the figures are of several
@@ -81,12 +82,18 @@ def _lines(found: Stats, human: bool) -> Iterator[tuple[str, str]]:
     inodes = "" if found.inodes_free is None else f", {found.inodes_free} inodes"
     yield "free on disk", f"{size(found.disk_free_bytes)} of {size(found.disk_bytes)} bytes{inodes}"
     yield "reserve bytes", size(found.reserve_bytes)
-    for name, note in (("check", found.last_check), ("backup", found.last_backup), ("gc", found.last_gc)):
-        yield f"last {name}", _run(note)
+    for name in ("check", "backup", "gc", "retention"):
+        yield f"last {name}", _run(getattr(found, f"last_{name}"))
+    if found.clock:
+        yield "clock", f"{found.clock}: nothing is removed by its age (doctor says what to do)"
     for pin in found.pins:
         yield "pin", f"{shown(pin.name)} ({shown(pin.kind)}), since {instant(pin.created_ms)}"
     for quota in found.quotas:
         yield "quota", f"{shown(quota.name)}: {size(quota.used_bytes)} of {size(quota.max_bytes)} bytes used"
+    for bucket, known in found.horizons.items():
+        what = shown(bucket) if bucket else "every bucket"
+        yield "history", f"of {what} is complete from sequence {known.seq} ({_when(known.ms)}) on"
+    yield "snapshots", str(found.snapshots)
     yield "sequence", f"{found.sequence}, last commit {_when(found.last_commit_ms)}"
     yield "format", f"{found.format}, revision {found.revision}"
     bug = "has the WAL-reset bug" if found.sqlite_wal_reset_bug else "without the WAL-reset bug"
@@ -111,16 +118,21 @@ def _when(at_ms: int) -> str:
 
 
 @click.command()
+@click.option("--accept-clock", is_flag=True, help="First take the clock for right, so that retention and gc go on.")
 @common_options
-def doctor(session: Session) -> int:
+def doctor(session: Session, accept_clock: bool) -> int:
     """Examine what is around the store: permissions, file system, room, clock, versions, servers, leftovers.
 
-    Each finding comes with its remedy. Changes nothing, is safe beside a server, and works on a store that cannot be
-    opened. What is in the store is for `check`. Exit code 1 with warnings or errors, 4 with damage.
+    Each finding comes with its remedy. Changes nothing, but with --accept-clock, is safe beside a server, and works on
+    a store that cannot be opened. What is in the store is for `check`. Exit code 1 with warnings or errors, 4 with
+    damage.
     """
     from gestalt_cas.doctor.examinations import Severity
     from gestalt_cas.doctor.examining import examine
 
+    if accept_clock:
+        with session.store() as store:
+            store.accept_clock()
     try:
         found = examine(session.directory)
     except NoStore as error:

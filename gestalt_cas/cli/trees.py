@@ -8,6 +8,7 @@ import click
 
 from gestalt_cas.cli.addresses import Address, with_bucket
 from gestalt_cas.cli.downloads import DownloadOptions, from_store
+from gestalt_cas.cli.options import as_of_option
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.runs import WRITERS, Run, objects_below
 from gestalt_cas.cli.session import Session, common_options
@@ -43,8 +44,11 @@ def remove_tree(session: Session, target: Address, *, force: bool, yes: bool) ->
 @click.option("-n", "--dry-run", is_flag=True, help="Only print what would be done.")
 @click.option("--delete", is_flag=True, help="Also remove from the target what the source does not have.")
 @click.option("--follow-symlinks", is_flag=True, help="Store what symbolic links lead to (from a directory only).")
+@as_of_option
 @common_options
-def sync(session: Session, source: str, target: str, dry_run: bool, delete: bool, follow_symlinks: bool) -> int:
+def sync(
+    session: Session, source: str, target: str, dry_run: bool, delete: bool, follow_symlinks: bool, as_of: str
+) -> int:
     """Make BUCKET/PREFIX like a directory, or a directory like BUCKET/PREFIX.
 
         gestalt-cas sync ./site assets/site
@@ -53,14 +57,17 @@ def sync(session: Session, source: str, target: str, dry_run: bool, delete: bool
 
     What starts with '/', './', '../' or '~' is a directory, and so is the name of an existing one; the other is
     BUCKET/PREFIX. DIR/x and PREFIX/x correspond. Bytes are compared, by size and then by BLAKE3; times are not.
-    Names that cannot be on the other side are named and skipped (exit code 1), and --delete leaves them alone.
+    Names that cannot be on the other side are named and skipped (exit code 1), and --delete leaves them alone. With
+    --as-of the directory becomes like BUCKET/PREFIX was then.
     """
     if _is_upwards(source, target):
+        if as_of:
+            raise click.UsageError("--as-of is for a BUCKET/PREFIX that is read, not for one that is written")
         up = UploadOptions(compare=True, delete=delete, dry_run=dry_run, follow_symlinks=follow_symlinks)
         return to_store(session, Path(source).expanduser(), Address.parse(target), Attributes(), up)
     if follow_symlinks:
         raise click.UsageError("--follow-symlinks is for a directory that is read, not for one that is written")
-    down = DownloadOptions(compare=True, delete=delete, dry_run=dry_run)
+    down = DownloadOptions(compare=True, delete=delete, dry_run=dry_run, as_of=as_of)
     return from_store(session, Address.parse(source), Path(target).expanduser(), down)
 
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from gestalt_cas import pins, schema, settings, sqlite
+from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sqlite
 from gestalt_cas.clock import now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity, command
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.pins import Pin
 from gestalt_cas.sqlite import Connection, DriverError
 
-NOTES = ("http.port", "check.last", "backup.last")
+NOTES = ("http.port", "check.last", "backup.last", clock_guard.NOTE, retention_runs.NOTE, retention.SETTING)
 _WAIT_SECONDS = 2.0
 _AHEAD_MS = 5_000
 _PLAUSIBLE_MS = 1_735_689_600_000
 """The first day of 2025: a clock that is before it was never set."""
-_DAY_MS = 86_400_000
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _CHECK_DAYS = 90
 _LONG_WAL_BYTES = 128 << 20
 
@@ -44,7 +44,8 @@ def examine(layout: Layout) -> tuple[Facts, list[Finding]]:
     if trouble:
         return facts, [trouble]
     sound = Finding(Severity.OK, "database", f"format {schema.FORMAT}, revision {schema.REVISION}")
-    return facts, [sound, *_wal(layout), *_clock(facts), *_pins(layout, facts), *_upkeep(layout, facts)]
+    times = [*_clock(facts), *_retention(layout, facts)]
+    return facts, [sound, *_wal(layout), *times, *_pins(layout, facts), *_upkeep(layout, facts)]
 
 
 def _look(layout: Layout) -> tuple[Finding | None, Facts]:
@@ -137,6 +138,24 @@ def _clock(facts: Facts) -> list[Finding]:
         text = f"the last commit lies {ahead // 1000} s ahead of the clock; new versions get its time until then"
         return [Finding(Severity.WARNING, "clock", text, "timedatectl set-ntp true")]
     return [Finding(Severity.OK, "clock", "not behind the last commit")]
+
+
+def _retention(layout: Layout, facts: Facts) -> list[Finding]:
+    """Whether what goes by its age can go, and when that was last done."""
+    fault = clock_guard.judge(now_ms(), facts.last_commit_ms, facts.notes.get(clock_guard.NOTE))
+    if fault:
+        text = f"{fault}: nothing is removed by its age"
+        remedy = f"if the clock is right: {command('doctor --accept-clock', layout.root)}"
+        return [Finding(Severity.WARNING, "retention", text, remedy)]
+    note = facts.notes.get(retention_runs.NOTE)
+    at_ms = note.get("at_ms") if isinstance(note, dict) else None
+    if isinstance(note, dict) and isinstance(at_ms, int):
+        hours = (now_ms() - at_ms) // _HOUR_MS
+        text = f"last applied {hours} hours ago; removed {note.get('versions')} versions, {note.get('markers')} markers"
+        return [Finding(Severity.OK, "retention", text)]
+    if facts.notes.get(retention.SETTING):
+        return [Finding(Severity.NOTE, "retention", "there are rules, never applied", command("serve", layout.root))]
+    return []
 
 
 def _pins(layout: Layout, facts: Facts) -> list[Finding]:

@@ -166,11 +166,33 @@ class Judge:
         for version in page.versions:
             actual.setdefault(version.key.key, []).insert(0, version)
         settings = store.settings().by_name()
-        complaints = [self._difference(expected, actual, settings) for expected in promises.allowed]
+        snapshots = self._snapshots(store)
+        complaints = [
+            self._difference(expected, actual, settings) or self._unlike(expected.snapshots, snapshots)
+            for expected in promises.allowed
+        ]
         require("" in complaints, " / or ".join(dict.fromkeys(complaints)))
         self._check_order(list(page.versions), store)
         for history in actual.values():
             self._check_history(store, history, promises.rotten)
+
+    def _snapshots(self, store: Store) -> dict[str, dict[str, bytes]]:
+        """Every byte that each snapshot shows, by key."""
+        shown: dict[str, dict[str, bytes]] = {}
+        for snapshot in store.snapshots():
+            page = store.list_page(ListQuery(BUCKET), as_of=snapshot.name)
+            require(not page.token, "the listing of a snapshot has a second page")
+            shown[snapshot.name] = {}
+            for version in page.objects:
+                with store.read(version.key, as_of=snapshot.name) as reader:
+                    shown[snapshot.name][version.key.key] = reader.read()
+        return shown
+
+    def _unlike(self, wanted: dict[str, dict[str, Payload]], found: dict[str, dict[str, bytes]]) -> str:
+        """How the snapshots differ from what is expected; "" if they do not."""
+        bodies = {name: {key: self._bytes[one] for key, one in shown.items()} for name, shown in wanted.items()}
+        names = sorted(name for name in {*bodies, *found} if bodies.get(name) != found.get(name))
+        return f"snapshots are others than those that were made, or show other bytes: {names}" if names else ""
 
     def _difference(
         self, expected: Expected, actual: dict[str, list[ObjectVersion]], settings: dict[str, object]

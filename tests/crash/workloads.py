@@ -27,13 +27,25 @@ from typing import Any
 import alembic.command  # noqa: F401
 from blake3 import blake3
 
-from gestalt_cas import Conditions, Headers, ObjectKey, ObjectVersion, Store, blobs, keys, schema, sqlite
+from gestalt_cas import (
+    Conditions,
+    Headers,
+    ObjectKey,
+    ObjectVersion,
+    Store,
+    blobs,
+    keys,
+    retention_runs,
+    schema,
+    sqlite,
+)
 from gestalt_cas import upgrade as upgrades
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, PreconditionFailed
 from gestalt_cas.layout import FAN_OUT, Layout
+from gestalt_cas.objects import ListQuery
 
 BUCKET, BACKUP = "bucket", "backup"
 SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)
@@ -83,6 +95,7 @@ class Session:
     directory: Path
     mark: Callable[[str], None]
     _calls: int = field(default=0)
+    _removed: int = field(default=0)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def call(self, kind: str, act: Callable[[], Any], **what: Any) -> Any:
@@ -145,6 +158,21 @@ class Session:
 
         self.call("batch", commit, calls=calls)
 
+    def remember(self, store: Store) -> int:
+        """The present moment, to which `roll_back` may be asked to go."""
+        seq: int = self.call("remember", lambda: store.moment().seq)
+        return seq
+
+    def roll_back(self, store: Store, to: int, prefix: str = "") -> None:
+        """In one transaction: after a crash every key below the prefix is as it was then, or none is touched."""
+
+        def roll_back() -> list[ObjectVersion]:
+            done = store.rollback(BUCKET, prefix, to=str(to))
+            pages = [store.list_versions(ListQuery(BUCKET, prefix=one.key.key), only_key=True) for one in done.steps()]
+            return [page.versions[0] for page in pages]
+
+        self.call("rollback", roll_back, to=to, prefix=prefix)
+
     def remove(self, store: Store, version: ObjectVersion) -> None:
         name, wanted = version.key.key, version.version_id
         self.call("remove", lambda: store.delete(version.key, version_id=wanted), key=name, version_id=wanted)
@@ -202,6 +230,42 @@ class Session:
 
     def purge(self, store: Store, key: str) -> None:
         self.call("purge", lambda: store.purge(ObjectKey(BUCKET, key)).files, key=key)
+
+    def snapshot(self, store: Store, name: str) -> None:
+        self.call("snapshot", lambda: store.create_snapshot(name, BUCKET).seq, name=name)
+
+    def forget_snapshot(self, store: Store, name: str) -> None:
+        self.call("forget snapshot", lambda: store.delete_snapshot(name), name=name)
+
+    def retain(self, store: Store, going: Sequence[tuple[str, str]]) -> None:
+        """Apply the store's rules, a version in each transaction; `going` has what they remove, in that order.
+
+        Each is marked as a call of its own, since a crash may come between any two.
+        """
+        marked = iter([*going, None])
+        number = ""
+
+        def told(what: str, done: int, _total: int) -> None:
+            nonlocal number
+            if what != "removing versions" or done == self._removed:
+                return
+            self._removed = done
+            self.mark(json.dumps({"answered": number, "answer": None}))
+            number = begin()
+
+        def begin() -> str:
+            following = next(marked)
+            if following is None:
+                return ""
+            self._calls += 1
+            called = f"{os.getpid()}.{self._calls}"
+            key, version_id = following
+            self.mark(json.dumps({"begin": called, "kind": "remove", "key": key, "version_id": version_id}))
+            return called
+
+        number = begin()
+        assert store.apply_retention(progress=told).anything
+        assert not number, "not all of it went"
 
     def checkpoint(self, store: Store, *, restart: bool = False) -> None:
         assert store._database.checkpoint(restart=restart)
@@ -333,11 +397,14 @@ def a_backup(directory: Path) -> None:
 
 
 def a_store_of_the_first_format(directory: Path) -> None:
-    """One as the first release left it: the tables that later revisions added are taken away again."""
+    """One as the first release left it: what later revisions added is taken away again."""
     a_store_with_objects(directory)
     connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
     for table in set(schema.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
         connection.execute(f"DROP TABLE {table}")
+    for index in ("versions_by_seq", "versions_gone", "versions_kept"):
+        connection.execute(f"DROP INDEX {index}")
+    connection.execute("ALTER TABLE versions DROP COLUMN gone_digest")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.execute("PRAGMA user_version=1")
     connection.close()
@@ -445,6 +512,28 @@ def batches(session: Session) -> None:
 
 
 @workload(prepare=a_store_with_objects)
+def rollback(session: Session) -> None:
+    """Back, forth, back below a prefix, and back with versioning suspended; payloads that are files and rows."""
+    with session.open() as opened:
+        first = session.remember(opened)
+        session.put(opened, "a", SMALL, by="me")
+        session.delete(opened, "kept")
+        session.put(opened, "old", MEDIUM)
+        session.inline(opened, 4096)
+        session.put(opened, "old/below", ("new and small", 300))
+        second = session.remember(opened)
+        session.roll_back(opened, first)
+        session.roll_back(opened, second)
+        opened.collect_garbage()
+        session.roll_back(opened, first, "old")
+        session.change(opened, versioning="suspended")
+        session.put(opened, "a", MEDIUM)
+        session.put(opened, "b", SMALL)
+        session.roll_back(opened, second)
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
 def dedup(session: Session) -> None:
     """The same bytes under several keys, and again after every version of them has gone."""
     with session.open() as opened:
@@ -454,6 +543,30 @@ def dedup(session: Session) -> None:
         session.remove(opened, second)
         session.put(opened, "c", SMALL)
         session.put(opened, "d", ("kept", 1000))
+
+
+@workload(prepare=a_store_with_objects)
+def retention(session: Session) -> None:
+    """What goes by rules, of files and of rows, with a snapshot that keeps some of it, and gc after it."""
+    retention_runs.FIRST_BATCH_ROWS = retention_runs.BATCH_ROWS = 1
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+        made = [session.put(opened, "a", MEDIUM)]
+        session.inline(opened, 4096)
+        made += [session.put(opened, "a", ("row", 300)), session.put(opened, "a", ("row", 301))]
+        first = opened.list_versions(ListQuery(BUCKET, prefix="a")).versions[-1]
+        session.snapshot(opened, "now")
+        session.put(opened, "a", ("last", 302))
+        session.delete(opened, "marked")
+        marker = opened.list_versions(ListQuery(BUCKET, prefix="marked")).versions[0]
+        rule = {"keepNoncurrent": 0, "dropMarkers": True}
+        opened.change_settings({"retention.rules": {f"{BUCKET}/a": rule, f"{BUCKET}/m": rule}})
+        going = [first, *made, marker]
+        session.retain(opened, [(version.key.key, version.version_id) for version in going])
+        session.call("gc", lambda: opened.collect_garbage().files)
+        session.forget_snapshot(opened, "now")
+        opened.collect_garbage()
+        session.put(opened, "a", MEDIUM)
 
 
 @workload(prepare=a_store_with_objects)

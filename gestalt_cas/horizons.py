@@ -1,0 +1,116 @@
+"""How far back the history goes: rows of removed versions are dropped when they are older than `history.keepDays`.
+
+A version that was removed for good leaves its row, so that the history can say what was there. Dropping it makes the
+history inexact before the change that removed it, so the same transaction raises the bucket's horizon to that change.
+What a snapshot reaches stays, delete markers included. Where nothing is removed for good the horizon never moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy import Integer, delete, func, literal_column, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from gestalt_cas import schema, settings
+from gestalt_cas.parts import Parts
+from gestalt_cas.removals import KEPT_BY_SNAPSHOT
+from gestalt_cas.sqlite import Connection
+from gestalt_cas.statements import Prepared, parameter
+
+DAY_MS = 86_400_000
+STRETCH_ROWS = 2_000
+"""Rows that one view looks at."""
+BATCH_ROWS = 200
+"""Rows that one transaction drops: some milliseconds of the writer lock."""
+
+Progress = Callable[[str, int, int], None]
+
+_v, _h = schema.versions.c, schema.horizons.c
+_OLDEST = Prepared(
+    select(_v.bucket, _v.key, _v.seq, _v.gone_seq, _v.gone_ms, KEPT_BY_SNAPSHOT)
+    .where(_v.gone_seq > parameter("after"))
+    .order_by(_v.gone_seq)
+    .limit(parameter("limit", Integer))
+)
+_DROP = Prepared(
+    delete(schema.versions)
+    .where(
+        _v.bucket == parameter("bucket"),
+        _v.key == parameter("key"),
+        _v.seq == parameter("seq"),
+        _v.gone_ms < parameter("before_ms"),
+        ~KEPT_BY_SNAPSHOT,
+    )
+    .returning(_v.gone_seq, _v.gone_ms)
+)
+_RAISE = Prepared(
+    upsert(schema.horizons)
+    .values(bucket=parameter("bucket"), seq=parameter("seq"), ms=parameter("ms"))
+    .on_conflict_do_update(
+        index_elements=["bucket"],
+        set_={name: func.max(_h[name], literal_column(f"excluded.{name}")) for name in ("seq", "ms")},
+    )
+)
+Place = tuple[str, bytes, int]
+
+
+def droppable(connection: Connection, now_ms: int) -> int:
+    """How many rows `drop` would drop; looks at all that are old enough."""
+    before_ms = _before_ms(connection, now_ms)
+    count, after, following = 0, -1, True
+    while following and before_ms is not None:
+        found, last = _old(connection, after, before_ms)
+        count, following = count + len(found), last is not None
+        after = last if last is not None else after
+    return count
+
+
+def drop(parts: Parts, now_ms: int, tell: Progress) -> int:
+    """Drop what is older than the setting says, in small transactions; returns how many rows.
+
+    Works on a full disk. `tell` may raise to stop between two of them.
+    """
+    dropped, after = 0, -1
+    while True:
+        with parts.database.read() as tx:
+            before_ms = _before_ms(tx, now_ms)
+            if before_ms is None:
+                return dropped
+            found, last = _old(tx, after, before_ms)
+        for start in range(0, len(found), BATCH_ROWS):
+            batch = found[start : start + BATCH_ROWS]
+            dropped += parts.reserve.spend_on(partial(_drop_batch, parts, batch, now_ms))
+            tell("dropping what the history knows", dropped, 0)
+        if last is None:
+            return dropped
+        after = last
+
+
+def _before_ms(connection: Connection, now_ms: int) -> int | None:
+    """Rows of versions that were removed before this go; None: all stay."""
+    days = settings.history_keep_days(connection)
+    return now_ms - days * DAY_MS if days else None
+
+
+def _old(connection: Connection, after: int, before_ms: int) -> tuple[list[Place], int | None]:
+    """Rows to be dropped, of those that were removed after the change `after`, and where to go on; None: nowhere."""
+    rows = _OLDEST(connection, after=after, limit=STRETCH_ROWS)
+    old = [row for row in rows if row[4] < before_ms]
+    found = [(bucket, key, seq) for bucket, key, seq, _, _, kept in old if not kept]
+    return found, old[-1][3] if len(old) == STRETCH_ROWS else None
+
+
+def _drop_batch(parts: Parts, batch: list[Place], now_ms: int) -> int:
+    dropped = 0
+    horizons: dict[str, tuple[int, int]] = {}
+    with parts.database.write() as tx:
+        before_ms = _before_ms(tx, now_ms)
+        for bucket, key, seq in batch if before_ms is not None else ():
+            for gone_seq, gone_ms in _DROP(tx, bucket=bucket, key=key, seq=seq, before_ms=before_ms):
+                dropped += 1
+                horizons[bucket] = max(horizons.get(bucket, (0, 0)), (gone_seq, gone_ms))
+        for bucket, (seq, ms) in horizons.items():
+            _RAISE(tx, bucket=bucket, seq=seq, ms=ms)
+    return dropped

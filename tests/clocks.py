@@ -1,0 +1,36 @@
+"""A wall clock that tests set: what the store's parts see instead of the machine's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from gestalt_cas import changes, garbage, moments, past, retention_runs, statistics, upkeep
+
+DAY = 86_400_000
+BEGINNING = 1_800_000_000_000
+
+
+class Clock:
+    """Milliseconds since the Unix epoch."""
+
+    def __init__(self) -> None:
+        self.now = BEGINNING
+
+    def __call__(self) -> int:
+        return self.now
+
+    def advance(self, days: float) -> None:
+        self.now += int(days * DAY)
+
+
+@contextmanager
+def set_clock() -> Iterator[Clock]:
+    """A clock that commits, upkeep and what judges by age go by for the block."""
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (changes, garbage, moments, past, retention_runs, statistics, upkeep):
+            patch.setattr(module, "now_ms", clock)
+        yield clock
