@@ -14,6 +14,10 @@ BENCH ?=
 KILL ?=
 HISTORIES ?=
 SOAK ?=
+# Passed to the matrix of SDK releases: make sdk-matrix SDKS="a8 a29 --json"; SDKS=ci are those that the tests run.
+SDKS ?=
+# The interpreters for `make pythons`, by name or path.
+PYTHONS ?= python3.11 python3.12 python3.13
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +31,7 @@ PROTO_VENV := .build/proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
-.PHONY: clean explore executable executables bench-executable
+.PHONY: clean explore pythons sdk-matrix executable executables bench-executable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +72,22 @@ histories: $(INSTALLED_DEV) ## linearizability beside upkeep and kills, 10 histo
 
 faults: $(INSTALLED_DEV) ## every operation with the disk failing it at every point (about 10 minutes)
 	@FAULTS_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py tests/test_faults_served.py
+
+sdk-matrix: $(INSTALLED_DEV) ## the provider under all published SDK releases (about 10 minutes; needs a package index)
+	@PYTHONPATH=tests $(BIN)/python -m sdks.matrix $(SDKS)
+
+# One that is not there fails the target: what pyproject.toml declares is what was run.
+CORE := tests/test_store.py tests/test_versions.py tests/test_contract_*.py tests/test_host.py
+pythons: $(INSTALLED_DEV) ## the core tests under each of PYTHONS (2 to 5 minutes each)
+	@set -e; for python in $(PYTHONS); do \
+	  place=".build/pythons/$$(basename "$$python")"; \
+	  cmp -s pyproject.toml "$$place/.installed" || { \
+	    "$$python" -m venv --clear --without-pip "$$place"; \
+	    $(PIP) --python "$$place/bin/python" install --quiet --editable '.[dev]'; \
+	    cp pyproject.toml "$$place/.installed"; }; \
+	  "$$place/bin/python" --version; \
+	  "$$place/bin/python" -m pytest -q -n $(JOBS) $(CORE); \
+	done
 
 explore: $(INSTALLED_DEV) ## the conformance kit's random sequences against our own provider, both generations (about 2 hours)
 	@mkdir -p .build && echo '{"dataDir": "{directory}"}' > .build/explore.json

@@ -217,3 +217,11 @@ def test_generated_code_runs_on_every_allowed_protobuf() -> None:
     *oldest, beyond = (int(part) for part in bounds.groups())
     assert generated <= tuple(oldest)
     assert beyond <= generated[0] + 2
+
+
+def test_the_interpreters_that_are_declared_are_those_that_are_run() -> None:
+    makefile = re.search(r"(?m)^PYTHONS \?= (.*)$", (ROOT / "Makefile").read_text())
+    assert makefile
+    prefix = "Programming Language :: Python :: 3."
+    declared = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)]
+    assert [f"python3.{minor}" for minor in declared] == makefile[1].split()
