@@ -17,7 +17,7 @@ SOAK ?=
 # Passed to the matrix of SDK releases: make sdk-matrix SDKS="a8 a29 --json"; SDKS=ci are those that the tests run.
 SDKS ?=
 # The interpreters for `make pythons`, by name or path.
-PYTHONS ?= python3.11 python3.12 python3.13
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
 VENV := .venv
 BIN := $(VENV)/bin
