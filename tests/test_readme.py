@@ -8,13 +8,14 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+RETENTION = (Path(__file__).parents[1] / "docs" / "retention.md").read_text()
 HOME = "/home/me/tour"
 ID = re.compile(r"\b[0-9a-v]{24}\b")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -52,9 +53,17 @@ def steps(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def test_the_tour_prints_what_the_readme_shows(shell: dict[str, str], tmp_path: Path) -> None:
-    directory = tmp_path / "tour"
-    real: dict[str, str] = {}
     told = (block("console", "gestalt-cas sync"), block("console", "gestalt-cas purge"))
+    run_console(told, shell, tmp_path / "tour")
+
+
+def test_retention_does_what_its_page_shows(shell: dict[str, str], tmp_path: Path) -> None:
+    run_console(re.findall(r"```console\n(.*?)```", RETENTION, flags=re.DOTALL), shell, tmp_path / "tour")
+
+
+def run_console(told: Iterable[str], shell: dict[str, str], directory: Path) -> None:
+    """Run the commands of console blocks, and compare what they print but for ids and times."""
+    real: dict[str, str] = {}
     for command, expected in chain.from_iterable(map(steps, told)):
         text = ID.sub(lambda found: real[found[0]], command).replace("$PWD", str(directory))
         if text.startswith("export "):
