@@ -7,6 +7,7 @@ directories are for measuring; reading an object from one reports its payload mi
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import shutil
@@ -31,6 +32,10 @@ _PER_TRANSACTION = 50_000
 _HEADERS = Headers(content_type="application/octet-stream")
 _PAYLOAD_BYTES = 4096
 _BUILDING_CACHE_KIB = 400_000
+_VERSION = """
+    INSERT INTO versions (bucket, key, seq, version_id, digest, size, content_type, commit_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _MARK = 1
 """Raised when what is built changes, so that kept stores of before are not used."""
 
@@ -56,6 +61,48 @@ def ready(directory: Path, keys: Sequence[str]) -> Path:
     note(f"built {directory.name} in {time.monotonic() - started:.0f} s")
     mark.write_text(json.dumps(wanted))
     return directory
+
+
+def with_history(directory: Path, groups: Sequence[Sequence[str]], rounds: int) -> Path:
+    """A store whose keys (each group in key order) have `rounds` versions each, one in each round of their group.
+
+    All changes of a group come before those of the next. Rows are written in key order and the indexes made afterwards,
+    since in the order of their changes ten million of them would take an hour.
+    """
+    mark = directory.with_suffix(".json")
+    wanted = {"mark": _MARK, "revision": schema.REVISION, "keys": [len(keys) for keys in groups], "rounds": rounds}
+    if mark.exists() and json.loads(mark.read_text()) == wanted:
+        return directory
+    if directory.exists():
+        shutil.rmtree(directory)
+    mark.unlink(missing_ok=True)
+    note(f"building {directory.name}: {sum(map(len, groups)):,} keys of {rounds} versions")
+    Store.open(directory).close()
+    with database(directory) as opened, opened.write() as tx:
+        tx.execute(f"PRAGMA cache_size=-{_BUILDING_CACHE_KIB}")
+        indexes = tx.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+        for name, _ in indexes:
+            tx.execute(f"DROP INDEX {name}")
+        digest, at = bytes(32), now_ms()
+        versions.keep_blob(tx, digest, _PAYLOAD_BYTES, bytes(SUM_BYTES))
+        tx.executemany(_VERSION, _history(groups, rounds, digest, at))
+        tx.execute("INSERT INTO current (bucket, key, seq) SELECT bucket, key, max(seq) FROM versions GROUP BY 1, 2")
+        tx.execute("UPDATE counter SET seq = (SELECT max(seq) FROM versions), commit_ms = ?", (at,))
+        for _, sql in indexes:
+            tx.execute(sql)
+    mark.write_text(json.dumps(wanted))
+    return directory
+
+
+def _history(groups: Sequence[Sequence[str]], rounds: int, digest: bytes, at: int) -> Iterator[tuple[object, ...]]:
+    before = 0
+    for keys in groups:
+        for number, key in enumerate(keys, 1):
+            for turn in range(rounds):
+                seq = before + turn * len(keys) + number
+                version_id = base64.b32hexencode(seq.to_bytes(6) + bytes(9)).decode().lower()
+                yield BUCKET, key.encode(), seq, version_id, digest, _PAYLOAD_BYTES, _HEADERS.content_type, at
+        before += rounds * len(keys)
 
 
 @contextmanager

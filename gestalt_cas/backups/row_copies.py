@@ -88,6 +88,8 @@ _ROWS = {
     "horizon": select(_h.bucket, _h.seq, _h.ms).order_by(_h.bucket),
     "snapshot": select(_k.name, _k.bucket, _hex(_k.prefix), _k.seq, _k.created_ms).order_by(_k.name),
 }
+_GONE = -2
+"""Where a row of "version" has `gone_seq`: what was removed for good counts as no version."""
 _SINCE = {"gone": 3, "horizon": 3, "snapshot": 3}
 """The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
 _LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
@@ -204,7 +206,7 @@ class RowCopy:
                 if form < _SINCE.get(kind, 0):
                     continue
                 for rows in _batches(self._connection, statement):
-                    counts[kind] += len(rows)
+                    counts[kind] += sum(row[_GONE] is None for row in rows) if kind == "version" else len(rows)
                     hasher.update("".join(f"{_line((kind, *row))}\n" for row in rows).encode())
             sequence, commit_ms = _COUNTER(self._connection)[0]
             _, total = self.totals()
