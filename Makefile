@@ -27,7 +27,7 @@ PROTO_VENV := .build/proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
-.PHONY: clean explore
+.PHONY: clean explore executable executables bench-executable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,7 +51,7 @@ REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,ges
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
 	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_garbage.py tests/test_pins.py \
-	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_statistics.py \
+	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_rollback.py tests/test_statistics.py \
 	  tests/test_retention.py tests/test_horizons.py tests/test_clock_guard.py
 	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH),$(REMOVAL) --fail-under=100
 
@@ -103,6 +103,17 @@ crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and 
 # Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
 # 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
 # protobuf below 7.
+# For the system and processor of this machine; what is built needs no Python there.
+executable: $(INSTALLED_DEV) ## build one executable of provider and SDK, .gestaltd/bin/cas (about 40 seconds)
+	@$(BIN)/gestalt build
+	@ls -lh .gestaltd/bin/cas
+
+bench-executable: executable ## its size, the time until it serves and its memory (half a minute)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.executable
+
+executables: $(INSTALLED_DEV) ## build it from a checkout and from the wheel, and test both (about 2 minutes)
+	@EXECUTABLES=all $(BIN)/python -m pytest -q tests/test_executable.py
+
 proto: $(PROTO_VENV)/.installed ## generate wire_pb2.py anew from wire.proto
 	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gestalt_cas/wire.proto
 

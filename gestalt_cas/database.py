@@ -30,8 +30,11 @@ from gestalt_cas.errors import (
     StoreBusy,
     StoreError,
 )
+from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
+from gestalt_cas.place import Place
+from gestalt_cas.platforms import SQLITE_PRAGMAS
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -39,8 +42,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-WRITE_TIMEOUT = 20.0
-"""Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
+WRITE_TIMEOUT = 30.0
+"""Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
 _JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
@@ -72,6 +75,8 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if mode != "ro":
             connection.execute("PRAGMA synchronous=FULL")
+            for pragma in SQLITE_PRAGMAS:
+                connection.execute(pragma)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
             connection.execute("PRAGMA cache_size=-16384")
@@ -97,6 +102,7 @@ class Database:
         self._found_no_room = False
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
+        self.place = Place(layout)
         self._committer = Committer(self._shared_write)
         self._data_version: object = None
         self._answers: dict[Callable[[Connection], Any], Any] = {}
@@ -119,14 +125,15 @@ class Database:
 
     @contextmanager
     def write(
-        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None
+        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None, relieve: bool = True
     ) -> Iterator[Connection]:
         """One write transaction for the block, committed at its end, rolled back when the block raises.
 
-        `committed` is called after the COMMIT, before any other writer gets its turn.
+        `committed` is called after the COMMIT, before any other writer gets its turn. Not to `relieve` leaves a long
+        WAL to whoever commits next: for who has kept the others waiting already, and calls `tend_wal` later.
         Raises StoreBusy, StoreFull, StorageFault, DatabaseDamaged (nothing changed) or OutcomeUnknown.
         """
-        with self._shared_write(timeout, committed=committed, small=False) as connection:
+        with self._shared_write(timeout, committed=committed, small=False, relieve=relieve) as connection:
             try:
                 yield connection
             finally:
@@ -135,7 +142,12 @@ class Database:
 
     @contextmanager
     def _shared_write(
-        self, timeout: float, *, committed: Callable[[], None] | None = None, small: bool = True
+        self,
+        timeout: float,
+        *,
+        committed: Callable[[], None] | None = None,
+        small: bool = True,
+        relieve: bool = True,
     ) -> Iterator[Connection]:
         """`write` for what changes versions and payloads only, so that `settled` may keep its answers."""
         with self._writer_lock.held(timeout):
@@ -156,7 +168,8 @@ class Database:
             self._commit(connection)
             if committed is not None:
                 committed()
-            self._relieve(connection, small=small)
+            if relieve:
+                self._relieve(connection, small=small)
 
     def commit(
         self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float = WRITE_TIMEOUT
@@ -258,6 +271,11 @@ class Database:
         return self._wal.bytes
 
     @property
+    def group_sizes(self) -> Distribution:
+        """How many writers of this process shared each COMMIT since the database was opened."""
+        return self._committer.sizes.read()
+
+    @property
     def fault(self) -> str:
         """Why writes are refused, for good or until the disk works again; "" while they are not."""
         return self._refusal or self._failing
@@ -282,6 +300,7 @@ class Database:
         return True
 
     def _borrow(self) -> Connection:
+        self.place.glance()
         with self._pool_lock:
             if self._closed:
                 raise ShuttingDown("the store is closed")
@@ -344,6 +363,7 @@ class Database:
         """The writer's connection; after a fault, a new one on a database that passed a check."""
         if self._closed:
             raise ShuttingDown("the store is closed")
+        self.place.require()
         if self._refusal:
             raise DatabaseDamaged(self._refusal)
         if not self._proven and self._writer is not None:

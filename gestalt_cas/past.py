@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, history, moments, snapshots
+from gestalt_cas import diffs, history, moments, proofs, rollback, snapshots
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
 from gestalt_cas.moments import AsOf, Moment
 from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.proofs import Proof
+from gestalt_cas.rollback import RolledBack, Scope
 from gestalt_cas.snapshots import Snapshot
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.upkeep import Upkeep
@@ -42,10 +44,38 @@ class Past(Upkeep):
             name = _named(tx, bucket)
         return diffs.between(self._parts.database, name, prefix.encode(), first, last)
 
+    def rollback(
+        self, bucket: str = "", prefix: str = "", *, to: AsOf, dry_run: bool = False, stop_writes: bool = False
+    ) -> RolledBack:
+        """Make the keys that start with `prefix` what they were at a moment, in one transaction that adds versions.
+
+        With `dry_run` only say what would be done. See `gestalt_cas.rollback`, also for what it raises.
+        """
+        moment = self.moment(to, bucket, prefix)
+        with self._parts.database.read() as tx:
+            scope = Scope(_named(tx, bucket), prefix, moment)
+        if dry_run:
+            return rollback.preview(self._parts, scope)
+        return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
+
     def buckets_ever(self) -> list[str]:
         """The buckets that the history knows of, in byte order, those that hold nothing any more included."""
         with self._parts.database.read() as tx:
             return history.buckets(tx)
+
+    def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
+        """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.
+
+        The same wherever the same is held; see `gestalt_cas.proofs` for what it is made of, and for what it raises.
+        """
+        if bucket is None:
+            with self._parts.database.read() as tx:
+                moment = moments.resolve(tx, as_of, "", b"")
+            return proofs.of_store(self._parts.database, moment, current=current)
+        moment = self.moment(as_of, bucket)
+        with self._parts.database.read() as tx:
+            name = _named(tx, bucket)
+        return proofs.of_bucket(self._parts.database, name, moment, current=current)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.

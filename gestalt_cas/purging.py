@@ -82,7 +82,8 @@ def _refuse_kept(tx: Connection, key: ObjectKey, found: list[ObjectVersion]) -> 
 def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tuple[int, list[bytes], list[bytes]]:
     """Remove the versions, leaving bare rows, and record in the same transaction what that leaves unreachable.
 
-    Returns how many versions there were, their payloads, and those of them that are unreachable now. How many copies
+    Returns how many versions there were, their payloads and those of versions that were removed before, as far as they
+    are not collected yet, and those of them that are unreachable now. How many copies
     were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
     """
     with parts.database.write() as tx:
@@ -90,9 +91,9 @@ def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tu
         _refuse_kept(tx, key, found)
         for version in found:
             versions.remove(tx, version, now_ms())
+        payloads = dict(removals.payloads(tx, key.bucket, key.key.encode()))
         if not removals.strip(tx, key.bucket, key.key.encode()) and not found:
             raise NoSuchKey(f"{key}: nothing to purge, it has no version")
-        payloads = {bytes.fromhex(version.digest): version.size for version in found if version.digest}
         unreached = [digest for digest in sorted(payloads) if not reachability.is_reached(tx, digest)]
         for digest in unreached:
             reachability.mark(tx, Garbage(digest, payloads[digest]), now_ms())

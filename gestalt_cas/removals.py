@@ -10,7 +10,7 @@ what a read as of the snapshot answers with, and nothing older. Every function w
 
 from __future__ import annotations
 
-from sqlalchemy import and_, case, func, literal_column, null, or_, select, update
+from sqlalchemy import Integer, and_, case, func, literal_column, null, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from gestalt_cas import schema
@@ -18,10 +18,10 @@ from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
 _p = parameter
-_v, _s = schema.versions.c, schema.snapshots.c
+_v, _s, _b = schema.versions.c, schema.snapshots.c, schema.blobs.c
 _newer = schema.versions.alias("newer")
 _n = _newer.c
-_RELEASED = 500
+RELEASED = 500
 
 
 def _reaching(bucket: ColumnElement[str], key: ColumnElement[bytes], seq: ColumnElement[int]) -> ColumnElement[bool]:
@@ -87,9 +87,10 @@ _STRIP = Prepared(
     .returning(_v.seq)
 )
 _UNKEPT = Prepared(
-    select(_v.bucket, _v.key, _v.seq)
-    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), ~KEPT_BY_SNAPSHOT)
-    .limit(literal_column(str(_RELEASED)))
+    select(_v.gone_seq, _v.bucket, _v.key, _v.seq, _v.digest)
+    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), _v.gone_seq > _p("after"), ~KEPT_BY_SNAPSHOT)
+    .order_by(_v.gone_seq)
+    .limit(_p("limit", Integer))
 )
 _LET_GO = Prepared(
     update(schema.versions)
@@ -100,6 +101,12 @@ _KEPT = Prepared(
     select(_v.seq, _v.gone_seq)
     .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None), _v.digest.is_not(None))
     .order_by(_v.seq)
+)
+_PAYLOADS = Prepared(
+    select(_b.digest, _b.size)
+    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None))
+    .where(_b.digest == func.coalesce(_v.digest, _v.gone_digest))
+    .distinct()
 )
 _NEVER = (1 << 63) - 1
 
@@ -119,6 +126,11 @@ def strip(connection: Connection, bucket: str, key: bytes) -> int:
     return len(_STRIP(connection, b=bucket, k=key))
 
 
+def payloads(connection: Connection, bucket: str, key: bytes) -> list[tuple[bytes, int]]:
+    """Digest and size of each payload that the key's removed versions had, as far as the store still has it."""
+    return [(digest, size) for digest, size in _PAYLOADS(connection, bucket=bucket, key=key)]
+
+
 def snapshots_of(connection: Connection, bucket: str, key: bytes, seq: int) -> list[str]:
     """The names of the snapshots that reach a version that stands, the oldest first."""
     return [row[0] for row in _SNAPSHOTS_OF(connection, bucket=bucket, key=key, seq=seq, gone_seq=_NEVER)]
@@ -133,17 +145,21 @@ def snapshots_keeping(connection: Connection, bucket: str, key: bytes) -> list[s
     return list(names)
 
 
-def any_to_release(connection: Connection) -> bool:
-    """Whether `release` would find something."""
-    return bool(_UNKEPT(connection))
+def to_release(connection: Connection, after: int = -1, limit: int = RELEASED) -> list[tuple[int, bytes]]:
+    """Removed versions that have their payload still although no snapshot reaches them any more.
+
+    Those that changes after `after` removed, in the order of those changes: the change, and the digest.
+    """
+    return [(row[0], row[4]) for row in _UNKEPT(connection, after=after, limit=limit)]
 
 
-def release(connection: Connection) -> int:
+def release(connection: Connection, after: int = -1) -> int:
     """Let go of payloads that were kept for snapshots which have gone since; returns of how many versions.
 
-    At most 500 at a time: 0 means that there is no more.
+    Of those that changes after `after` removed, at most RELEASED at a time: 0 means that there is no more. What lies
+    before is not looked at, so who goes on where `to_release` found something looks at each kept version once.
     """
-    found = _UNKEPT(connection)
-    for bucket, key, seq in found:
+    found = _UNKEPT(connection, after=after, limit=RELEASED)
+    for _, bucket, key, seq, _ in found:
         _LET_GO(connection, b=bucket, k=key, s=seq)
     return len(found)

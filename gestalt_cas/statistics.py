@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Integer, and_, exists, func, literal_colum
 
 from gestalt_cas import clock_guard, history, pins, quotas, reachability, schema, snapshots, sqlite
 from gestalt_cas.clock import now_ms
+from gestalt_cas.figures import Distribution
 from gestalt_cas.history import Horizon
 from gestalt_cas.parts import Parts
 from gestalt_cas.pins import Pin
@@ -170,6 +171,48 @@ class Stats:
         """Bytes of all versions for each byte that is kept for them; None for a store without bytes."""
         kept = self.payloads.bytes - self.payloads.unreached_bytes
         return self.contents.version_bytes / kept if kept > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What can be told of a store without counting its rows; see `Stats`.
+
+    `clock` says why nothing is removed by its age, "" while it is; `group_sizes` how many writers of this process
+    shared each COMMIT since it opened the store.
+    """
+
+    database_bytes: int
+    wal_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    inodes_free: int | None
+    last_check: Mapping[str, object] | None
+    last_backup: Mapping[str, object] | None
+    last_gc: Mapping[str, object] | None
+    last_retention: Mapping[str, object] | None
+    clock: str
+    group_sizes: Distribution
+
+
+def glance(parts: Parts) -> Glance:
+    """What can be told at once."""
+    disk = os.statvfs(parts.layout.root)
+    with parts.database.read() as tx:
+        last_check, last_backup, last_gc, last_retention = (_note(tx, name) for name in _NOTES)
+        clock = clock_guard.doubt(tx, now_ms())
+    return Glance(
+        database_bytes=_size(parts.layout.database),
+        wal_bytes=parts.database.wal_bytes,
+        disk_bytes=disk.f_blocks * disk.f_frsize,
+        disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        inodes_free=disk.f_favail if disk.f_files else None,
+        last_check=last_check,
+        last_backup=last_backup,
+        last_gc=last_gc,
+        last_retention=last_retention,
+        clock=clock,
+        group_sizes=parts.database.group_sizes,
+    )
 
 
 def gather(parts: Parts, progress: Progress | None = None) -> Stats:

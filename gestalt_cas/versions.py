@@ -115,6 +115,8 @@ _HISTORY_REST = Prepared(
     select(*_ROW, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
 )
 _NEWER_THAN_ALL = (1 << 63) - 1
+_RANDOM = 9
+"""Random bytes of a version id."""
 _BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
 _PLACED = Prepared(select(_b.size, _b.place, _b.damaged_ms).where(_b.digest == _p("digest")))
 _KEEP_BLOB = Prepared(
@@ -304,7 +306,7 @@ def append(
     for row in replaced:
         # Gone with the change that replaces it: at no moment of the history is neither there.
         removals.leave(connection, key.bucket, encoded, row[2], seq, commit_ms)
-    version_id = NULL_VERSION if suspended else _new_id(seq)
+    version_id = NULL_VERSION if suspended else new_ids(seq, 1)[0]
     _INSERT(
         connection,
         seq=seq,
@@ -395,12 +397,18 @@ def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
     _MARK_DAMAGED(connection, d=digest, now_ms=now_ms)
 
 
-def _new_id(seq: int) -> str:
-    """An opaque id: the sequence, so that lookups need no index of their own, and 72 random bits.
+def new_ids(first: int, number: int) -> list[str]:
+    """Opaque ids for so many sequences from `first` on: the sequence, so lookups need no index, and 72 random bits.
 
     The random part keeps a store that was restored from a backup from giving an id a second time.
     """
-    return base64.b32hexencode(seq.to_bytes(6) + secrets.token_bytes(9)).decode().lower()
+    drawn = secrets.token_bytes(_RANDOM * number)
+    raw = b"".join(
+        (first + index).to_bytes(6) + drawn[index * _RANDOM : (index + 1) * _RANDOM] for index in range(number)
+    )
+    # 15 bytes are 24 characters without padding, so many can be encoded together.
+    text = base64.b32hexencode(raw).decode().lower()
+    return [text[start : start + 24] for start in range(0, len(text), 24)]
 
 
 def _seq_of(version_id: str) -> int | None:
