@@ -277,6 +277,9 @@ def _expired(tx: Connection, key: ObjectKey, verdict: Verdict) -> Iterator[Going
 
 
 def _is_kept(tx: Connection, version: ObjectVersion) -> bool:
+    """Whether a snapshot keeps the payload."""
+    if version.delete_marker:
+        return False
     return bool(removals.snapshots_of(tx, version.key.bucket, version.key.key.encode(), version.seq))
 
 

@@ -180,6 +180,25 @@ def test_it_is_judged_again_in_the_transaction(store: Store, clock: Clock, monke
     assert horizon(store)[0][1] == 2
 
 
+def test_a_snapshot_of_the_past_that_is_made_meanwhile(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(horizons, "BATCH_ROWS", 1)
+    remove(store, "a")
+    version = put(store, "b", b"shown")
+    store.delete(key("b"), version_id=version.version_id)
+    clock.advance(11)
+    store.accept_clock()
+
+    def create(what: str, done: int, _total: int) -> None:
+        if what.startswith("dropping") and done == 1:
+            with store._database.write() as tx:
+                tx.execute("INSERT OR IGNORE INTO snapshots VALUES ('then', '', x'', ?, 0)", (version.seq,))
+
+    assert store.apply_retention(progress=create).dropped == 1
+    assert [found[1] for found in known(store)] == [b"b"]
+
+
 def test_it_stops_when_progress_raises(store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(horizons, "BATCH_ROWS", 2)
     for name in "abcde":

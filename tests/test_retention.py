@@ -575,6 +575,19 @@ def transactions(monkeypatch: pytest.MonkeyPatch, store: Store) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("stretch", range(1, 9))
+def test_keys_are_seen_whole_wherever_a_stretch_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch, stretch: int
+) -> None:
+    monkeypatch.setattr(retention, "STRETCH_ROWS", stretch)
+    for name, text in (("a", "1"), ("b", "123"), ("c", "12"), ("d", "1234"), ("e", "12")):
+        letters(store, text, name=name)
+    rule(store, {"bucket": {"keepNoncurrent": 0}})
+    assert store.preview_retention().versions == 7
+    assert store.apply_retention().versions == 7
+    assert [left(store, name) for name in "abcde"] == [["1"], ["3"], ["2"], ["4"], ["2"]]
+
+
 def test_transactions_grow_while_they_are_quick(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.transaction() as changes:
         for number in range(500):

@@ -258,6 +258,15 @@ def _collected(store: Store, turn: Turn) -> bool:
     return payload_path(store, turn.data).name not in payloads(store)
 
 
+def _apply_rules(store: Store, turn: Turn) -> object:
+    return store.apply_retention()
+
+
+def _under_a_rule(store: Store, turn: Turn) -> None:
+    _two_versions(store, turn)
+    store.change_settings({"retention.rules": {f"{BUCKET}/{turn.name}": {"keepNoncurrent": 0}}})
+
+
 def _purge(store: Store, turn: Turn) -> object:
     return store.purge(key(turn.name))
 
@@ -412,6 +421,7 @@ CASES: dict[str, Case] = {
     "change settings": Case(_change_settings, _settings_there),
     "checkpoint": Case(_checkpoint, _unchanged, _put_before, changes_nothing=True),
     "collect garbage": Case(_collect, _collected, _garbage, in_steps=True),
+    "apply retention": Case(_apply_rules, either(_both, _new), _under_a_rule, in_steps=True),
     "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
     "check": Case(_check, _checked, _put_before, changes_nothing=True),
     "back up": Case(_back_up, _backed_up, _put_before, in_steps=True),
