@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from gestalt_cas import changes, garbage, moments, past, retention_runs, statistics, upkeep
+from gestalt_cas import batches, changes, garbage, moments, past, retention_runs, statistics, upkeep
 
 DAY = 86_400_000
 BEGINNING = 1_800_000_000_000
@@ -31,6 +31,6 @@ def set_clock() -> Iterator[Clock]:
     """A clock that commits, upkeep and what judges by age go by for the block."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (changes, garbage, moments, past, retention_runs, statistics, upkeep):
+        for module in (batches, changes, garbage, moments, past, retention_runs, statistics, upkeep):
             patch.setattr(module, "now_ms", clock)
         yield clock
