@@ -327,6 +327,8 @@ class StoreMachine(RuleBasedStateMachine):
         stack, entries = self.oracle.versions.get(name, []), self.past.entries.get(name, [])
         removed = [entry for entry in entries if entry.gone is not None and entry.is_object and not entry.purged]
         showing = {by for entry in entries if entry.is_object and entry.held for by in self.past.reaching(entry)}
+        there = set(self.kept())
+        earlier = {entry.version.data for entry in removed if entry.version.data is not None}
         try:
             found = self.store.purge(ObjectKey(bucket, key))
         except NoSuchKey:
@@ -338,6 +340,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert not showing
         count, bodies = len(stack), {version.data for version in stack if version.data is not None}
+        bodies |= {data for data in earlier if blake3(data).hexdigest() in there}
         first = self.last_change() - count
         for number in range(1, count + 1):
             stack.pop()
