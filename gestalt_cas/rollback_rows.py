@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from gestalt_cas import quotas, versions
+from gestalt_cas import quotas, version_ids
 from gestalt_cas.sqlite import Connection
 
 MOST_CACHE_KIB = 256 << 10
@@ -110,7 +110,7 @@ def add(connection: Connection, bucket: str, block: Sequence[Return], first: int
     charged, see `charge`. Not for suspended versioning, where each version would replace one.
     """
     copies, markers, pointers, unpointed = [], [], [], []
-    for seq, version_id, one in zip(count(first), versions.new_ids(first, len(block)), block, strict=False):
+    for seq, version_id, one in zip(count(first), version_ids.new(first, len(block)), block, strict=False):
         if one.seq is None:
             markers.append((bucket, one.key, seq, version_id, commit_ms))
             unpointed.append((bucket, one.key))

@@ -14,10 +14,10 @@ LAYERS = (
     {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "request_ids"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
-    | {"pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
-    | {"moments", "rollback_rows", "schema", "settings", "snapshots"}
-    | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
+    {"blob_rows", "blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks"}
+    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
+    | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
+    | {"upgrade", "version_ids", "versions", "wal"},
     {
         "allowances",
         "backups",
@@ -52,6 +52,7 @@ ONLY_IN = {
     "pysqlite3": {"sqlite"},
     "sqlalchemy": {
         "backups",
+        "blob_rows",
         "checks",
         "horizons",
         "inlined",

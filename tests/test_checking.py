@@ -32,7 +32,7 @@ from checks import (
     store_fixture,
 )
 from gestalt_cas import ObjectKey, Store, quarantine
-from gestalt_cas.checks import checking, inspection, payload_checks, schema_checks, wal_checks
+from gestalt_cas.checks import checking, inspection, payload_checks, payload_judging, schema_checks, wal_checks
 from gestalt_cas.checks.findings import EVERYTHING, FAULTS, Subset, subset_of
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import InvalidArgument, StoreBusy
@@ -398,8 +398,9 @@ def test_an_upload_on_its_way_is_no_finding_at_any_of_its_steps(store: Store, mo
 
 
 def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
-    """Have something happen after the first call of a function of `payload_checks`."""
-    real, done = getattr(payload_checks, name), threading.Event()
+    """Have something happen after the first call of a function that checks payloads."""
+    module = payload_checks if hasattr(payload_checks, name) else payload_judging
+    real, done = getattr(module, name), threading.Event()
 
     def stand_in(*args: Any, **kwargs: Any) -> Any:
         result = real(*args, **kwargs)
@@ -408,7 +409,7 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], obj
             act()
         return result
 
-    monkeypatch.setattr(payload_checks, name, stand_in)
+    monkeypatch.setattr(module, name, stand_in)
 
 
 def test_a_payload_collected_between_listing_and_rows_is_no_finding(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import backups
 from checks import check
-from gestalt_cas import Store, releases, removals, restore, versions
+from gestalt_cas import Store, blob_rows, releases, removals, restore, versions
 from gestalt_cas.errors import NoSuchKey, NoSuchVersion
 from gestalt_cas.garbage import Collected
 from gestalt_cas.objects import NO_HEADERS, Headers, ListQuery, ObjectKey
@@ -277,7 +277,7 @@ class Pair:
 
     def put(self, bucket: str, name: str, data: bytes | None, suspended: bool) -> None:
         if data is not None:
-            versions.keep_blob(self.tx, digest(data), len(data), b"")
+            blob_rows.keep(self.tx, digest(data), len(data), b"")
         made = versions.append(
             self.tx,
             ObjectKey(bucket, name),
