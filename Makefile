@@ -50,7 +50,7 @@ test: $(INSTALLED_DEV) ## run every test
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
-COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blob_rows.py,gestalt_cas/blobs.py,gestalt_cas/changes.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/intake.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/staging.py,gestalt_cas/store.py,gestalt_cas/version_ids.py,gestalt_cas/versions.py
+COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blob_rows.py,gestalt_cas/blobs.py,gestalt_cas/changes.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/database_faults.py,gestalt_cas/intake.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/staging.py,gestalt_cas/store.py,gestalt_cas/version_ids.py,gestalt_cas/versions.py
 REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,gestalt_cas/reachability.py,gestalt_cas/removals.py,gestalt_cas/clock_guard.py,gestalt_cas/horizons.py,gestalt_cas/retention.py,gestalt_cas/retention_runs.py
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \

@@ -14,7 +14,8 @@ LAYERS = (
     {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "request_ids"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blob_rows", "blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks"}
+    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "inlined"}
+    | {"keys", "layout", "locks"}
     | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
     | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
     | {"upgrade", "version_ids", "versions", "wal"},
