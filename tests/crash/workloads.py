@@ -190,10 +190,11 @@ class Session:
         in which order they come. With `refuse` one more is refused in that COMMIT, since by then the first has made its
         key; it is not marked, as it has no effect whatever happens.
         """
-        committer, asked = store._database._committer, iter([False, True])
+        committer, asked, holding = store._database._committer, iter([False, True]), threading.Event()
 
         def hold() -> None:
-            if next(asked):  # just before COMMIT
+            if next(asked):  # in its transaction, which takes nobody in any more
+                holding.set()
                 until(lambda: len(committer._waiting) == len(writes) - 1 + refuse)
 
         def write(number: int) -> None:
@@ -209,7 +210,7 @@ class Session:
 
         with ThreadPoolExecutor(len(writes) + 1) as pool:
             first = pool.submit(write, 0)
-            until(lambda: committer._leader is not None or first.done())
+            until(lambda: holding.is_set() or first.done())
             others = [pool.submit(write, number) for number in range(1, len(writes))]
             if refuse:
                 others.append(pool.submit(be_refused))
