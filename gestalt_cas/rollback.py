@@ -77,7 +77,8 @@ class RolledBack:
     """What a rollback did, or would do.
 
     `seq_before` and `seq_after` are the store's last sequences before and after it: rolling back to `seq_before` undoes
-    it. They are the same when nothing had to be done, and with a dry run.
+    it, unless it is not `undoable`: with versioning suspended it replaces null versions. They are the same when nothing
+    had to be done, and with a dry run.
     """
 
     scope: Scope
@@ -87,6 +88,7 @@ class RolledBack:
     changed: int
     deleted: int
     plan: Sequence[Return]
+    undoable: bool
 
     @property
     def keys(self) -> int:
@@ -145,11 +147,12 @@ def _carry_out(parts: Parts, plan: _Plan, *, stop_writes: bool) -> RolledBack:
         plan.catch_up(tx)
         plan.require_possible(stop_writes=stop_writes)
         before, _ = history.last(tx)
-        add = _replace if store_settings.for_writing(tx).suspended else _add
+        suspended = store_settings.for_writing(tx).suspended
+        add = _replace if suspended else _add
         with rollback_rows.cached(tx, len(plan.steps)):
             add(tx, plan.scope.bucket, plan.in_order(), check_time)
         after, _ = history.last(tx)
-    return plan.result(before, after)
+    return plan.result(before, after, undoable=not suspended)
 
 
 def _shorten_wal(parts: Parts) -> None:
@@ -264,11 +267,11 @@ class _Plan:
         """The steps in byte order of the keys, which is the order of the rows."""
         return [self.steps[key] for key in sorted(self.steps)]
 
-    def result(self, before: int, after: int) -> RolledBack:
+    def result(self, before: int, after: int, *, undoable: bool = True) -> RolledBack:
         plan = self.in_order()
         kinds = [_kind(one) for one in plan]
         counts = (kinds.count("added"), kinds.count("changed"), kinds.count("deleted"))
-        return RolledBack(self.scope, before, after, *counts, plan)
+        return RolledBack(self.scope, before, after, *counts, plan, undoable)
 
     def _changed_until(self, present: int) -> set[bytes]:
         keys: set[bytes] = set()

@@ -109,3 +109,18 @@ def test_what_cannot_be_done_says_why(
     store.delete(old.key, version_id=old.version_id)
     gone = cas("rollback", bucket, "--to", str(old.seq))
     assert (gone.code, "what gone had then was removed for good" in one_line(gone)) == (1, True)
+
+
+def test_what_cannot_be_undone_is_said(cas: Command, store: Store, bucket: str) -> None:
+    write(store, bucket, "k", b"one")
+    moment = str(store.moment().seq)
+    assert cas("config", "versioning", "suspended").code == 0
+    try:
+        write(store, bucket, "k", b"two")
+        done = cas("rollback", bucket, "--to", moment)
+    finally:
+        cas("config", "versioning", "enabled")
+    assert done.code == 0
+    assert "to undo it" not in done.text
+    assert "cannot be undone" in one_line(done)
+    assert cas("cat", f"{bucket}/k").out == b"one"

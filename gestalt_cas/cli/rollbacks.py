@@ -30,7 +30,8 @@ def rollback(session: Session, where: Address, moment: str, dry_run: bool, stop_
 
         gestalt-cas rollback assets/site --to 2h --dry-run
 
-    Versions are added, none is removed, so it can be undone: the command for that is printed. Readers see what was
+    Versions are added, none is removed but null versions that are replaced while versioning is suspended. So it can be
+    undone otherwise: the command for that is printed. Readers see what was
     before or all of it. Others that write wait meanwhile, for 10 s at most; what would take longer, or change more
     than 250,000 keys, is refused without --stop-writes. Nothing changes when a version of then was removed for good.
     """
@@ -41,10 +42,18 @@ def rollback(session: Session, where: Address, moment: str, dry_run: bool, stop_
     if dry_run:
         _show_steps(session, done, human)
     session.output.result(_record(done, dry_run), _summary(done, dry_run))
-    if not dry_run and done.keys and not session.json:
-        name = shlex.quote(shown(done.scope.name))
-        session.output.result({}, f"to undo it: gestalt-cas rollback {name} --to {done.seq_before}")
+    if not dry_run and done.keys:
+        _say_how_to_undo(session, done)
     return exits.OK
+
+
+def _say_how_to_undo(session: Session, done: RolledBack) -> None:
+    if not done.undoable:
+        session.output.warn("versioning is suspended: null versions were replaced, so this cannot be undone as a whole")
+    elif not session.json:
+        where = ["--data-dir", session.data_dir] if session.data_dir else []
+        words = ["gestalt-cas", "rollback", done.scope.name, "--to", str(done.seq_before), *where]
+        session.output.result({}, f"to undo it: {shown(shlex.join(words))}")
 
 
 def _show_steps(session: Session, done: RolledBack, human: bool) -> None:
