@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,20 +130,11 @@ class StoreMachine(RuleBasedStateMachine):
         source, target = self.oracle.name(bucket, key), self.oracle.name(to_bucket, to_key)
         version_id = self.some_id(source, pick) if old else ""
         found = self.oracle.find(source, version_id)
-        try:
-            made = self.store.copy(ObjectKey(bucket, key), ObjectKey(to_bucket, to_key), source_version_id=version_id)
-        except NoSuchKey:
-            assert found is None or found.data is None
-            return
-        except QuotaExceeded as error:
-            assert found is not None
-            self.beyond(error, target, found.data or b"")
-            return
-        assert found is not None
-        assert found.data is not None
-        assert not self.oracle.exceeded(target, len(found.data))
-        self.oracle.add(target, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
-        self.made(made, target)
+        self.brought(
+            lambda: self.store.copy(ObjectKey(bucket, key), ObjectKey(to_bucket, to_key), source_version_id=version_id),
+            found,
+            target,
+        )
 
     @rule(bucket=buckets, key=keys)
     def delete(self, bucket: str, key: str) -> None:
@@ -169,18 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
         name = self.oracle.name(bucket, key)
         version_id = self.some_id(name, pick)
         found = self.oracle.find(name, version_id)
-        try:
-            made = self.store.restore_version(ObjectKey(bucket, key), version_id)
-        except NoSuchKey:
-            assert found is None or found.data is None
-            return
-        except QuotaExceeded as error:
-            assert found is not None
-            self.beyond(error, name, found.data or b"")
-            return
-        assert found is not None
-        self.oracle.add(name, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
-        self.made(made, name)
+        self.brought(lambda: self.store.restore_version(ObjectKey(bucket, key), version_id), found, name)
 
     @rule(bucket=buckets, key=keys)
     def undelete(self, bucket: str, key: str) -> None:
@@ -495,6 +476,23 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.buckets_ever() == self.past.buckets()
 
     # ---- helpers ----
+
+    def brought(self, make: Callable[[], ObjectVersion], found: Version | None, target: Name) -> None:
+        """A version made of another one: refused where there is nothing to copy, or no room by a quota."""
+        try:
+            made = make()
+        except NoSuchKey:
+            assert found is None or found.data is None
+            return
+        except QuotaExceeded as error:
+            assert found is not None
+            self.beyond(error, target, found.data or b"")
+            return
+        assert found is not None
+        assert found.data is not None
+        assert not self.oracle.exceeded(target, len(found.data))
+        self.oracle.add(target, Version(made.version_id, found.data, found.content_type, dict(found.metadata)))
+        self.made(made, target)
 
     def reached(self) -> set[bytes]:
         """Every content that a version reaches, one that stands or one that was removed and is kept."""

@@ -145,7 +145,7 @@ def test_it_upgrades_an_old_store_and_serves_it(hosted: Hosted, tmp_path: Path, 
 def test_it_uses_nothing_of_this_machine_but_the_system(hosted: Hosted, tmp_path: Path) -> None:
     configured(hosted, tmp_path / "store").close()
     mapped = Path(f"/proc/{processes(hosted)[1]}/maps").read_text()
-    assert "pysqlite3" in mapped or "sqlite3" in mapped, "the process that serves was not looked at"
+    assert "metadata.sqlite3" in mapped, "the process that serves was not looked at"
     for directory in (ROOT, Path(sys.prefix), Path(sys.base_prefix)):
         assert directory == Path("/usr") or f"{directory}/" not in mapped
     hosted.stop()

@@ -12,15 +12,14 @@ from urllib.parse import urlsplit
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_service
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
 from wire.process import SDK_RUNTIME, Hosted, Server
-
-trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
-metrics_service = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
-logs_service = pytest.importorskip("opentelemetry.proto.collector.logs.v1.logs_service_pb2")
 
 KINDS = {
     "trace.v1.TraceService": trace_service.ExportTraceServiceRequest,
@@ -216,7 +215,8 @@ def test_http_requests_have_spans_without_paths(collector: Collector, site: Site
 
 
 def test_metrics_have_the_conventions_names_and_the_figures_of_the_page(collector: Collector, site: Site) -> None:
-    head(site, "spanned")
+    site.client.write("measured", b"x" * 1000, bucket=BUCKET)
+    head(site, "measured")
 
     def complete() -> Any:
         found = collector.metrics()
