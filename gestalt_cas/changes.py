@@ -102,8 +102,9 @@ class Changes:
             raise NoSuchKey(f"{target}: there is no version to bring back", delete_marker=bool(markers))
         if not markers:
             raise PreconditionFailed(f"{target} is not deleted")
-        for marker in markers:
-            versions.remove(tx, marker, self._now_ms())
+        at_ms = self._now_ms()
+        for marker in reversed(markers):  # the oldest first, so that what is then the newest is found at once
+            versions.remove(tx, marker, at_ms)
         return replace(history[len(markers)], current=True)
 
     def _append(

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from gestalt_cas import clock_guard, pins, reachability, releases, strays
+from gestalt_cas import clock_guard, pins, reachability, releases, removals, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -159,7 +159,10 @@ class Collector:
                     break
                 with self._parts.database.read() as tx:
                     total += reachability.unreached_bytes(tx, first)
-            found = Reclaimable(total, exact)
+            with self._parts.database.read() as tx:
+                # What deleted snapshots kept comes on top of it.
+                kept, more = removals.to_release(tx)
+            found = Reclaimable(total, exact and not kept and more is None)
             self._estimate = (time.monotonic(), found)
             return found
 

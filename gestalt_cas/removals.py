@@ -10,6 +10,9 @@ what a read as of the snapshot answers with, and nothing older. Every function w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from sqlalchemy import Integer, and_, case, func, literal_column, null, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -21,7 +24,17 @@ _p = parameter
 _v, _s, _b = schema.versions.c, schema.snapshots.c, schema.blobs.c
 _newer = schema.versions.alias("newer")
 _n = _newer.c
-RELEASED = 500
+STRETCH = 4096
+"""Kept versions that one view looks at."""
+
+
+class Kept(NamedTuple):
+    """A removed version that has its payload still."""
+
+    bucket: str
+    key: bytes
+    seq: int
+    digest: bytes
 
 
 def _reaching(bucket: ColumnElement[str], key: ColumnElement[bytes], seq: ColumnElement[int]) -> ColumnElement[bool]:
@@ -55,15 +68,23 @@ KEPT_BY_SNAPSHOT = (
 )
 """Of a row of versions that was removed: whether a snapshot reaches it."""
 
+# What a snapshot shows when the version goes: it keeps its digest.
+_SHOWN = (
+    select(literal_column("1"))
+    .select_from(schema.snapshots)
+    .where(_s.seq < _p("gone_seq"), _reaching(_v.bucket, _v.key, _v.seq))
+    .correlate(schema.versions)
+    .exists()
+)
 _LEAVE = Prepared(
     update(schema.versions)
     .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
-    .values(gone_seq=_p("gone_seq"), gone_ms=_p("gone_ms"), gone_digest=_v.digest, digest=null())
-)
-_LEAVE_KEPT = Prepared(
-    update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
-    .values(gone_seq=_p("gone_seq"), gone_ms=_p("gone_ms"))
+    .values(
+        gone_seq=_p("gone_seq"),
+        gone_ms=_p("gone_ms"),
+        gone_digest=case((~_SHOWN, _v.digest)),
+        digest=case((_SHOWN, _v.digest)),
+    )
 )
 _STRIP = Prepared(
     update(schema.versions)
@@ -86,16 +107,18 @@ _STRIP = Prepared(
     )
     .returning(_v.seq)
 )
-_UNKEPT = Prepared(
-    select(_v.gone_seq, _v.bucket, _v.key, _v.seq, _v.digest)
-    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), _v.gone_seq > _p("after"), ~KEPT_BY_SNAPSHOT)
+_KEPT_ROWS = Prepared(
+    select(_v.gone_seq, _v.bucket, _v.key, _v.seq, _v.digest, KEPT_BY_SNAPSHOT)
+    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), _v.gone_seq > _p("after"))
     .order_by(_v.gone_seq)
     .limit(_p("limit", Integer))
 )
+# A row that was purged meanwhile has nothing to let go.
 _LET_GO = Prepared(
     update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
+    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"), _v.digest.is_not(None))
     .values(gone_digest=_v.digest, digest=null())
+    .returning(_v.seq)
 )
 _KEPT = Prepared(
     select(_v.seq, _v.gone_seq)
@@ -113,9 +136,7 @@ _NEVER = (1 << 63) - 1
 
 def leave(connection: Connection, bucket: str, key: bytes, seq: int, gone_seq: int, gone_ms: int) -> None:
     """Turn a version's row into what the history keeps of it, removed by the change `gone_seq` at `gone_ms`."""
-    kept = _SNAPSHOTS_OF(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq)
-    change = _LEAVE_KEPT if kept else _LEAVE
-    change(connection, b=bucket, k=key, s=seq, gone_seq=gone_seq, gone_ms=gone_ms)
+    _LEAVE(connection, b=bucket, k=key, s=seq, gone_seq=gone_seq, gone_ms=gone_ms)
 
 
 def strip(connection: Connection, bucket: str, key: bytes) -> int:
@@ -145,21 +166,16 @@ def snapshots_keeping(connection: Connection, bucket: str, key: bytes) -> list[s
     return list(names)
 
 
-def to_release(connection: Connection, after: int = -1, limit: int = RELEASED) -> list[tuple[int, bytes]]:
+def to_release(connection: Connection, after: int = -1, limit: int = STRETCH) -> tuple[list[Kept], int | None]:
     """Removed versions that have their payload still although no snapshot reaches them any more.
 
-    Those that changes after `after` removed, in the order of those changes: the change, and the digest.
+    Looks at `limit` of those that have it, in the order in which changes after `after` removed them. Returns the change
+    to go on after as well; None: there is no further.
     """
-    return [(row[0], row[4]) for row in _UNKEPT(connection, after=after, limit=limit)]
+    rows = _KEPT_ROWS(connection, after=after, limit=limit)
+    return [Kept(*row[1:5]) for row in rows if not row[5]], rows[-1][0] if len(rows) == limit else None
 
 
-def release(connection: Connection, after: int = -1) -> int:
-    """Let go of payloads that were kept for snapshots which have gone since; returns of how many versions.
-
-    Of those that changes after `after` removed, at most RELEASED at a time: 0 means that there is no more. What lies
-    before is not looked at, so who goes on where `to_release` found something looks at each kept version once.
-    """
-    found = _UNKEPT(connection, after=after, limit=RELEASED)
-    for _, bucket, key, seq, _ in found:
-        _LET_GO(connection, b=bucket, k=key, s=seq)
-    return len(found)
+def release(connection: Connection, found: Iterable[Kept]) -> int:
+    """Let go of the payloads of these; returns of how many. No snapshot can come to reach what has gone."""
+    return sum(len(_LET_GO(connection, b=one.bucket, k=one.key, s=one.seq)) for one in found)

@@ -179,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
             before = self.last_change() - len(stack) + stack.index(kept[-1]) + 1
             while stack[-1] is not kept[-1]:
                 before += 1
-                stack.pop()
+                stack.pop(stack.index(kept[-1]) + 1)  # the oldest of them first
                 self.past.follow(self.oracle, name, before)
             assert back.version_id == kept[-1].version_id
             self.same(back, kept[-1])
@@ -324,7 +324,7 @@ class StoreMachine(RuleBasedStateMachine):
         bodies |= {data for data in earlier if blake3(data).hexdigest() in there}
         first = self.last_change() - count
         for number in range(1, count + 1):
-            stack.pop()
+            stack.pop(0)
             self.past.follow(self.oracle, name, first + number)
         self.past.strip(name)
         shared = bodies & self.reached()

@@ -329,14 +329,15 @@ class RowPass:
         )
 
     def _sequence(self, name: tuple[str, bytes], row: tuple[Any, ...], counter: tuple[int, int]) -> None:
+        seq = max(row[2], row[10] or 0)
         self._run.report(
             Finding(
                 "sequence",
-                f"{shown(*name)}, version {version_id_of(row)}: sequence {row[2]} and commit time {row[9]} are beyond "
+                f"{shown(*name)}, version {version_id_of(row)}: sequence {seq} and commit time {row[9]} are beyond "
                 f"the counter's {counter[0]} and {counter[1]}",
                 where="counter",
                 expected=f"at most {counter[0]}, {counter[1]}",
-                found=f"{row[2]}, {row[9]}",
+                found=f"{seq}, {row[9]}",
                 affected=(named(*name, version_id_of(row)),),
                 affected_total=1,
                 remedy=self._run.restore_command(),
