@@ -78,7 +78,7 @@ class Provider:
             self._spans = otel.exporter(self.observer, self.readings)
         if self._spans is not None:
             self._spans.per_second = telemetry.spans_per_second
-        self.observer.export_to(self._spans if telemetry.open_telemetry else None)
+        self.observer.exporter = self._spans if telemetry.open_telemetry else None
 
     def register(self, server: grpc.Server) -> None:
         exhaustion.end_process_with_thread()

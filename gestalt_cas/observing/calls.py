@@ -52,20 +52,10 @@ class Observer:
     def __init__(self) -> None:
         self.methods: dict[tuple[str, str], Method] = {}
         self.exporter: Exporter | None = None
-        self.watching = False
-        """Whether `ended` does anything."""
         self._logged = "faults"
 
     def configure(self, telemetry: Telemetry) -> None:
         self._logged = telemetry.log_calls
-        self._watch()
-
-    def export_to(self, exporter: Exporter | None) -> None:
-        self.exporter = exporter
-        self._watch()
-
-    def _watch(self) -> None:
-        self.watching = self._logged != "faults" or self.exporter is not None
 
     def method(self, protocol: str, name: str, path: str = "") -> Method:
         return self.methods.setdefault((protocol, name), Method(protocol, name, path))
@@ -79,7 +69,7 @@ class Observer:
                 self.exporter.ended(call, code, seconds)
             except Exception:
                 self.exporter = None
-                log.exception("OpenTelemetry fails, and gets no more calls of this process")
+                log.exception("OpenTelemetry fails, and gets no more calls until the provider is configured again")
 
 
 def _log(call: Call, code: str, seconds: float, reason: str) -> None:
@@ -117,8 +107,7 @@ class Call(Request):
         self._over = True
         seconds, code = time.perf_counter() - self._began, self.cut or code
         self.method.tally.add(code, seconds, self.received, self.sent)
-        if self._observer.watching:
-            self._observer.ended(self, code, seconds, failed or bool(self.cut), reason)
+        self._observer.ended(self, code, seconds, failed or bool(self.cut), reason)
         if current.get() is self:  # unless this thread or task has begun another one since
             current.set(None)
 
