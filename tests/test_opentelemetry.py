@@ -7,12 +7,16 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
+from gestalt_cas import config
+from gestalt_cas.observing import otel
+from gestalt_cas.server import Provider
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -281,8 +285,8 @@ def test_the_sdks_runtime_exports_and_a_host_can_bound_the_spans() -> None:
         try:
             eventually(hosted.socket.exists, "the provider's socket", 60)
             lifecycle = Lifecycle(f"unix://{hosted.socket}")
-            config = {"dataDir": str(hosted.home / "d"), "http": {"enabled": False}}
-            lifecycle.configure({**config, "telemetry": {"spansPerSecond": 1}})
+            wanted = {"dataDir": str(hosted.home / "d"), "http": {"enabled": False}}
+            lifecycle.configure({**wanted, "telemetry": {"spansPerSecond": 1}})
             with Client(f"unix://{hosted.socket}", protos.BUCKETLESS) as client:
                 client.write("k")
                 for _ in range(50):
@@ -291,7 +295,7 @@ def test_the_sdks_runtime_exports_and_a_host_can_bound_the_spans() -> None:
                 eventually(lambda: total(collector.metrics()["gestalt_cas.spans_skipped"]) > 10, "calls are skipped")
                 eventually(collector.spans, "a span")
                 assert len(collector.spans()) < 40
-                lifecycle.configure({**config, "telemetry": {"openTelemetry": False, "spansPerSecond": 1000}})
+                lifecycle.configure({**wanted, "telemetry": {"openTelemetry": False, "spansPerSecond": 1000}})
                 count = len(collector.spans())
                 for _ in range(50):
                     client.head("k")
@@ -300,6 +304,22 @@ def test_the_sdks_runtime_exports_and_a_host_can_bound_the_spans() -> None:
             assert len(collector.spans()) < count + 40, "nothing after it was switched off"
         finally:
             hosted.forget()
+
+
+def test_trouble_in_opentelemetry_fails_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("no such propagator")
+
+    monkeypatch.setattr(otel, "exporter", fail)
+    provider = Provider()
+    limits = {"streamIdleSeconds": 7, "concurrentReads": 3, "concurrentWrites": 2}
+    provider.configure(config.parse({"dataDir": str(tmp_path / "d"), "http": {"enabled": False}, "limits": limits}))
+    assert provider.mounts.close(30)
+    assert (provider.calls.idle_seconds, provider.pools.reads.limit, provider.pools.writes.limit) == (7, 3, 2)
+    assert provider.observer.exporter is None
+    assert "no such propagator" in caplog.text
 
 
 def test_what_waits_is_sent_when_the_server_stops() -> None:
