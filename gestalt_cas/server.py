@@ -80,7 +80,7 @@ class Provider:
         """What exports calls; None when nothing does, or when it cannot be made: the configuration is in force."""
         if self._spans is None:
             try:
-                self._spans = otel.exporter(self.observer, self.readings)
+                self._spans = otel.exporter(self.readings)
             except Exception:
                 log.exception("nothing is exported to OpenTelemetry")
         if self._spans is not None:

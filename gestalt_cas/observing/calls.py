@@ -31,7 +31,7 @@ class Exporter(Protocol):
 
     skipped: int
 
-    def ended(self, call: Call, code: str, seconds: float) -> None: ...
+    def ended(self, call: Call, code: str, seconds: float, failed: bool) -> None: ...
 
 
 class Method:
@@ -66,7 +66,7 @@ class Observer:
             _log(call, code, seconds, reason)
         if self.exporter is not None:
             try:
-                self.exporter.ended(call, code, seconds)
+                self.exporter.ended(call, code, seconds, failed)
             except Exception:
                 self.exporter = None
                 log.exception("OpenTelemetry fails, and gets no more calls until the provider is configured again")
