@@ -10,12 +10,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
+from gestalt_cas import __version__
+from gestalt_cas.mounts import Mounts
+from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.readings import Readings
+from gestalt_cas.pools import Pools
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -226,6 +232,17 @@ def test_the_page_of_the_documentation_names_every_figure(site: Site) -> None:
     assert {name for name in shown if not re.match(r"(gc|check|backup|retention)_last_", name)} <= told
     ruled = set(re.findall(r"gestalt_cas_([a-z_]+)", text.partition("groups:")[2].partition("```")[0]))
     assert ruled - {"backup_last_run_timestamp_seconds"} <= shown
+
+
+def test_a_system_that_tells_nothing_of_a_process_leaves_the_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    found = {family.name: family for family in Readings(Observer(), Mounts(), Pools(1, 1)).take()}
+    assert "process_open_fds" not in found
+    (labels, one), *others = found["gestalt_cas_build_info"].samples
+    assert (dict(labels)["version"], one, others) == (__version__, 1, [])
 
 
 # ---- who may look ----
