@@ -24,6 +24,8 @@ OK = "OK"
 ABORTED = "aborted"
 """What stands in the place of an HTTP status when the answer was cut off, or nobody took it any more."""
 _CANCELLED = "CANCELLED"
+_MESSAGE_CHARS = 500
+"""What fits into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
 
 
 class Exporter(Protocol):
@@ -143,8 +145,9 @@ class GrpcCall(Call):
         return {name: value for name, value in self._metadata().items() if name in ("traceparent", "tracestate")}
 
     def told(self, text: str) -> str:
-        """An error message for the caller, with the id by which the log knows the call."""
-        return f"{text} (request {self.id})"
+        """An error message for the caller: cut to fit, with the id by which the log knows the call."""
+        brief = text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
+        return f"{brief} (request {self.id})"
 
     def _metadata(self) -> dict[str, str]:
         found = self.context.invocation_metadata() or ()
