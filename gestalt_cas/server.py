@@ -87,6 +87,11 @@ class Provider:
             self._spans.per_second = telemetry.spans_per_second
         return self._spans
 
+    @property
+    def exported(self) -> bool:
+        """Whether calls were ever handed to OpenTelemetry, switched off by now or not: some may wait to be sent."""
+        return self._spans is not None
+
     def register(self, server: grpc.Server) -> None:
         exhaustion.end_process_with_thread()
         service = S3Service(self.mounts, self.calls, self.pools, self.observer)
@@ -210,7 +215,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     server.stop(_GRACE_SECONDS).wait()
     if not provider.wait_until_closed(_STOP_SECONDS):
         log.warning("calls are still open; leaving all the same")
-    if provider.observer.exporter is not None:
+    if provider.exported:
         otel.flush(_FLUSH_SECONDS)
     if bound.path:
         Path(bound.path).unlink(missing_ok=True)

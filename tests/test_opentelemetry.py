@@ -335,3 +335,18 @@ def test_what_waits_is_sent_when_the_server_stops() -> None:
             server.stop()
         assert f"{S3}/WriteObject" in {span.name for span in collector.spans()}
         assert "rpc.server.call.duration" in collector.metrics()
+
+
+def test_what_waits_is_sent_though_a_host_has_switched_it_off() -> None:
+    with collecting() as collector:
+        late = {**collector.environment, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
+        with Hosted(environment=late) as hosted:
+            lifecycle = Lifecycle(hosted.target)
+            wanted = {"dataDir": str(hosted.host_home / "d"), "http": {"enabled": False}}
+            lifecycle.configure(wanted)
+            with Client(hosted.target, protos.BUCKETLESS) as client:
+                client.write("k", b"x")
+            lifecycle.configure({**wanted, "telemetry": {"openTelemetry": False}})
+            lifecycle.close()
+            hosted.stop()
+        assert f"{S3}/WriteObject" in {span.name for span in collector.spans()}
