@@ -493,6 +493,19 @@ print("goes on")
 """
 
 
+def test_however_many_servers_a_process_has_its_threads_are_watched_once() -> None:
+    program = """
+import threading
+from gestalt_cas import exhaustion
+exhaustion.end_process_with_thread()
+hook = threading.excepthook
+exhaustion.end_process_with_thread()
+print(threading.excepthook is hook, hook is not threading.__excepthook__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True True\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [("MemoryError()", 5), ('RuntimeError("can\'t start new thread")', 5), ("RuntimeError('something else')", 0)],
