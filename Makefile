@@ -120,9 +120,6 @@ crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and 
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)
 
-# Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
-# 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
-# protobuf below 7.
 # For the system and processor of this machine; what is built needs no Python there.
 executable: $(INSTALLED_DEV) ## build one executable of provider and SDK, .gestaltd/bin/cas (about 40 seconds)
 	@$(BIN)/gestalt build
@@ -134,6 +131,9 @@ bench-executable: executable ## its size, the time until it serves and its memor
 executables: $(INSTALLED_DEV) ## build it from a checkout and from the wheel, and test both (about 2 minutes)
 	@EXECUTABLES=all $(BIN)/python -m pytest -q tests/test_executable.py
 
+# Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
+# 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds
+# protobuf below 7.
 proto: $(PROTO_VENV)/.installed ## generate wire_pb2.py anew from wire.proto
 	$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. gestalt_cas/wire.proto
 

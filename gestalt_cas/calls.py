@@ -116,7 +116,7 @@ def end(call: OpenCall, error: StoreError) -> None:
     status = status_of(error)
     call.request.cut = status.name
     try:
-        text = call.request.told(str(error)[:500])
+        text = call.request.told(str(error))
         call.context._rpc_event.call.cancel(status.value[0], text)  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
         call.context.cancel()

@@ -1,4 +1,4 @@
-"""The HTTP endpoint: what the bearer of a presigned URL may do, and nothing else.
+"""The HTTP endpoint: what the bearer of a presigned URL may do, and the pages of `http_monitoring.py`; nothing else.
 
 aiohttp serves on a thread with an event loop of its own; store calls run on pools of threads, so slow peers cost a
 little memory each and never a gRPC thread. Targets are read raw (`urls.py`), signatures are judged before anything is
@@ -87,6 +87,8 @@ class Endpoint:
     ) -> None:
         self._mounts = mounts
         self._observer = observer or Observer()
+        self._methods = {name: self._observer.method(HTTP, name) for name in _METHODS}
+        self._other = self._observer.method(HTTP, "_OTHER")
         self._monitoring = monitoring
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
         self._senders = ThreadPoolExecutor(SEND_THREADS, thread_name_prefix="gestalt-cas-http-send")
@@ -99,8 +101,7 @@ class Endpoint:
         page = await self._page(request)
         if page is not None:
             return page
-        name = request.method if request.method in _METHODS else "_OTHER"
-        call = HttpCall(self._observer, self._observer.method(HTTP, name), request.headers)
+        call = HttpCall(self._observer, self._methods.get(request.method, self._other), request.headers)
         try:
             with self._mounts.use() as mount:
                 return await self._answered(request, mount, call)

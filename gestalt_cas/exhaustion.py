@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import cache
 
 EXIT_CODE = 5
 """`gestalt-cas`'s code for a limit on room that is reached."""
@@ -32,6 +33,7 @@ def leave(error: BaseException) -> None:
     os._exit(EXIT_CODE)
 
 
+@cache  # a second time would put a hook around this one
 def end_process_with_thread() -> None:
     """From now on a thread of this process that ends for want of memory takes the process with it."""
     before = threading.excepthook

@@ -73,7 +73,9 @@ def _names_this_machine(host: str) -> bool:
 
 
 def _loopback(address: str) -> bool:
+    """Whether an address is this machine's own; a socket of both families shows IPv4 peers as ::ffff:127.0.0.1."""
     try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

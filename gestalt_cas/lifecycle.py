@@ -19,7 +19,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from gestalt_cas import __version__, config, messages, sqlite, wire_pb2
 from gestalt_cas.errors import NotEnabled, StoreError, StoreUnusable
 from gestalt_cas.mounts import Mounts
-from gestalt_cas.observing.calls import GRPC, GrpcCall, Method, Observer
+from gestalt_cas.observing.calls import GRPC, GrpcCall, Observer
 from gestalt_cas.rpc import Handler, abort
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,22 @@ class LifecycleService(grpc.GenericRpcHandler):
 
     def _behaviour(self, name: str, serve: Callable[[bytes], Message]) -> Callable[[Any, grpc.ServicerContext], bytes]:
         observer = self._provider.observer
-        return _observed(observer, observer.method(GRPC, name, f"{SERVICE}/{name}"), serve)
+        method = observer.method(GRPC, name, f"{SERVICE}/{name}")
+
+        def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            call = GrpcCall(observer, method, context)
+            try:
+                answer = serve(raw).SerializeToString()
+                call.done()
+                return answer
+            except StoreError as error:
+                log.warning("%s: %s", name, error)
+                failure: Exception = error
+            except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
+                failure = error
+            return abort(call, failure)
+
+        return behaviour
 
     def _identity(self) -> Message:
         return wire_pb2.ProviderIdentity(
@@ -142,22 +157,3 @@ def _bare(answer: Callable[[], Message]) -> Callable[[bytes], Message]:
         return answer()
 
     return serve
-
-
-def _observed(
-    observer: Observer, method: Method, serve: Callable[[bytes], Message]
-) -> Callable[[Any, grpc.ServicerContext], bytes]:
-    def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
-        call = GrpcCall(observer, method, context)
-        try:
-            answer = serve(raw).SerializeToString()
-            call.done()
-            return answer
-        except StoreError as error:
-            log.warning("%s: %s", method.name, error)
-            failure: Exception = error
-        except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
-            failure = error
-        return abort(call, failure)
-
-    return behaviour

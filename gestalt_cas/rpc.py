@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 SERVICE = "gestalt.provider.v1.S3"
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 10.0
 _SETTLE_SECONDS = 1.0
-_MESSAGE_CHARS = 500
 _TOO_MANY = "too many calls at once; see limits.concurrentReads and concurrentWrites"
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -347,11 +346,6 @@ def _now() -> datetime:
 _EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the wire as google.protobuf.Empty
 
 
-def _brief(text: str) -> str:
-    """Cut a message to fit into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
-    return text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
-
-
 def abort(call: GrpcCall, error: Exception) -> bytes:
     """End the call with the status of `error`, and say which call it was; never returns."""
     name = call.method.name
@@ -363,5 +357,5 @@ def abort(call: GrpcCall, error: Exception) -> bytes:
         status, text = grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}"
         log.error("%s: unexpected %s", name, type(error).__name__, exc_info=error)
     call.end(status.name, failed=True, reason=text)
-    call.context.abort(status, call.told(_brief(text)))
+    call.context.abort(status, call.told(text))
     raise AssertionError("unreachable")

@@ -64,21 +64,33 @@ class Provider:
 
     def configure(self, config: Config) -> None:
         self.mounts.configure(config)
-        self._observe(config.telemetry)
-        log.info("%s", sqlite.describe())
         self.calls.idle_seconds = config.limits.stream_idle_seconds
         self.pools.resize(config.limits.concurrent_reads, config.limits.concurrent_writes)
+        self._observe(config.telemetry)
+        log.info("%s", sqlite.describe())
 
     def _observe(self, telemetry: Telemetry) -> None:
         if telemetry.log_format:
             logs.set_up(telemetry.log_format)
         logs.name_requests()
         self.observer.configure(telemetry)
-        if self._spans is None and telemetry.open_telemetry:
-            self._spans = otel.exporter(self.observer, self.readings)
+        self.observer.exporter = self._exporter(telemetry) if telemetry.open_telemetry else None
+
+    def _exporter(self, telemetry: Telemetry) -> otel.Spans | None:
+        """What exports calls; None when nothing does, or when it cannot be made: the configuration is in force."""
+        if self._spans is None:
+            try:
+                self._spans = otel.exporter(self.readings)
+            except Exception:
+                log.exception("nothing is exported to OpenTelemetry")
         if self._spans is not None:
             self._spans.per_second = telemetry.spans_per_second
-        self.observer.export_to(self._spans if telemetry.open_telemetry else None)
+        return self._spans
+
+    @property
+    def exported(self) -> bool:
+        """Whether calls were ever handed to OpenTelemetry, switched off by now or not: some may wait to be sent."""
+        return self._spans is not None
 
     def register(self, server: grpc.Server) -> None:
         exhaustion.end_process_with_thread()
@@ -203,7 +215,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     server.stop(_GRACE_SECONDS).wait()
     if not provider.wait_until_closed(_STOP_SECONDS):
         log.warning("calls are still open; leaving all the same")
-    if provider.observer.exporter is not None:
+    if provider.exported:
         otel.flush(_FLUSH_SECONDS)
     if bound.path:
         Path(bound.path).unlink(missing_ok=True)

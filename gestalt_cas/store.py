@@ -345,8 +345,15 @@ class Store(Past):
         return self._database.place.fault() or self._database.fault
 
     def shortage(self) -> str:
-        """What keeps uploads out although the store is sound, in a sentence; "" when nothing does."""
-        if self._layout.full():
+        """What keeps uploads out although the store is sound, in a sentence; "" when nothing does.
+
+        "" as well when nothing can be told of the disk, as of a directory that is gone: `health` says what is wrong.
+        """
+        try:
+            full = self._layout.full()
+        except OSError:
+            return ""
+        if full:
             return f"the disk that holds {self._layout.root} is full: uploads are refused, reads and deletes work"
         return ""
 

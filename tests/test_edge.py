@@ -56,7 +56,8 @@ def refused_everywhere(client: Client, *words: str) -> None:
 def served_fixture(tmp_path: Path) -> Iterator[tuple[Server, Client, Lifecycle, Path]]:
     """A server on a directory that may be taken away, its clients, and the directory; `kept` and `other` are in it."""
     directory = tmp_path / "store"
-    with Server(data_dir=directory) as server, Client(server.target, protos.BUCKETLESS) as client:
+    pages = ("telemetry.metrics=loopback", "telemetry.healthz=loopback")
+    with Server(*pages, data_dir=directory) as server, Client(server.target, protos.BUCKETLESS) as client:
         lifecycle = Lifecycle(server.target)
         client.write("kept", b"kept" * 1000)
         client.write("other", b"other")
@@ -65,6 +66,16 @@ def served_fixture(tmp_path: Path) -> Iterator[tuple[Server, Client, Lifecycle, 
 
 
 Served = tuple[Server, Client, Lifecycle, Path]
+
+
+def shown(server: Server, path: str) -> tuple[int, str]:
+    """Status and text of one of the server's pages."""
+    try:
+        with urllib.request.urlopen(server.ready["http"] + path, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 # ---- a directory that cannot be written, or is gone ----
@@ -143,6 +154,12 @@ def test_a_removed_directory_refuses_everything_and_answers_no_removal(served: S
     with refused(FAILED, str(directory)):
         client.write("new", b"new")
     assert "lost its database" in lifecycle.health().message
+    assert [warning for warning in lifecycle.identity().warnings if "lost its database" in warning]
+    status, page = shown(server, "/metrics")
+    assert status == 200
+    assert {"gestalt_cas_healthy 0", "gestalt_cas_uploads_possible 0"} <= set(page.splitlines())
+    status, page = shown(server, "/healthz")
+    assert (status, "lost its database" in page) == (503, True)
     server.stop()
     assert not directory.exists()
 
@@ -474,6 +491,19 @@ thread.start()
 thread.join()
 print("goes on")
 """
+
+
+def test_however_many_servers_a_process_has_its_threads_are_watched_once() -> None:
+    program = """
+import threading
+from gestalt_cas import exhaustion
+exhaustion.end_process_with_thread()
+hook = threading.excepthook
+exhaustion.end_process_with_thread()
+print(threading.excepthook is hook, hook is not threading.__excepthook__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True True\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 import pytest
 
+from gestalt_cas import __version__
+from gestalt_cas.mounts import Mounts
+from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.readings import Readings
+from gestalt_cas.pools import Pools
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -228,12 +234,23 @@ def test_the_page_of_the_documentation_names_every_figure(site: Site) -> None:
     assert ruled - {"backup_last_run_timestamp_seconds"} <= shown
 
 
+def test_a_system_that_tells_nothing_of_a_process_leaves_the_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    found = {family.name: family for family in Readings(Observer(), Mounts(), Pools(1, 1)).take()}
+    assert "process_open_fds" not in found
+    (labels, one), *others = found["gestalt_cas_build_info"].samples
+    assert (dict(labels)["version"], one, others) == (__version__, 1, [])
+
+
 # ---- who may look ----
 
 
 def test_the_pages_are_for_this_machine_only(site: Site) -> None:
     port = urlsplit(site.base).port
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST"):
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST", f"[::ffff:127.0.0.1]:{port}"):
         assert fetch(site.base, "/metrics", Host=host)[0] == 200
     for path in ("/metrics", "/healthz"):
         for fields in (
@@ -242,9 +259,19 @@ def test_the_pages_are_for_this_machine_only(site: Site) -> None:
             {"Forwarded": "for=203.0.113.7"},
             {"Via": "1.1 proxy"},
             {"Host": "127.0.0.1.example.com"},
+            {"Host": "[::ffff:203.0.113.7]"},
         ):
             status, _, body = fetch(site.base, path, **fields)
             assert (status, b"InvalidURI" in body, b"gestalt_cas_" in body) == (400, True, False), (path, fields)
+
+
+def test_a_listener_of_both_families_knows_this_machine() -> None:
+    """Who comes by IPv4 has an IPv6 address there, ::ffff:127.0.0.1."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    with Server("http.listen=[::]:0", "telemetry.healthz=loopback") as server:
+        port = urlsplit(server.ready["http"]).port
+        assert fetch(f"http://127.0.0.1:{port}", "/healthz")[0] == 200
 
 
 def test_the_pages_take_get_and_head_only(site: Site) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,9 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_servi
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 
+from gestalt_cas import config
+from gestalt_cas.observing import otel
+from gestalt_cas.server import Provider
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -201,9 +205,12 @@ def test_a_fault_of_the_server_makes_its_span_an_error(collector: Collector, sit
 
 def test_http_requests_have_spans_without_paths(collector: Collector, site: Site) -> None:
     site.client.write("web", b"w", bucket=BUCKET)
+    before = len(collector.spans())
     assert site.get("web").status == 200
     site.call("GET", "not there", headers={"X-Request-Id": "web-1"})
     span = span_of(collector, "web-1")
+    (well,) = (one for one in collector.spans()[before:] if attributes(one).get("http.response.status_code") == 200)
+    assert "gestalt_cas.request_id" not in attributes(well), "only a call that failed is looked for by its id"
     assert span.name == "GET /{bucket}/{key}"
     assert attributes(span) == {
         "http.request.method": "GET",
@@ -281,8 +288,8 @@ def test_the_sdks_runtime_exports_and_a_host_can_bound_the_spans() -> None:
         try:
             eventually(hosted.socket.exists, "the provider's socket", 60)
             lifecycle = Lifecycle(f"unix://{hosted.socket}")
-            config = {"dataDir": str(hosted.home / "d"), "http": {"enabled": False}}
-            lifecycle.configure({**config, "telemetry": {"spansPerSecond": 1}})
+            wanted = {"dataDir": str(hosted.home / "d"), "http": {"enabled": False}}
+            lifecycle.configure({**wanted, "telemetry": {"spansPerSecond": 1}})
             with Client(f"unix://{hosted.socket}", protos.BUCKETLESS) as client:
                 client.write("k")
                 for _ in range(50):
@@ -291,7 +298,7 @@ def test_the_sdks_runtime_exports_and_a_host_can_bound_the_spans() -> None:
                 eventually(lambda: total(collector.metrics()["gestalt_cas.spans_skipped"]) > 10, "calls are skipped")
                 eventually(collector.spans, "a span")
                 assert len(collector.spans()) < 40
-                lifecycle.configure({**config, "telemetry": {"openTelemetry": False, "spansPerSecond": 1000}})
+                lifecycle.configure({**wanted, "telemetry": {"openTelemetry": False, "spansPerSecond": 1000}})
                 count = len(collector.spans())
                 for _ in range(50):
                     client.head("k")
@@ -300,6 +307,22 @@ def test_the_sdks_runtime_exports_and_a_host_can_bound_the_spans() -> None:
             assert len(collector.spans()) < count + 40, "nothing after it was switched off"
         finally:
             hosted.forget()
+
+
+def test_trouble_in_opentelemetry_fails_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("no such propagator")
+
+    monkeypatch.setattr(otel, "exporter", fail)
+    provider = Provider()
+    limits = {"streamIdleSeconds": 7, "concurrentReads": 3, "concurrentWrites": 2}
+    provider.configure(config.parse({"dataDir": str(tmp_path / "d"), "http": {"enabled": False}, "limits": limits}))
+    assert provider.mounts.close(30)
+    assert (provider.calls.idle_seconds, provider.pools.reads.limit, provider.pools.writes.limit) == (7, 3, 2)
+    assert provider.observer.exporter is None
+    assert "no such propagator" in caplog.text
 
 
 def test_what_waits_is_sent_when_the_server_stops() -> None:
@@ -311,3 +334,18 @@ def test_what_waits_is_sent_when_the_server_stops() -> None:
             server.stop()
         assert f"{S3}/WriteObject" in {span.name for span in collector.spans()}
         assert "rpc.server.call.duration" in collector.metrics()
+
+
+def test_what_waits_is_sent_though_a_host_has_switched_it_off() -> None:
+    with collecting() as collector:
+        late = {**collector.environment, "OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_METRIC_EXPORT_INTERVAL": "60000"}
+        with Hosted(environment=late) as hosted:
+            lifecycle = Lifecycle(hosted.target)
+            wanted = {"dataDir": str(hosted.host_home / "d"), "http": {"enabled": False}}
+            lifecycle.configure(wanted)
+            with Client(hosted.target, protos.BUCKETLESS) as client:
+                client.write("k", b"x")
+            lifecycle.configure({**wanted, "telemetry": {"openTelemetry": False}})
+            lifecycle.close()
+            hosted.stop()
+        assert f"{S3}/WriteObject" in {span.name for span in collector.spans()}

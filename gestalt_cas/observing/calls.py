@@ -24,6 +24,8 @@ OK = "OK"
 ABORTED = "aborted"
 """What stands in the place of an HTTP status when the answer was cut off, or nobody took it any more."""
 _CANCELLED = "CANCELLED"
+_MESSAGE_CHARS = 500
+"""What fits into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
 
 
 class Exporter(Protocol):
@@ -31,7 +33,7 @@ class Exporter(Protocol):
 
     skipped: int
 
-    def ended(self, call: Call, code: str, seconds: float) -> None: ...
+    def ended(self, call: Call, code: str, seconds: float, failed: bool) -> None: ...
 
 
 class Method:
@@ -52,20 +54,10 @@ class Observer:
     def __init__(self) -> None:
         self.methods: dict[tuple[str, str], Method] = {}
         self.exporter: Exporter | None = None
-        self.watching = False
-        """Whether `ended` does anything."""
         self._logged = "faults"
 
     def configure(self, telemetry: Telemetry) -> None:
         self._logged = telemetry.log_calls
-        self._watch()
-
-    def export_to(self, exporter: Exporter | None) -> None:
-        self.exporter = exporter
-        self._watch()
-
-    def _watch(self) -> None:
-        self.watching = self._logged != "faults" or self.exporter is not None
 
     def method(self, protocol: str, name: str, path: str = "") -> Method:
         return self.methods.setdefault((protocol, name), Method(protocol, name, path))
@@ -76,10 +68,10 @@ class Observer:
             _log(call, code, seconds, reason)
         if self.exporter is not None:
             try:
-                self.exporter.ended(call, code, seconds)
+                self.exporter.ended(call, code, seconds, failed)
             except Exception:
                 self.exporter = None
-                log.exception("OpenTelemetry fails, and gets no more calls of this process")
+                log.exception("OpenTelemetry fails, and gets no more calls until the provider is configured again")
 
 
 def _log(call: Call, code: str, seconds: float, reason: str) -> None:
@@ -117,8 +109,7 @@ class Call(Request):
         self._over = True
         seconds, code = time.perf_counter() - self._began, self.cut or code
         self.method.tally.add(code, seconds, self.received, self.sent)
-        if self._observer.watching:
-            self._observer.ended(self, code, seconds, failed or bool(self.cut), reason)
+        self._observer.ended(self, code, seconds, failed or bool(self.cut), reason)
         if current.get() is self:  # unless this thread or task has begun another one since
             current.set(None)
 
@@ -154,8 +145,9 @@ class GrpcCall(Call):
         return {name: value for name, value in self._metadata().items() if name in ("traceparent", "tracestate")}
 
     def told(self, text: str) -> str:
-        """An error message for the caller, with the id by which the log knows the call."""
-        return f"{text} (request {self.id})"
+        """An error message for the caller: cut to fit, with the id by which the log knows the call."""
+        brief = text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
+        return f"{brief} (request {self.id})"
 
     def _metadata(self) -> dict[str, str]:
         found = self.context.invocation_metadata() or ()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from gestalt_cas import __version__
 from gestalt_cas.figures import Distribution
-from gestalt_cas.observing.calls import ABORTED, GRPC, OK, Call, Method, Observer
+from gestalt_cas.observing.calls import ABORTED, GRPC, Call, Method
 from gestalt_cas.observing.families import COUNTER, HISTOGRAM, NONE, Family
 from gestalt_cas.observing.readings import Readings
 
@@ -61,7 +61,7 @@ def set_up() -> bool:
     return True
 
 
-def exporter(observer: Observer, readings: Readings) -> Spans | None:
+def exporter(readings: Readings) -> Spans | None:
     """What hands calls and figures to OpenTelemetry; None when this process exports neither spans nor metrics."""
     trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
     if trace is None or metrics is None:
@@ -71,7 +71,7 @@ def exporter(observer: Observer, readings: Readings) -> Spans | None:
     meter = metering.get_meter(SCOPE, __version__, SCHEMA_URL) if _real(metering) else None
     if tracer is None and meter is None:
         return None
-    return Spans(observer, readings, tracer, meter)
+    return Spans(readings, tracer, meter)
 
 
 def flush(seconds: float) -> None:
@@ -97,14 +97,13 @@ def _real(provider: object) -> bool:
 class Spans:
     """Takes note of calls. `per_second` may be changed at any time; `skipped` counts the calls without a span."""
 
-    def __init__(self, observer: Observer, readings: Readings, tracer: Tracer | None, meter: Meter | None) -> None:
+    def __init__(self, readings: Readings, tracer: Tracer | None, meter: Meter | None) -> None:
         from opentelemetry import trace
         from opentelemetry.context import Context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self.per_second = 0.0
         self.skipped = 0
-        self._observer = observer
         self._tracer = tracer
         self._nothing = Context()
         self._extract = TraceContextTextMapPropagator().extract
@@ -120,19 +119,19 @@ class Spans:
             }
             _Instruments(readings, meter)
 
-    def ended(self, call: Call, code: str, seconds: float) -> None:
+    def ended(self, call: Call, code: str, seconds: float, failed: bool) -> None:
         name, attributes, error = self._described(call.method, code)
         if self._durations:
             self._durations[call.method.protocol == GRPC].record(seconds, attributes)
         if self._tracer is None:
             return
         now = time.time_ns()
-        if not self._room(now // _NANO, code not in (OK, "200", "204", "206")):
+        if not self._room(now // _NANO, failed):
             self.skipped += 1
             return
         carried = call.carried()
         context = self._extract(carried) if "traceparent" in carried else self._nothing
-        if code != OK:
+        if failed:
             attributes = {**attributes, "gestalt_cas.request_id": call.id}
         span = self._tracer.start_span(
             name, context, self._server, attributes, start_time=now - int(seconds * _NANO), record_exception=False

@@ -63,6 +63,8 @@ def _process() -> Iterator[Family]:
         "process_cpu_seconds_total", COUNTER, "CPU time of this process.", ((NONE, times.user + times.system),)
     )
     yield Family("process_start_time_seconds", GAUGE, "When this process was started.", ((NONE, _started()),))
+    version = labels(version=__version__, format=str(schema.FORMAT), sqlite=sqlite.driver.sqlite_version)
+    yield family(GAUGE, "build_info", "1; the labels say what runs.", [(version, 1)])
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         files = len(os.listdir("/proc/self/fd"))
@@ -71,8 +73,6 @@ def _process() -> Iterator[Family]:
     resident = pages * os.sysconf("SC_PAGE_SIZE")
     yield Family("process_resident_memory_bytes", GAUGE, "Memory that this process has.", ((NONE, resident),))
     yield Family("process_open_fds", GAUGE, "Files and sockets that this process has open.", ((NONE, files),))
-    version = labels(version=__version__, format=str(schema.FORMAT), sqlite=sqlite.driver.sqlite_version)
-    yield family(GAUGE, "build_info", "1; the labels say what runs.", [(version, 1)])
 
 
 # ---- calls ----

@@ -27,10 +27,8 @@ def at_a_glance(mount: Mount | None) -> Iterator[Family]:
         yield gauge(name, text, pick(found) if found is not None else None)
     sizes = found.group_sizes if found is not None else None
     yield family(HISTOGRAM, "commit_group_size", "Writers that shared a COMMIT, and its sync.", [(NONE, sizes)])
-    yield from _last("gc", found.last_gc if found is not None else None, _GC)
-    yield from _last("retention", found.last_retention if found is not None else None, _RETENTION)
-    yield from _last("check", found.last_check if found is not None else None, _CHECK)
-    yield from _last("backup", found.last_backup if found is not None else None, _BACKUP)
+    for run, figures in _RUNS.items():
+        yield from _last(run, getattr(found, f"last_{run}") if found is not None else None, figures)
 
 
 def _glance(mount: Mount) -> Glance | None:
@@ -49,24 +47,27 @@ _GLANCED: tuple[tuple[str, str, Callable[[Glance], float | None]], ...] = (
     ("disk_free_inodes", "Files that it can hold beyond those it has.", lambda found: found.inodes_free),
     ("clock_doubted", "1 while nothing is removed by age, for doubt of the clock.", lambda found: bool(found.clock)),
 )
-_RETENTION = {
-    "versions": ("versions", "Versions that the last run of the retention rules removed."),
-    "bytes": ("bytes", "Bytes of the versions that it removed, shared payloads counted for each."),
-    "expired": ("expired", "Objects that the last run of the retention rules let expire."),
+_RUNS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "gc": {
+        "files": ("payloads", "Payloads that the last gc removed."),
+        "bytes": ("bytes", "Bytes of the payloads that the last gc removed."),
+        "stuck_files": ("stuck_payloads", "Payloads that the last gc could not remove."),
+    },
+    "retention": {
+        "versions": ("versions", "Versions that the last run of the retention rules removed."),
+        "bytes": ("bytes", "Bytes of the versions that it removed, shared payloads counted for each."),
+        "expired": ("expired", "Objects that the last run of the retention rules let expire."),
+    },
+    "check": {
+        "damage": ("damage", "Findings of the last check that lose something of what was stored."),
+        "faults": ("faults", "Other findings of the last check."),
+    },
+    "backup": {
+        "bytes": ("bytes", "Bytes of the payloads in the last backup."),
+        "lost": ("lost_payloads", "Payloads that the last backup found missing or damaged."),
+    },
 }
-_GC = {
-    "files": ("payloads", "Payloads that the last gc removed."),
-    "bytes": ("bytes", "Bytes of the payloads that the last gc removed."),
-    "stuck_files": ("stuck_payloads", "Payloads that the last gc could not remove."),
-}
-_CHECK = {
-    "damage": ("damage", "Findings of the last check that lose something of what was stored."),
-    "faults": ("faults", "Other findings of the last check."),
-}
-_BACKUP = {
-    "bytes": ("bytes", "Bytes of the payloads in the last backup."),
-    "lost": ("lost_payloads", "Payloads that the last backup found missing or damaged."),
-}
+"""For each tool, the figures in its note with the names and texts under which they are shown."""
 
 
 def _last(run: str, note: Mapping[str, object] | None, figures: Mapping[str, tuple[str, str]]) -> Iterator[Family]:
