@@ -16,7 +16,6 @@ from gestalt_cas.objects import check_bucket, check_prefix
 from gestalt_cas.proofs import Proof
 from gestalt_cas.rollback import RolledBack, Scope
 from gestalt_cas.snapshots import Snapshot
-from gestalt_cas.sqlite import Connection
 from gestalt_cas.upkeep import Upkeep
 
 
@@ -29,19 +28,14 @@ class Past(Upkeep):
         A sequence, a time or a snapshot's name, see `gestalt_cas.moments`, to be asked about keys of `bucket` that
         start with `prefix`. Raises InvalidArgument, BeforeHorizon or NoSuchSnapshot.
         """
-        check_bucket(bucket)
-        encoded = check_prefix(prefix)
-        with self._parts.database.read() as tx:
-            return moments.resolve(tx, as_of, _named(tx, bucket), encoded)
+        return self._placed(bucket, prefix, as_of)[1][0]
 
     def diff(self, bucket: str = "", prefix: str = "", *, since: AsOf, until: AsOf = "") -> Iterator[Difference]:
         """What became of the keys that start with `prefix` from one moment to another ("": now), in key order.
 
         Raises what `moment` raises, before the first difference.
         """
-        first, last = (self.moment(as_of, bucket, prefix) for as_of in (since, until))
-        with self._parts.database.read() as tx:
-            name = _named(tx, bucket)
+        name, (first, last) = self._placed(bucket, prefix, since, until)
         return diffs.between(self._parts.database, name, prefix.encode(), first, last)
 
     def rollback(
@@ -51,9 +45,8 @@ class Past(Upkeep):
 
         With `dry_run` only say what would be done. See `gestalt_cas.rollback`, also for what it raises.
         """
-        moment = self.moment(to, bucket, prefix)
-        with self._parts.database.read() as tx:
-            scope = Scope(_named(tx, bucket), prefix, moment)
+        name, (moment,) = self._placed(bucket, prefix, to)
+        scope = Scope(name, prefix, moment)
         if dry_run:
             return rollback.preview(self._parts, scope)
         return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
@@ -72,9 +65,7 @@ class Past(Upkeep):
             with self._parts.database.read() as tx:
                 moment = moments.resolve(tx, as_of, "", b"")
             return proofs.of_store(self._parts.database, moment, current=current)
-        moment = self.moment(as_of, bucket)
-        with self._parts.database.read() as tx:
-            name = _named(tx, bucket)
+        name, (moment,) = self._placed(bucket, "", as_of)
         return proofs.of_bucket(self._parts.database, name, moment, current=current)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
@@ -96,10 +87,14 @@ class Past(Upkeep):
         """Forget a snapshot; what only it kept is gc's to remove. Works on a full disk. Raises NoSuchSnapshot."""
         self._parts.reserve.spend_on(lambda: self._delete_snapshot(name))
 
+    def _placed(self, bucket: str, prefix: str, *as_of: AsOf) -> tuple[str, list[Moment]]:
+        """The bucket's real name and the moments, all of one view."""
+        check_bucket(bucket)
+        encoded = check_prefix(prefix)
+        with self._parts.database.read() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            return name, [moments.resolve(tx, one, name, encoded) for one in as_of]
+
     def _delete_snapshot(self, name: str) -> None:
         with self._parts.database.write() as tx:
             snapshots.drop(tx, name)
-
-
-def _named(tx: Connection, bucket: str) -> str:
-    return bucket or store_settings.default_bucket(tx)

@@ -179,7 +179,7 @@ def _limit(scope: Scope, *, stop_writes: bool) -> Callable[[], None]:
 def _add(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None]) -> None:
     """Add all versions with one commit time."""
     rollback_rows.charge(tx, bucket, steps)
-    first, commit_ms = rollback_rows.draw(tx, len(steps), now_ms())
+    first, commit_ms = versions.draw(tx, now_ms(), len(steps))
     for start in range(0, len(steps), _STEPS_AT_ONCE):
         check_time()
         if not rollback_rows.add(tx, bucket, steps[start : start + _STEPS_AT_ONCE], first + start, commit_ms):

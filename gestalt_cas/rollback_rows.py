@@ -40,9 +40,6 @@ _BESIDE = """
         SELECT seq FROM current WHERE bucket = :bucket AND key = :key
     )
 """
-_DRAW = """
-    UPDATE counter SET seq = seq + ?, commit_ms = max(commit_ms, ?) RETURNING seq, commit_ms
-"""
 _COLUMNS = "bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms"
 # A row that has lost its payload meanwhile, or has gone, adds nothing; that is counted.
 _COPY = f"""
@@ -95,12 +92,6 @@ def needed(connection: Connection, bucket: str, key: bytes, seq: int) -> Return 
 def _same(one: str | None, other: str | None) -> bool:
     """Whether two columns of metadata say the same, in whatever order."""
     return one == other or (one is not None and other is not None and json.loads(one) == json.loads(other))
-
-
-def draw(connection: Connection, number: int, now_ms: int) -> tuple[int, int]:
-    """Draw so many sequences at once; returns the first of them and their commit time."""
-    last, commit_ms = connection.execute(_DRAW, (number, now_ms)).fetchall()[0]
-    return last - number + 1, commit_ms
 
 
 def add(connection: Connection, bucket: str, block: Sequence[Return], first: int, commit_ms: int) -> bool:

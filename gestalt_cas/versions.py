@@ -62,7 +62,7 @@ _NEWEST = Prepared(select(*_ROW).where(_HERE).order_by(_v.seq.desc()).limit(lite
 _DRAW = Prepared(
     update(schema.counter)
     .values(
-        seq=schema.counter.c.seq + literal_column("1"),
+        seq=schema.counter.c.seq + _p("number", Integer),
         commit_ms=func.max(schema.counter.c.commit_ms, _p("now_ms", Integer)),
     )
     .returning(schema.counter.c.seq, schema.counter.c.commit_ms)
@@ -330,10 +330,13 @@ def repoint(connection: Connection, bucket: str, key: bytes) -> None:
         _POINT(connection, bucket=bucket, key=key, seq=wanted)
 
 
-def draw(connection: Connection, now_ms: int) -> tuple[int, int]:
-    """Draw the next sequence and its commit time: the clock, or the last commit time when the clock is behind it."""
-    seq, commit_ms = _DRAW(connection, now_ms=now_ms)[0]
-    return seq, commit_ms
+def draw(connection: Connection, now_ms: int, number: int = 1) -> tuple[int, int]:
+    """Draw the next sequence, or the first of so many, and its commit time.
+
+    That is the clock, or the last commit time when the clock is behind it.
+    """
+    seq, commit_ms = _DRAW(connection, now_ms=now_ms, number=number)[0]
+    return seq - number + 1, commit_ms
 
 
 def _headers_json(headers: Headers) -> str | None:
