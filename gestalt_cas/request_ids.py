@@ -1,8 +1,8 @@
 """Which call a thread or task is working on, and the id by which its caller can name it.
 
 The id is the caller's own when it sends a well-formed one as `x-request-id`, else one is made. It stands in every log
-line that is written on the way and in what the caller gets as an error, so that one leads to the other. Nothing is
-looked up or made before somebody asks for it: most calls end well and nobody does.
+line that is written on the way and in what the caller gets as an error (over HTTP in every answer), so that one leads
+to the other. Nothing is looked up or made before somebody asks for it: most gRPC calls end well and nobody does.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 
 
 class Request:
-    """One call. A subclass says what its caller sent."""
+    """One call. A subclass says what its caller sent, and begins with an empty `_id`."""
 
     __slots__ = ("_id",)
-
-    def __init__(self) -> None:
-        self._id = ""
+    _id: str
 
     @property
     def id(self) -> str:

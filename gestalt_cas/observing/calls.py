@@ -1,7 +1,8 @@
 """Every call from its beginning to its end: counted, logged if wanted, handed to OpenTelemetry if that is exported.
 
 What a call costs here is paid by every call, so there is little of it: two looks at a clock, one lock, one context
-variable. Everything else waits until somebody asks for the id, or until a call ends badly.
+variable. What its caller sent is not looked at before somebody asks: for the id, which every answer over HTTP has, or
+for a span.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ OK = "OK"
 ABORTED = "aborted"
 """What stands in the place of an HTTP status when the answer was cut off, or nobody took it any more."""
 _CANCELLED = "CANCELLED"
+_TRACE_CONTEXT = ("traceparent", "tracestate")
 _MESSAGE_CHARS = 500
 """What fits into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
 
@@ -113,9 +115,17 @@ class Call(Request):
         if current.get() is self:  # unless this thread or task has begun another one since
             current.set(None)
 
+    def fields(self) -> Mapping[str, str]:
+        """What the caller sent beside the call itself, by lower-case names."""
+        raise NotImplementedError
+
+    def given(self) -> str:
+        return self.fields().get(FIELD, "")
+
     def carried(self) -> Mapping[str, str]:
         """What the caller sent of W3C trace context."""
-        return {}
+        fields = self.fields()
+        return {name: fields[name] for name in _TRACE_CONTEXT if name in fields}
 
 
 class GrpcCall(Call):
@@ -138,34 +148,24 @@ class GrpcCall(Call):
     def cancelled(self) -> None:
         self.end(_CANCELLED, failed=True)
 
-    def given(self) -> str:
-        return self._metadata().get(FIELD, "")
-
-    def carried(self) -> Mapping[str, str]:
-        return {name: value for name, value in self._metadata().items() if name in ("traceparent", "tracestate")}
+    def fields(self) -> Mapping[str, str]:
+        found = self.context.invocation_metadata() or ()
+        return {name: value for name, value in found if isinstance(value, str)}
 
     def told(self, text: str) -> str:
         """An error message for the caller: cut to fit, with the id by which the log knows the call."""
         brief = text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
         return f"{brief} (request {self.id})"
 
-    def _metadata(self) -> dict[str, str]:
-        found = self.context.invocation_metadata() or ()
-        return {name: value for name, value in found if isinstance(value, str)}
-
 
 class HttpCall(Call):
-    """An HTTP request; `given_id` is its X-Request-Id."""
+    """An HTTP request; `fields` are its header, in which names of any case are found."""
 
-    __slots__ = ("_carried", "_given")
+    __slots__ = ("_fields",)
 
     def __init__(self, observer: Observer, method: Method, fields: Mapping[str, str]) -> None:
         super().__init__(observer, method)
-        self._given = fields.get(FIELD, "")
-        self._carried = {name: fields[name] for name in ("traceparent", "tracestate") if name in fields}
+        self._fields = fields
 
-    def given(self) -> str:
-        return self._given
-
-    def carried(self) -> Mapping[str, str]:
-        return self._carried
+    def fields(self) -> Mapping[str, str]:
+        return self._fields
