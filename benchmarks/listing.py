@@ -158,14 +158,14 @@ def compare_served(small: Filled, large: Filled, repetitions: int) -> list[Findi
 
 
 def _server_cpu(server: Server, queries: Sequence[ListQuery]) -> float:
-    requests = [_request(query) for query in queries]
+    messages = [request(query) for query in queries]
     before = server.cpu_seconds()
-    for request in requests:
-        server.call("ListObjects", request)
-    return (server.cpu_seconds() - before) / len(requests)
+    for message in messages:
+        server.call("ListObjects", message)
+    return (server.cpu_seconds() - before) / len(messages)
 
 
-def _request(query: ListQuery) -> bytes:
+def request(query: ListQuery) -> bytes:
     return wire_pb2.ListObjectsRequest(
         prefix=query.prefix,
         delimiter=query.delimiter,

@@ -9,6 +9,7 @@ Each is `gestalt-cas serve` itself, its gRPC options, pools and life included, w
     naive         WriteObject as one would write it first: protobuf frames, a file, a directory sync, a commit each
     passthrough   ReadObject sends the messages that the real one made, which were kept
     unverified    reads do not check their chunks
+    unobserved    calls are neither counted nor timed, and no id, span or log line knows of them
 """
 
 from __future__ import annotations
@@ -23,20 +24,22 @@ from typing import Any, ClassVar
 
 import grpc
 from blake3 import blake3
+from google.protobuf.message import Message
 from xxhash import xxh3_128_digest
 
 from benchmarks import building
-from gestalt_cas import chunks, server, wire_pb2
+from gestalt_cas import chunks, rpc, server, wire_pb2
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import connect
 from gestalt_cas.durability import sync_directory
+from gestalt_cas.figures import Histogram
 from gestalt_cas.layout import Layout
-from gestalt_cas.mounts import Mounts
+from gestalt_cas.mounts import Mount, Mounts
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion
-from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.calls import GrpcCall, Method, Observer
 from gestalt_cas.pools import Pools, on_pool
-from gestalt_cas.rpc import SERVICE, S3Service
+from gestalt_cas.rpc import SERVICE, S3Service, abort
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.store import Store
 
@@ -157,7 +160,45 @@ class Passthrough(Exchanged):
         return self.own[details.method]
 
 
-def _serve(service: type[Exchanged]) -> None:
+class Unobserved(S3Service):
+    """Unary calls run as they are; streams, whose handlers hold a call, have one that does nothing."""
+
+    def _unary(self, method: Method, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
+        def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                with self._mounts.use() as mount:
+                    return serve(mount, raw).SerializeToString()
+            except Exception as error:  # noqa: BLE001 - as in the one whose place it takes
+                failure = error
+            return abort(GrpcCall(self._observer, method, context), failure)
+
+        return behaviour
+
+
+class UnobservedCall(GrpcCall):
+    """What the handlers of streams put down here is not looked at."""
+
+    __slots__ = ()
+
+    def __init__(self, _: Observer, method: Method, context: grpc.ServicerContext) -> None:
+        self.method, self.context = method, context
+        self.received = self.sent = 0
+
+    def end(self, *_: object, **__: object) -> None: ...
+
+    def done(self) -> None: ...
+
+    def told(self, text: str) -> str:
+        return text
+
+
+def _observe_nothing() -> None:
+    setattr(Histogram, "add", lambda *_: None)  # noqa: B010 - the sizes of group commits
+    setattr(rpc, "GrpcCall", UnobservedCall)  # noqa: B010
+    _serve(Unobserved)
+
+
+def _serve(service: type[Exchanged | S3Service]) -> None:
     setattr(server, "S3Service", service)  # noqa: B010 - typed as the class that it is exchanged for
 
 
@@ -182,12 +223,14 @@ class Partner:
     """Names of the kinds, and how each is made before the server starts."""
 
     NOOP, UNSTORED, NAIVE, PASSTHROUGH, UNVERIFIED = "noop", "unstored", "naive", "passthrough", "unverified"
+    UNOBSERVED = "unobserved"
     EXCHANGES: ClassVar[dict[str, Callable[[], None]]] = {
         NOOP: lambda: _serve(Noop),
         UNSTORED: _drop_uploads,
         NAIVE: lambda: _serve(Naive),
         PASSTHROUGH: lambda: _serve(Passthrough),
         UNVERIFIED: _check_nothing,
+        UNOBSERVED: _observe_nothing,
     }
 
 

@@ -76,6 +76,7 @@ class Wanted(NamedTuple):
     directory: Path
     program: Sequence[str] = ("-m", "gestalt_cas")
     settings: Mapping[str, object] = MappingProxyType({})
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 @contextmanager
@@ -103,7 +104,7 @@ def _serving(wanted: Wanted) -> Iterator[Callable[[], AbstractContextManager[Ser
         arguments = ["serve", "--data-dir", str(wanted.directory.resolve()), "--grpc", target]
         for name, value in wanted.settings.items():
             arguments += ["--set", f"{name}={value}"]
-        with _started([*wanted.program, *arguments], log) as process:
+        with started([*wanted.program, *arguments], log, wanted.environment) as process:
 
             @contextmanager
             def ready() -> Iterator[Server]:
@@ -126,7 +127,7 @@ def hosted(provider: str, environment: Mapping[str, str]) -> Iterator[Server]:
         names = {"GESTALT_PROVIDER_SOCKET": f"{home}/s", "GESTALT_PLUGIN_SOCKET": f"{home}/s", **environment}
         log = Path(home) / "log"
         with (
-            _started(["-m", "gestalt._runtime", str(ROOT), provider, "s3"], log, names) as process,
+            started(["-m", "gestalt._runtime", str(ROOT), provider, "s3"], log, names) as process,
             grpc.insecure_channel(target) as channel,
         ):
             try:
@@ -137,7 +138,7 @@ def hosted(provider: str, environment: Mapping[str, str]) -> Iterator[Server]:
 
 
 @contextmanager
-def _started(
+def started(
     arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
     """An interpreter that runs the arguments; it is asked to stop at the end of the block, then made to."""

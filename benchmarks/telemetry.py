@@ -1,0 +1,236 @@
+"""What it costs to watch a server: its CPU per call with nothing exported, exported by OTLP, and scraped.
+
+    python -m benchmarks.telemetry [--dir DIR] [--small 10000] [--repetitions 9] [--quick]
+
+The same server five times, side by side. "Without" neither counts nor times a call (`partners.Unobserved`), and stands
+there twice: how far its two are apart is what this run cannot tell. "Nothing exported" is the default. "OTLP" exports
+spans, metrics and logs through the SDK's telemetry to a collector in another process, "scraped" has its `/metrics`
+page read.
+
+CPU is that of the whole process. A round drives each server several times, in turns of a fraction of a second, and
+counts from its beginning to its end, so what a server does beside its calls is in it, sending what was gathered above
+all. Metrics are sent and the page is read about once a round, which is after one or two seconds of load: at least ten
+times as often as is usual. Servers are started anew several times, since two processes of one program are never quite
+alike.
+
+Stores hold 10,000 objects, payloads of 4 KiB are kept in the database, which takes less than a file does: of a write or
+read that costs more, watching it is a smaller part.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from typing import NamedTuple
+
+from benchmarks import building, runs
+from benchmarks.collector import Collector, collecting
+from benchmarks.driving import Driver, Load, downloads, heads, uploads
+from benchmarks.findings import Finding, at_most
+from benchmarks.listing import key_at, request, store_of
+from benchmarks.measuring import Spread, by_round, note, print_table, quotient, us
+from benchmarks.partners import Partner, program
+from benchmarks.runs import Run
+from benchmarks.serving import Server, Wanted, served_together
+from benchmarks.syncing import MIB
+from gestalt_cas.objects import ListQuery
+
+WITHOUT, AGAIN, QUIET, OTLP, SCRAPED = "without", "without, again", "nothing exported", "OTLP", "scraped"
+GOALS = {QUIET: at_most(1.03), OTLP: at_most(1.15), SCRAPED: at_most(1.15)}
+SMALL_BYTES = 4096
+_CALLERS = 16
+_STARTS = 3
+_TURNS = 4
+"""How often a round drives each server."""
+_TURN_SECONDS = 0.3
+_PER_SECOND = 50.0
+_ENVIRONMENT = {"OTEL_BSP_SCHEDULE_DELAY": "1000", "OTEL_METRIC_EXPORT_INTERVAL": "5000"}
+_SETTINGS = {building.INLINE: SMALL_BYTES, "gc.everySeconds": 0}
+_seeds = count(1)
+
+Rounds = dict[str, list[float]]
+"""For each server, the CPU seconds per call of each round."""
+
+
+class Work(NamedTuple):
+    """Calls of one kind: `load` makes so many of them; with `paced` they come one by one, so many a second."""
+
+    name: str
+    load: Callable[[int], Load]
+    paced: float = 0.0
+
+
+def works(run: Run) -> list[Work]:
+    drawn = random.Random(run.small)
+
+    def keys(calls: int) -> list[str]:
+        return [key_at(drawn.randrange(run.small), run.small) for _ in range(calls)]
+
+    def pages(calls: int) -> Load:
+        queries = [ListQuery(start_after=key_at(drawn.randrange(run.small // 2), run.small)) for _ in range(calls)]
+        return Load("ListObjects", "unary", [request(query) for query in queries], _CALLERS)
+
+    def writes(calls: int) -> Load:
+        seed = next(_seeds)
+        made = [f"dir{seed % 100:02d}/{seed:06d}-{number:06d}" for number in range(calls)]
+        return uploads(made, SMALL_BYTES, seed=seed, callers=_CALLERS)
+
+    return [
+        Work(f"HeadObject, {_CALLERS} callers", lambda calls: heads(keys(calls), _CALLERS)),
+        Work("HeadObject, one caller", lambda calls: heads(keys(calls))),
+        Work(f"HeadObject, {_PER_SECOND:.0f} a second", lambda calls: heads(keys(calls)), paced=_PER_SECOND),
+        Work(f"WriteObject 4 KiB, {_CALLERS} callers", writes),
+        Work(f"ReadObject 4 KiB, {_CALLERS} callers", lambda calls: downloads("read/small", calls, _CALLERS)),
+        Work(f"ListObjects, page of 1,000, {_CALLERS} callers", pages),
+        Work(f"ReadObject 1 MiB, {_CALLERS} callers", lambda calls: downloads("read/large", calls, _CALLERS)),
+    ]
+
+
+@contextmanager
+def servers(run: Run, driver: Driver, collector: Collector) -> Iterator[Mapping[str, Server]]:
+    """The five servers, each on a store of its own that holds the same."""
+    wanted = {}
+    for number, (name, arguments, settings, environment) in enumerate(_kinds(collector)):
+        directory = run.root / f"telemetry-{number}"
+        if not directory.exists():
+            shutil.copytree(store_of(run, run.small), directory)
+        wanted[name] = Wanted(directory, arguments, {**_SETTINGS, **settings}, environment)
+    with served_together(wanted) as found:
+        for server in found.values():
+            driver.run(server.target, uploads(["read/small"], SMALL_BYTES, seed=0))
+            driver.run(server.target, uploads(["read/large"], MIB, seed=0))
+        yield found
+
+
+_Kind = tuple[str, tuple[str, ...], Mapping[str, object], Mapping[str, str]]
+
+
+def _kinds(collector: Collector) -> list[_Kind]:
+    """Name, program, settings and environment of each."""
+    bare, real = program(Partner.UNOBSERVED), ("-m", "gestalt_cas")
+    exported = _ENVIRONMENT | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    return [
+        (WITHOUT, bare, {}, {}),
+        (QUIET, real, {}, {}),
+        (OTLP, real, {}, exported),
+        (SCRAPED, real, {"telemetry.metrics": "loopback"}, {}),
+        (AGAIN, bare, {}, {}),
+    ]
+
+
+def measure(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, rounds: int) -> Rounds:
+    drive = _paced if work.paced else _in_turns
+    calls = _calls(run, driver, found[WITHOUT], work)
+    for server in found.values():
+        driver.run(server.target, work.load(calls))
+    series: Rounds = {name: [] for name in found}
+    for _ in range(rounds):
+        before = {name: server.cpu_seconds() for name, server in found.items()}
+        made = drive(run, driver, found, work, calls)
+        scrape(found[SCRAPED])
+        for name, server in found.items():
+            series[name].append((server.cpu_seconds() - before[name]) / made)
+    return series
+
+
+def _calls(run: Run, driver: Driver, server: Server, work: Work) -> int:
+    """How many calls take a turn's time."""
+    if run.quick:
+        return 4
+    if work.paced:
+        return int(work.paced * _TURN_SECONDS)
+    few = 50
+    timings = [driver.timing(server, work.load(few)).wall for _ in range(3)]
+    return max(_CALLERS, int(_TURN_SECONDS / min(timings)))
+
+
+def _in_turns(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> int:
+    """One server after the other, the order reversed each time; returns how many calls each has had."""
+    turns = run.sized(_TURNS, 1)
+    for turn in range(turns):
+        load, order = work.load(calls), list(found.values())
+        for server in order if turn % 2 else reversed(order):
+            driver.run(server.target, load)
+    return turns * calls
+
+
+def _paced(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> int:
+    """All servers at the same time, call by call, for as long as a round takes otherwise."""
+    made = calls * run.sized(_TURNS * len(found), 1)
+    began = time.monotonic()
+    for number in range(made):
+        load, order = work.load(1), list(found.values())
+        for server in order if number % 2 else reversed(order):
+            driver.run(server.target, load)
+        time.sleep(max(0.0, began + (number + 1) / work.paced - time.monotonic()))
+    return made
+
+
+def scrape(server: Server) -> bytes:
+    with urllib.request.urlopen(f"{server.http}/metrics", timeout=60) as answer:
+        page: bytes = answer.read()
+    return page
+
+
+def compare(run: Run, driver: Driver, collector: Collector) -> dict[str, Rounds]:
+    """For each kind of calls, what each server took in each round, over several starts of the servers."""
+    found: dict[str, Rounds] = {}
+    starts = run.sized(_STARTS, 1)
+    for start in range(starts):
+        with servers(run, driver, collector) as running:
+            for work in works(run):
+                note(f"start {start + 1} of {starts}: {work.name}, with the {driver.name}")
+                series = measure(run, driver, running, work, max(1, run.repetitions // starts))
+                kept = found.setdefault(work.name, {name: [] for name in series})
+                for name, taken in series.items():
+                    kept[name] += taken
+            check_watched(running)
+    return found
+
+
+def check_watched(found: Mapping[str, Server]) -> None:
+    """That the page knows of the calls, so that it was no empty one."""
+    counted = b'gestalt_cas_grpc_calls_total{method="HeadObject",code="OK"}'
+    assert counted in scrape(found[SCRAPED]), "the page shows no calls"
+
+
+def _print(name: str, series: Rounds, driver: Driver) -> None:
+    print_table(
+        f"{name}, {driver.name}",
+        ["Server", "Server CPU, µs per call", "Ratio", "Lowest", "Highest"],
+        [
+            [server, us(Spread.of(taken).median), *(f"{value:.3f}" for value in _ratio(series, server))]
+            for server, taken in series.items()
+        ],
+    )
+
+
+def _ratio(series: Rounds, server: str) -> Spread:
+    return by_round(quotient, series[server], series[WITHOUT])
+
+
+def benchmark(run: Run) -> list[Finding]:
+    driver = run.drivers[0]
+    with collecting() as collector:
+        found = compare(run, driver, collector)
+        counts = collector.counts()
+    assert counts["spans"], "no spans came"
+    assert counts["metrics"], "no metrics came"
+    note(f"collected: {counts}")
+    findings = []
+    for name, series in found.items():
+        _print(name, series, driver)
+        findings += [
+            Finding(f"{name}, {server}: server CPU, without = 1", _ratio(series, server), goal)
+            for server, goal in GOALS.items()
+        ]
+    return findings
+
+
+if __name__ == "__main__":
+    runs.command("benchmarks.telemetry", __doc__, benchmark)
