@@ -20,6 +20,7 @@ from benchmarks import (
     reads,
     runs,
     start,
+    telemetry,
     threshold,
     writes,
 )
@@ -40,6 +41,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": memory.benchmark,
     "disk": disk.benchmark,
     "threshold": threshold.benchmark,
+    "telemetry": telemetry.benchmark,
 }
 
 

@@ -160,23 +160,8 @@ class Passthrough(Exchanged):
         return self.own[details.method]
 
 
-class Unobserved(S3Service):
-    """Unary calls run as they are; streams, whose handlers hold a call, have one that does nothing."""
-
-    def _unary(self, method: Method, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
-        def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            try:
-                with self._mounts.use() as mount:
-                    return serve(mount, raw).SerializeToString()
-            except Exception as error:  # noqa: BLE001 - as in the one whose place it takes
-                failure = error
-            return abort(GrpcCall(self._observer, method, context), failure)
-
-        return behaviour
-
-
 class UnobservedCall(GrpcCall):
-    """What the handlers of streams put down here is not looked at."""
+    """What handlers put down here is not looked at."""
 
     __slots__ = ()
 
@@ -190,6 +175,21 @@ class UnobservedCall(GrpcCall):
 
     def told(self, text: str) -> str:
         return text
+
+
+class Unobserved(S3Service):
+    """Unary calls have nothing around them; streams, whose handlers hold a call, have one that does nothing."""
+
+    def _unary(self, method: Method, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
+        def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                with self._mounts.use() as mount:
+                    return serve(mount, raw).SerializeToString()
+            except Exception as error:  # noqa: BLE001 - as in the one whose place it takes
+                failure = error
+            return abort(UnobservedCall(self._observer, method, context), failure)
+
+        return behaviour
 
 
 def _observe_nothing() -> None:

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, building, calls, driving, findings, http, listing, memory, reads, soak, start, writes
+from benchmarks import (
+    __main__,
+    building,
+    calls,
+    driving,
+    findings,
+    http,
+    listing,
+    memory,
+    reads,
+    soak,
+    start,
+    telemetry,
+    writes,
+)
 from benchmarks import format as choices
 from benchmarks.findings import Finding, at_least, at_most
 from benchmarks.measuring import Samples, Spread, Timing, by_round, in_turn
+from benchmarks.partners import Partner, program
 from benchmarks.runs import Run
-from benchmarks.serving import Server, served
+from benchmarks.serving import Server, Wanted, served, served_together
 from gestalt_cas import Store
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 
 TINY = ["--repetitions", "2"]
-QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "threshold", "--quick"]
+QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "threshold", "telemetry", "--quick"]
 SMALL, KEYS = "2,000", "4,000"
 
 
@@ -105,6 +121,35 @@ def test_the_threshold_compares_writes_and_reads_of_both_places(quick: Tables) -
     rows = quick["Payloads in the database beside payloads in files, raw Python client"]
     assert [row[1] for row in rows] == ["write, one caller", "write, 16 callers", "read, 16 callers"]
     assert all(value > 0 for row in rows for value in numbers(row[2:]))
+
+
+def test_telemetry_compares_watched_servers_with_unwatched_ones(quick: Tables) -> None:
+    titles = [
+        title for title in quick if title.startswith(tuple(work.name for work in telemetry.works(Run(Path(), []))))
+    ]
+    assert len(titles) == len(telemetry.works(Run(Path(), [])))
+    servers = [telemetry.WITHOUT, telemetry.QUIET, telemetry.OTLP, telemetry.SCRAPED, telemetry.AGAIN]
+    for work in telemetry.works(Run(Path(), [])):
+        rows = quick[f"{work.name}, raw Python client"]
+        assert column(rows) == servers
+        assert all(value > 0 for row in rows for value in numbers(row[1:]))
+
+
+def test_an_unobserved_server_knows_of_no_call_and_answers_all_the_same(tmp_path: Path) -> None:
+    settings = {"telemetry.metrics": "loopback"}
+    wanted = {
+        "bare": Wanted(tmp_path / "bare", program(Partner.UNOBSERVED), settings),
+        "real": Wanted(tmp_path / "real", settings=settings),
+    }
+    with served_together(wanted) as servers, driving.drivers(compiled=False, sdk=False) as (driver,):
+        for name, server in servers.items():
+            check_client(driver, server, "")
+            page = telemetry.scrape(server).decode()
+            shown = {line.partition("{")[0] for line in page.splitlines() if not line.startswith("#")}
+            assert ("gestalt_cas_grpc_call_duration_seconds_count" in shown) == (name == "real")
+            groups = re.search("^gestalt_cas_commit_group_size_count (.+)$", page, re.MULTILINE)
+            assert groups
+            assert (float(groups[1]) > 0) == (name == "real")
 
 
 def test_growth_compares_each_call_at_both_sizes(quick: Tables) -> None:
