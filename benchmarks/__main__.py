@@ -28,7 +28,7 @@ from benchmarks.measuring import note
 from benchmarks.runs import Benchmark, Run
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    # First: where ext4 has no journal, making files is dear for minutes after others were deleted (docs/performance.md).
+    # First: on ext4 without a journal making files is dear for minutes after others were deleted (docs/performance.md).
     "writes": writes.benchmark,
     "format": format.benchmark,
     "http": http.benchmark,
