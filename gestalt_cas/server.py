@@ -32,6 +32,7 @@ from gestalt_cas.mounts import Mounts
 from gestalt_cas.observing import otel
 from gestalt_cas.observing.calls import Observer
 from gestalt_cas.observing.readings import Readings
+from gestalt_cas.observing.spans import Spans
 from gestalt_cas.pools import Pools
 from gestalt_cas.rpc import S3Service
 from gestalt_cas.targets import Target
@@ -58,7 +59,7 @@ class Provider:
         self.calls = Calls(limits.stream_idle_seconds)
         self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
         self.readings = self.http.readings = Readings(self.observer, self.mounts, self.pools)
-        self._spans: otel.Spans | None = None
+        self._spans: Spans | None = None
         self._fixed = fixed
         self._wound_down = threading.Event()
 
@@ -76,7 +77,7 @@ class Provider:
         self.observer.configure(telemetry)
         self.observer.exporter = self._exporter(telemetry) if telemetry.open_telemetry else None
 
-    def _exporter(self, telemetry: Telemetry) -> otel.Spans | None:
+    def _exporter(self, telemetry: Telemetry) -> Spans | None:
         """What exports calls; None when nothing does, or when it cannot be made: the configuration is in force."""
         if self._spans is None:
             try:
@@ -87,10 +88,11 @@ class Provider:
             self._spans.per_second = telemetry.spans_per_second
         return self._spans
 
-    @property
-    def exported(self) -> bool:
-        """Whether calls were ever handed to OpenTelemetry, switched off by now or not: some may wait to be sent."""
-        return self._spans is not None
+    def flush(self, seconds: float) -> None:
+        """Send what waits to be sent to OpenTelemetry, switched off by now or not, within about so many seconds."""
+        if self._spans is not None:
+            self._spans.settle()
+            otel.flush(seconds)
 
     def register(self, server: grpc.Server) -> None:
         exhaustion.end_process_with_thread()
@@ -123,6 +125,8 @@ class Provider:
         return self._wound_down.wait(timeout)
 
     def _wind_down(self) -> None:
+        if self._spans is not None:
+            self._spans.hurry()
         self.http.stop()
         self.calls.stop()
         if self.mounts.close(timeout=_STOP_SECONDS):
@@ -215,8 +219,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     server.stop(_GRACE_SECONDS).wait()
     if not provider.wait_until_closed(_STOP_SECONDS):
         log.warning("calls are still open; leaving all the same")
-    if provider.exported:
-        otel.flush(_FLUSH_SECONDS)
+    provider.flush(_FLUSH_SECONDS)
     if bound.path:
         Path(bound.path).unlink(missing_ok=True)
     _leave_at_once()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import grpc
@@ -25,7 +25,6 @@ OK = "OK"
 ABORTED = "aborted"
 """What stands in the place of an HTTP status when the answer was cut off, or nobody took it any more."""
 _CANCELLED = "CANCELLED"
-_TRACE_CONTEXT = ("traceparent", "tracestate")
 _MESSAGE_CHARS = 500
 """What fits into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
 
@@ -115,17 +114,9 @@ class Call(Request):
         if current.get() is self:  # unless this thread or task has begun another one since
             current.set(None)
 
-    def fields(self) -> Mapping[str, str]:
-        """What the caller sent beside the call itself, by lower-case names."""
+    def sent_along(self) -> Iterable[tuple[str, str | bytes]]:
+        """Names and values that the caller sent beside the call itself; they may be kept when the call is over."""
         raise NotImplementedError
-
-    def given(self) -> str:
-        return self.fields().get(FIELD, "")
-
-    def carried(self) -> Mapping[str, str]:
-        """What the caller sent of W3C trace context."""
-        fields = self.fields()
-        return {name: fields[name] for name in _TRACE_CONTEXT if name in fields}
 
 
 class GrpcCall(Call):
@@ -148,9 +139,11 @@ class GrpcCall(Call):
     def cancelled(self) -> None:
         self.end(_CANCELLED, failed=True)
 
-    def fields(self) -> Mapping[str, str]:
-        found = self.context.invocation_metadata() or ()
-        return {name: value for name, value in found if isinstance(value, str)}
+    def sent_along(self) -> Iterable[tuple[str, str | bytes]]:
+        return self.context.invocation_metadata() or ()
+
+    def given(self) -> str:
+        return next((value for name, value in self.sent_along() if name == FIELD and isinstance(value, str)), "")
 
     def told(self, text: str) -> str:
         """An error message for the caller: cut to fit, with the id by which the log knows the call."""
@@ -159,7 +152,7 @@ class GrpcCall(Call):
 
 
 class HttpCall(Call):
-    """An HTTP request; `fields` are its header, in which names of any case are found."""
+    """An HTTP request; `fields` are those of its header, in which names of any case are found."""
 
     __slots__ = ("_fields",)
 
@@ -167,5 +160,8 @@ class HttpCall(Call):
         super().__init__(observer, method)
         self._fields = fields
 
-    def fields(self) -> Mapping[str, str]:
-        return self._fields
+    def sent_along(self) -> Iterable[tuple[str, str | bytes]]:
+        return self._fields.items()
+
+    def given(self) -> str:
+        return self._fields.get(FIELD, "")
