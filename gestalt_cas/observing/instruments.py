@@ -53,6 +53,7 @@ class Instruments:
         from opentelemetry.metrics import Observation
 
         def look(_: CallbackOptions) -> list[Observation]:
+            self._first()
             family = self._families().get(name)
             samples = family.samples if family is not None else ()
             return [Observation(pick(value), dict(labels) if labels is not NONE else None) for labels, value in samples]
@@ -62,7 +63,6 @@ class Instruments:
     def _families(self) -> dict[str, Family]:
         with self._lock:
             if not self._taken or time.monotonic() - self._taken_at > _FRESH_SECONDS:
-                self._first()
                 self._taken = {family.name: family for family in self._readings.take()}
                 self._taken_at = time.monotonic()
             return self._taken
