@@ -136,6 +136,35 @@ def test_calls_beyond_those_of_a_second_are_counted_and_failed_ones_apart(watche
     assert watched.exporter.skipped == 6
 
 
+def test_spans_come_evenly_and_failed_calls_have_room_of_their_own(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(subject.time, "monotonic", lambda: now)
+    watched.exporter.per_second = 50
+
+    def made(calls: int, code: str = "OK", *, failed: bool = False) -> int:
+        before = len(watched.spans())
+        for _ in range(calls):
+            watched.call().end(code, failed=failed)
+        watched.exporter.settle()
+        return len(watched.spans()) - before
+
+    assert made(100) == 5, "of the first tenth of a second"
+    assert made(100, "NOT_FOUND", failed=True) == 5
+    now += 0.03
+    assert made(100) == 1
+    now += 60
+    assert made(100) == 5, "what was not used is not kept"
+    watched.exporter.per_second = 0.5
+    now += 60
+    assert made(100) == 1
+    now += 1
+    assert made(100) == 0
+    now += 1
+    assert made(100) == 1
+
+
 def test_a_span_has_what_its_call_had(watched: Watched) -> None:
     call = watched.call(
         traceparent=f"00-{TRACE}-{PARENT}-01", x_request_id="mine", some_bin=b"\0traceparent", tracestate="a=b"

@@ -12,6 +12,7 @@ keys.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -40,6 +41,24 @@ _Note = tuple[Method, str, float, int, Sent | None, str]
 """Method, code and duration of a call; when it ended, what came with it (None: no span), and the id of a failed one."""
 
 
+class _Allowance:
+    """So many of a second, and of any tenth of a second no more than a tenth of that: they come evenly."""
+
+    def __init__(self) -> None:
+        self._left, self._at = math.inf, time.monotonic()
+
+    def take(self, per_second: float) -> bool:
+        """Whether there is room for one more, which takes it."""
+        now = time.monotonic()
+        most = max(1.0, per_second / 10) if per_second else 0.0
+        self._left = min(most, self._left + (now - self._at) * per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Spans:
     """Takes note of calls. `per_second` may be changed at any time; `skipped` counts the calls without a span."""
 
@@ -56,7 +75,8 @@ class Spans:
         self._server = trace.SpanKind.SERVER
         self._error = trace.Status(trace.StatusCode.ERROR)
         self._known: dict[tuple[Method, str], tuple[str, Attributes, bool]] = {}
-        self._second, self._left = 0, {True: 0.0, False: 0.0}
+        # Calls that fail have room of their own.
+        self._allowed = {True: _Allowance(), False: _Allowance()}
         self._durations: Mapping[bool, Any] = {}
         self._notes: deque[_Note] = deque()
         self._noted = threading.Event()
@@ -77,7 +97,7 @@ class Spans:
             trouble, self._trouble = self._trouble, None
             raise trouble
         now, sent = time.time_ns(), None
-        if self._tracer is not None and self._room(now // _NANO, failed):
+        if self._tracer is not None and self._allowed[failed].take(self.per_second):
             sent = call.sent_along()
         self._notes.append((call.method, code, seconds, now, sent, call.id if failed else ""))
         if len(self._notes) >= self._most:
@@ -127,15 +147,6 @@ class Spans:
         if error:
             span.set_status(self._error)
         span.end(now)
-
-    def _room(self, second: int, failed: bool) -> bool:
-        """Whether one more span of this second is within what was configured; failing calls have room of their own."""
-        if second != self._second:
-            self._second, self._left = second, {True: self.per_second, False: self.per_second}
-        if self._left[failed] < 1:
-            return False
-        self._left[failed] -= 1
-        return True
 
     def _described(self, method: Method, code: str) -> tuple[str, Attributes, bool]:
         """The span's name, the attributes of span and duration, and whether it is an error."""
