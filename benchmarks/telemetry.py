@@ -49,7 +49,7 @@ _TURNS = 4
 """How often a round drives each server."""
 _TURN_SECONDS = 0.3
 _PER_SECOND = 50.0
-_ENVIRONMENT = {"OTEL_BSP_SCHEDULE_DELAY": "1000", "OTEL_METRIC_EXPORT_INTERVAL": "5000"}
+_ENVIRONMENT = {"OTEL_METRIC_EXPORT_INTERVAL": "5000"}
 _SETTINGS = {building.INLINE: SMALL_BYTES, "gc.everySeconds": 0}
 _seeds = count(1)
 
