@@ -130,7 +130,7 @@ def test_telemetry_compares_watched_servers_with_unwatched_ones(quick: Tables) -
     assert len(titles) == len(telemetry.works(Run(Path(), [])))
     servers = [telemetry.WITHOUT, telemetry.QUIET, telemetry.OTLP, telemetry.SCRAPED, telemetry.AGAIN]
     for work in telemetry.works(Run(Path(), [])):
-        rows = quick[f"{work.name}, raw Python client"]
+        rows = quick[f"Watched: {work.name}, raw Python client"]
         assert column(rows) == servers
         assert all(value > 0 for row in rows for value in numbers(row[1:]))
 
@@ -170,6 +170,7 @@ def test_findings_hold_every_row_that_was_measured(quick: Tables) -> None:
         ("ListObjects", 6),
         (f"DeleteObject, {KEYS} objects", 2),
         ("Disk, metadata", 1),
+        ("Watched", 3 * 7),
     ):
         assert len([row for row in found if row[0].startswith(beginning)]) == count, beginning
     assert {row[5] for row in found} <= {"yes", "NO"} | {row[5] for row in found if row[5].startswith("fdatasync")}
