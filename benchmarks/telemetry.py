@@ -7,8 +7,8 @@ there twice: how far its two are apart is what this run cannot tell. "Nothing ex
 spans, metrics and logs through the SDK's telemetry to a collector in another process, "scraped" has its `/metrics`
 page read.
 
-CPU is that of the whole process. A round drives each server many times, in turns of a tenth of a second, and counts the
-median of its turns and the call's share of what the server did between them, sending what was gathered above all.
+CPU is that of the whole process. A round drives each server many times, in turns of a tenth of a second, and compares
+turn by turn; to the median of that it adds what the server did between its turns, sending what was gathered above all.
 Metrics are sent and the page is read about once a round, which is after a second or two of load: at least ten times as
 often as is usual. Servers are started anew several times, since two processes of one program are never quite alike.
 
@@ -55,8 +55,18 @@ _ENVIRONMENT = {"OTEL_METRIC_EXPORT_INTERVAL": "5000"}
 _SETTINGS = {building.INLINE: SMALL_BYTES, "gc.everySeconds": 0}
 _seeds = count(1)
 
-Rounds = dict[str, list[float]]
-"""For each server, CPU seconds per call: of each round, or of each turn of one."""
+Turns = dict[str, list[float]]
+"""For each server, its CPU seconds per call in each turn."""
+
+
+class Taken(NamedTuple):
+    """What a server took in a round: CPU seconds per call, also as a multiple of what the one without took."""
+
+    cpu: float
+    ratio: float
+
+
+Rounds = dict[str, list[Taken]]
 
 
 class Work(NamedTuple):
@@ -133,12 +143,25 @@ def measure(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, r
     series: Rounds = {name: [] for name in found}
     for _ in range(rounds):
         before = {name: server.cpu_seconds() for name, server in found.items()}
-        taken = drive(run, driver, found, work, calls)
+        turns = drive(run, driver, found, work, calls)
         scrape(found[SCRAPED])
-        for name, turns in taken.items():
-            beside = found[name].cpu_seconds() - before[name] - sum(turns) * calls
-            series[name].append(statistics.median(turns) + beside / len(turns) / calls)
+        spent = {name: server.cpu_seconds() - before[name] for name, server in found.items()}
+        for name, taken in _judged(turns, spent, calls).items():
+            series[name].append(taken)
     return series
+
+
+def _judged(turns: Turns, spent: Mapping[str, float], calls: int) -> dict[str, Taken]:
+    """Turns are compared one by one, and the medians taken; what was spent outside of them is added."""
+    base = statistics.median(turns[WITHOUT])
+    beside = {name: spent[name] / len(own) / calls - statistics.fmean(own) for name, own in turns.items()}
+    return {
+        name: Taken(
+            statistics.median(own) + beside[name],
+            by_round(quotient, own, turns[WITHOUT]).median + quotient(beside[name] - beside[WITHOUT], base),
+        )
+        for name, own in turns.items()
+    }
 
 
 def _calls(run: Run, driver: Driver, server: Server, work: Work) -> int:
@@ -152,9 +175,9 @@ def _calls(run: Run, driver: Driver, server: Server, work: Work) -> int:
     return max(_FEWEST, int(_TURN_SECONDS / min(timings)))
 
 
-def _in_turns(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> Rounds:
+def _in_turns(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> Turns:
     """One server after the other, the order reversed each time; CPU per call in each turn."""
-    taken: Rounds = {name: [] for name in found}
+    taken: Turns = {name: [] for name in found}
     for turn in range(run.sized(_TURNS, 2)):
         load, order = work.load(calls), list(found.items())
         for name, server in order if turn % 2 else reversed(order):
@@ -162,7 +185,7 @@ def _in_turns(run: Run, driver: Driver, found: Mapping[str, Server], work: Work,
     return taken
 
 
-def _paced(_: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> Rounds:
+def _paced(_: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> Turns:
     """All servers at the same time, call by call: one turn, as long as a round takes otherwise."""
     before = {name: server.cpu_seconds() for name, server in found.items()}
     began = time.monotonic()
@@ -207,14 +230,14 @@ def _print(name: str, series: Rounds, driver: Driver) -> None:
         f"Watched: {name}, {driver.name}",
         ["Server", "Server CPU, µs per call", "Ratio", "Lowest", "Highest"],
         [
-            [server, us(Spread.of(taken).median), *(f"{value:.3f}" for value in _ratio(series, server))]
+            [server, us(Spread.of(one.cpu for one in taken).median), *(f"{value:.3f}" for value in _ratio(taken))]
             for server, taken in series.items()
         ],
     )
 
 
-def _ratio(series: Rounds, server: str) -> Spread:
-    return by_round(quotient, series[server], series[WITHOUT])
+def _ratio(taken: list[Taken]) -> Spread:
+    return Spread.of(one.ratio for one in taken)
 
 
 def benchmark(run: Run) -> list[Finding]:
@@ -229,7 +252,7 @@ def benchmark(run: Run) -> list[Finding]:
     for name, series in found.items():
         _print(name, series, driver)
         findings += [
-            Finding(f"Watched, {server}: {name}, server CPU, without = 1", _ratio(series, server), goal)
+            Finding(f"Watched, {server}: {name}, server CPU, without = 1", _ratio(series[server]), goal)
             for server, goal in GOALS.items()
         ]
     return findings
