@@ -163,11 +163,8 @@ class Passthrough(Exchanged):
 class UnobservedCall(GrpcCall):
     """What handlers put down here is not looked at."""
 
-    __slots__ = ()
-
-    def __init__(self, _: Observer, method: Method, context: grpc.ServicerContext) -> None:
+    def __init__(self, method: Method, context: grpc.ServicerContext) -> None:
         self.method, self.context = method, context
-        self.received = self.sent = 0
 
     def end(self, *_: object, **__: object) -> None: ...
 
@@ -187,7 +184,7 @@ class Unobserved(S3Service):
                     return serve(mount, raw).SerializeToString()
             except Exception as error:  # noqa: BLE001 - as in the one whose place it takes
                 failure = error
-            return abort(UnobservedCall(self._observer, method, context), failure)
+            return abort(UnobservedCall(method, context), failure)
 
         return behaviour
 

@@ -101,7 +101,7 @@ class Endpoint:
         page = await self._page(request)
         if page is not None:
             return page
-        call = HttpCall(self._observer, self._methods.get(request.method, self._other), request.headers)
+        call = HttpCall(self._methods.get(request.method, self._other), request.headers)
         try:
             with self._mounts.use() as mount:
                 return await self._answered(request, mount, call)

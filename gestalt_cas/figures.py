@@ -6,9 +6,9 @@ Nothing here knows who reads: the Prometheus page and OpenTelemetry both do, whe
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -37,6 +37,15 @@ class Histogram:
     def add(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
+
+    def add_all(self, values: Collection[float]) -> None:
+        ordered, below = sorted(values), 0
+        for place, bound in enumerate(self._bounds):
+            reached = bisect_right(ordered, bound)
+            self._counts[place] += reached - below
+            below = reached
+        self._counts[-1] += len(ordered) - below
+        self._total += sum(values)
 
     def read(self) -> Distribution:
         return Distribution(self._bounds, tuple(self._counts), self._total)
@@ -97,9 +106,12 @@ class Tally:
             return self._sent
 
     def _add_up(self) -> None:
-        while self._notes:  # whoever takes from it has the lock
-            code, seconds, received, sent = self._notes.popleft()
-            self._codes[code] += 1
-            self._seconds.add(seconds)
-            self._received += received
-            self._sent += sent
+        # Others only add to it: whoever takes from it has the lock.
+        notes = [self._notes.popleft() for _ in range(len(self._notes))]
+        if notes:
+            codes, seconds, received, sent = zip(*notes, strict=True)
+            for code in set(codes):
+                self._codes[code] += codes.count(code)
+            self._seconds.add_all(seconds)
+            self._received += sum(received)
+            self._sent += sum(sent)

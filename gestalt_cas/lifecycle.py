@@ -65,7 +65,7 @@ class LifecycleService(grpc.GenericRpcHandler):
         method = observer.method(GRPC, name, f"{SERVICE}/{name}")
 
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            call = GrpcCall(observer, method, context)
+            call = GrpcCall(method, context)
             try:
                 answer = serve(raw).SerializeToString()
                 call.done()

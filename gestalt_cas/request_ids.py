@@ -17,10 +17,9 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 
 
 class Request:
-    """One call. A subclass says what its caller sent, and begins with an empty `_id`."""
+    """One call. A subclass says what its caller sent."""
 
-    __slots__ = ("_id",)
-    _id: str
+    _id = ""
 
     @property
     def id(self) -> str:

@@ -102,7 +102,7 @@ class S3Service(grpc.GenericRpcHandler):
 
     def _unary(self, method: Method, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
-            call = GrpcCall(self._observer, method, context)
+            call = GrpcCall(method, context)
             try:
                 with self._mounts.use() as mount:
                     answer = serve(mount, raw).SerializeToString()
@@ -116,7 +116,7 @@ class S3Service(grpc.GenericRpcHandler):
 
     def _read(self, method: Method) -> Behaviour:
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-            call = GrpcCall(self._observer, method, context)
+            call = GrpcCall(method, context)
             try:
                 with self._mounts.use() as mount, self._calls.track(call) as stream:
                     yield from _read(mount, raw, stream)
@@ -133,7 +133,7 @@ class S3Service(grpc.GenericRpcHandler):
 
     def _write(self, method: Method) -> Behaviour:
         def behaviour(frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-            call = GrpcCall(self._observer, method, context)
+            call = GrpcCall(method, context)
             try:
                 with self._mounts.use() as mount, self._calls.track(call) as stream:
                     upload = Upload(frames, stream)
@@ -152,7 +152,7 @@ class S3Service(grpc.GenericRpcHandler):
 
     def _refuse(self, method: Method) -> Behaviour:
         def behaviour(_: Any, context: grpc.ServicerContext) -> bytes:
-            return abort(GrpcCall(self._observer, method, context), TooManyStreams(_TOO_MANY))
+            return abort(GrpcCall(method, context), TooManyStreams(_TOO_MANY))
 
         return behaviour
 

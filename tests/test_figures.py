@@ -15,6 +15,16 @@ def test_a_histogram_counts_a_bound_with_what_is_below_it() -> None:
     assert (found.bounds, found.counts, found.total) == ((1, 2, 4), (2, 2, 1, 2), 113)
 
 
+def test_values_added_together_count_as_those_added_one_by_one() -> None:
+    values = (4.5, 1, 0, 1.5, 2, 4, 100, 1)
+    one_by_one, together = Histogram((1, 2, 4)), Histogram((1, 2, 4))
+    for value in values:
+        one_by_one.add(value)
+    for some in ((), values[:3], values[3:]):
+        together.add_all(some)
+    assert together.read() == one_by_one.read()
+
+
 def test_calls_are_counted_once_beside_readers() -> None:
     tally, each, threads = Tally(), 3_000, 4
     seen = []

@@ -52,7 +52,7 @@ class Watched:
         self.method = self.observer.method(GRPC, "HeadObject", "S3/HeadObject")
 
     def call(self, **metadata: str | bytes) -> GrpcCall:
-        return GrpcCall(self.observer, self.method, Context(**metadata))  # type: ignore[arg-type]
+        return GrpcCall(self.method, Context(**metadata))  # type: ignore[arg-type]
 
     def spans(self) -> tuple[ReadableSpan, ...]:
         return self.kept.get_finished_spans()
@@ -193,7 +193,7 @@ def test_a_span_has_what_its_call_had(watched: Watched) -> None:
 
 def test_http_fields_are_found_in_any_case(watched: Watched) -> None:
     method = watched.observer.method(HTTP, "GET")
-    HttpCall(watched.observer, method, {"TraceParent": f"00-{TRACE}-{PARENT}-01"}).end("200")
+    HttpCall(method, {"TraceParent": f"00-{TRACE}-{PARENT}-01"}).end("200")
     watched.exporter.settle()
     (span,) = watched.spans()
     assert span.parent
@@ -220,7 +220,7 @@ def test_trouble_switches_exporting_off_and_fails_no_call(
 ) -> None:
     broken(watched, monkeypatch)
     method: Method = watched.observer.method(HTTP, "GET")
-    calls: list[Call] = [HttpCall(watched.observer, method, {}) for _ in range(3)]
+    calls: list[Call] = [HttpCall(method, {}) for _ in range(3)]
     for call in calls:
         call.end("200")
         watched.exporter.settle()

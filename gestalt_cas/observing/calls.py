@@ -1,6 +1,6 @@
 """Every call from its beginning to its end: counted, logged if wanted, handed to OpenTelemetry if that is exported.
 
-What a call costs here is paid by every call, so there is little of it: two looks at a clock, one lock, one context
+What a call costs here is paid by every call, so there is little of it: two looks at a clock, one note, one context
 variable. What its caller sent is not looked at before somebody asks: for the id, which every answer over HTTP has, or
 for a span.
 """
@@ -40,9 +40,10 @@ class Exporter(Protocol):
 class Method:
     """One method of one protocol: `name` is "HeadObject" or "GET", `path` gRPC's whole name of it."""
 
-    __slots__ = ("name", "path", "protocol", "tally")
+    __slots__ = ("name", "observer", "path", "protocol", "tally")
 
-    def __init__(self, protocol: str, name: str, path: str = "") -> None:
+    def __init__(self, observer: Observer, protocol: str, name: str, path: str = "") -> None:
+        self.observer = observer
         self.protocol = protocol
         self.name = name
         self.path = path
@@ -55,17 +56,18 @@ class Observer:
     def __init__(self) -> None:
         self.methods: dict[tuple[str, str], Method] = {}
         self.exporter: Exporter | None = None
-        self._logged = "faults"
+        self.logs_refused = self.logs_all = False
 
     def configure(self, telemetry: Telemetry) -> None:
-        self._logged = telemetry.log_calls
+        self.logs_all = telemetry.log_calls == "all"
+        self.logs_refused = self.logs_all or telemetry.log_calls == "refused"
 
     def method(self, protocol: str, name: str, path: str = "") -> Method:
-        return self.methods.setdefault((protocol, name), Method(protocol, name, path))
+        return self.methods.setdefault((protocol, name), Method(self, protocol, name, path))
 
-    def ended(self, call: Call, code: str, seconds: float, failed: bool, reason: str) -> None:
+    def ended(self, call: Call, code: str, seconds: float, *, failed: bool = False, reason: str = "") -> None:
         """A call is over and counted."""
-        if self._logged != "faults" and (failed or self._logged == "all"):
+        if self.logs_all or (failed and self.logs_refused):
             _log(call, code, seconds, reason)
         if self.exporter is not None:
             try:
@@ -91,17 +93,16 @@ def _log(call: Call, code: str, seconds: float, reason: str) -> None:
 class Call(Request):
     """A call under way; it ends once, with `end`. `received` and `sent` are bytes of payloads."""
 
-    __slots__ = ("_began", "_observer", "_over", "cut", "method", "received", "sent")
+    # Most calls never change these, so they need no place of their own.
+    received = sent = 0
+    cut = ""
+    """The code with which somebody else ended it."""
+    _over = False
 
-    def __init__(self, observer: Observer, method: Method) -> None:
-        self._id = ""
-        self._observer = observer
-        self._over = False
+    def __init__(self, method: Method) -> None:
         self.method = method
-        self.received = self.sent = 0
-        self.cut = ""  # the code with which somebody else ended it
-        self._began = time.perf_counter()
         current.set(self)
+        self._began = time.perf_counter()
 
     def end(self, code: str, *, failed: bool = False, reason: str = "") -> None:
         """The call is over; a second call does nothing. `failed`: anything else than what was asked for came of it."""
@@ -110,7 +111,7 @@ class Call(Request):
         self._over = True
         seconds, code = time.perf_counter() - self._began, self.cut or code
         self.method.tally.add(code, seconds, self.received, self.sent)
-        self._observer.ended(self, code, seconds, failed or bool(self.cut), reason)
+        self.method.observer.ended(self, code, seconds, failed=failed or bool(self.cut), reason=reason)
         if current.get() is self:  # unless this thread or task has begun another one since
             current.set(None)
 
@@ -122,19 +123,24 @@ class Call(Request):
 class GrpcCall(Call):
     """A gRPC call."""
 
-    __slots__ = ("context",)
-
-    def __init__(self, observer: Observer, method: Method, context: grpc.ServicerContext) -> None:
+    def __init__(self, method: Method, context: grpc.ServicerContext) -> None:
         # What `Call` does, without the call of it: every call pays for this.
-        self._id = self.cut = ""
-        self._observer, self.method, self.context = observer, method, context
-        self._over = False
-        self.received = self.sent = 0
-        self._began = time.perf_counter()
+        self.method, self.context = method, context
         current.set(self)
+        self._began = time.perf_counter()
 
     def done(self) -> None:
-        self.end(OK)
+        """The call has ended as it should: what `end` does, by the shortest way."""
+        if self.cut:
+            return self.end(OK)
+        self._over = True
+        method, seconds = self.method, time.perf_counter() - self._began
+        method.tally.add(OK, seconds, self.received, self.sent)
+        observer = method.observer
+        if observer.exporter is not None or observer.logs_all:
+            observer.ended(self, OK, seconds)
+        current.set(None)
+        return None
 
     def cancelled(self) -> None:
         self.end(_CANCELLED, failed=True)
@@ -154,10 +160,8 @@ class GrpcCall(Call):
 class HttpCall(Call):
     """An HTTP request; `fields` are those of its header, in which names of any case are found."""
 
-    __slots__ = ("_fields",)
-
-    def __init__(self, observer: Observer, method: Method, fields: Mapping[str, str]) -> None:
-        super().__init__(observer, method)
+    def __init__(self, method: Method, fields: Mapping[str, str]) -> None:
+        super().__init__(method)
         self._fields = fields
 
     def sent_along(self) -> Iterable[tuple[str, str | bytes]]:
