@@ -176,12 +176,15 @@ def _calls(run: Run, driver: Driver, server: Server, work: Work) -> int:
 
 
 def _in_turns(run: Run, driver: Driver, found: Mapping[str, Server], work: Work, calls: int) -> Turns:
-    """One server after the other, the order reversed each time; CPU per call in each turn."""
+    """One server after the other; CPU per call in each turn.
+
+    The order is drawn: reversed each time, the outer ones would have two turns in a row, and the second one costs less.
+    """
     taken: Turns = {name: [] for name in found}
-    for turn in range(run.sized(_TURNS, 2)):
-        load, order = work.load(calls), list(found.items())
-        for name, server in order if turn % 2 else reversed(order):
-            taken[name].append(driver.timing(server, load).cpu)
+    for _ in range(run.sized(_TURNS, 2)):
+        load = work.load(calls)
+        for name in random.sample(list(found), len(found)):
+            taken[name].append(driver.timing(found[name], load).cpu)
     return taken
 
 
@@ -190,9 +193,9 @@ def _paced(_: Run, driver: Driver, found: Mapping[str, Server], work: Work, call
     before = {name: server.cpu_seconds() for name, server in found.items()}
     began = time.monotonic()
     for number in range(calls):
-        load, order = work.load(1), list(found.values())
-        for server in order if number % 2 else reversed(order):
-            driver.run(server.target, load)
+        load = work.load(1)
+        for name in random.sample(list(found), len(found)):
+            driver.run(found[name].target, load)
         time.sleep(max(0.0, began + (number + 1) / work.paced - time.monotonic()))
     return {name: [(server.cpu_seconds() - before[name]) / calls] for name, server in found.items()}
 
