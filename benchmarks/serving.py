@@ -71,12 +71,23 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Wanted(NamedTuple):
-    """A store to be served; `program` is what the interpreter runs as the command line's `gestalt-cas`."""
+    """A store to be served; `program` is what the interpreter runs as the command line's `gestalt-cas`.
+
+    `under` is the beginning of the command line, if the interpreter is to run under something.
+    """
 
     directory: Path
     program: Sequence[str] = ("-m", "gestalt_cas")
     settings: Mapping[str, object] = MappingProxyType({})
     environment: Mapping[str, str] = MappingProxyType({})
+    under: Sequence[str] = ()
+
+
+@contextmanager
+def served_so(wanted: Wanted) -> Iterator[Server]:
+    """Serve one store for the block."""
+    with served_together({"": wanted}) as servers:
+        yield servers[""]
 
 
 @contextmanager
@@ -84,8 +95,8 @@ def served(
     directory: Path, program: Sequence[str] = ("-m", "gestalt_cas"), settings: Mapping[str, object] | None = None
 ) -> Iterator[Server]:
     """Serve a store for the block."""
-    with served_together({"": Wanted(directory, program, settings or {})}) as servers:
-        yield servers[""]
+    with served_so(Wanted(directory, program, settings or {})) as server:
+        yield server
 
 
 @contextmanager
@@ -104,7 +115,7 @@ def _serving(wanted: Wanted) -> Iterator[Callable[[], AbstractContextManager[Ser
         arguments = ["serve", "--data-dir", str(wanted.directory.resolve()), "--grpc", target]
         for name, value in wanted.settings.items():
             arguments += ["--set", f"{name}={value}"]
-        with started([*wanted.program, *arguments], log, wanted.environment) as process:
+        with started([*wanted.program, *arguments], log, wanted.environment, wanted.under) as process:
 
             @contextmanager
             def ready() -> Iterator[Server]:
@@ -139,13 +150,13 @@ def hosted(provider: str, environment: Mapping[str, str]) -> Iterator[Server]:
 
 @contextmanager
 def started(
-    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()
 ) -> Iterator[subprocess.Popen[str]]:
     """An interpreter that runs the arguments; it is asked to stop at the end of the block, then made to."""
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [sys.executable, *arguments],
+            [*under, sys.executable, *arguments],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -26,6 +26,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import building, runs
@@ -50,9 +51,9 @@ _TURNS = 12
 _TURN_SECONDS = 0.12
 _SERVERS = 5
 _FEWEST = 16
-_PER_SECOND = 50.0
+_PER_SECOND = 80.0
 _ENVIRONMENT = {"OTEL_METRIC_EXPORT_INTERVAL": "10000"}
-_SETTINGS = {building.INLINE: SMALL_BYTES, "gc.everySeconds": 0}
+SETTINGS = {building.INLINE: SMALL_BYTES, "gc.everySeconds": 0}
 _seeds = count(1)
 
 Turns = dict[str, list[float]]
@@ -106,23 +107,34 @@ def works(run: Run) -> list[Work]:
 @contextmanager
 def servers(run: Run, driver: Driver, collector: Collector) -> Iterator[Mapping[str, Server]]:
     """The five servers, each on a store of its own that holds the same."""
-    wanted = {}
-    for number, (name, arguments, settings, environment) in enumerate(_kinds(collector)):
-        directory = run.root / f"telemetry-{number}"
-        if not directory.exists():
-            shutil.copytree(store_of(run, run.small), directory)
-        wanted[name] = Wanted(directory, arguments, {**_SETTINGS, **settings}, environment)
+    wanted = {
+        name: Wanted(store(run, number), arguments, {**SETTINGS, **settings}, environment)
+        for number, (name, arguments, settings, environment) in enumerate(kinds(collector))
+    }
     with served_together(wanted) as found:
         for server in found.values():
-            driver.run(server.target, uploads(["read/small"], SMALL_BYTES, seed=0))
-            driver.run(server.target, uploads(["read/large"], MIB, seed=0))
+            fill(driver, server)
         yield found
 
 
-_Kind = tuple[str, tuple[str, ...], Mapping[str, object], Mapping[str, str]]
+def store(run: Run, number: int) -> Path:
+    """A store of its own for each server."""
+    directory = run.root / f"telemetry-{number}"
+    if not directory.exists():
+        shutil.copytree(store_of(run, run.small), directory)
+    return directory
 
 
-def _kinds(collector: Collector) -> list[_Kind]:
+def fill(driver: Driver, server: Server) -> None:
+    """Store what is read."""
+    driver.run(server.target, uploads(["read/small"], SMALL_BYTES, seed=0))
+    driver.run(server.target, uploads(["read/large"], MIB, seed=0))
+
+
+Kind = tuple[str, tuple[str, ...], Mapping[str, object], Mapping[str, str]]
+
+
+def kinds(collector: Collector) -> list[Kind]:
     """Name, program, settings and environment of each."""
     bare, real = program(Partner.UNOBSERVED), ("-m", "gestalt_cas")
     exported = _ENVIRONMENT | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
