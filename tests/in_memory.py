@@ -1,0 +1,68 @@
+"""A temporary directory in memory for a run of the tests, where the machine has the room.
+
+What tests write is read back by processes that live on, or that were killed: neither can tell a disk from memory, and
+syncs that take no time leave the processors to the tests. What a loss of power leaves is told by tests/crash/, on a
+model; what a full disk does, by small file systems that the tests mount.
+
+The directory is locked for as long as its run lasts, so the next run can remove what a killed one left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+_MEMORY = Path("/dev/shm")
+_PREFIX = "gc-tests-"
+WANTED_BYTES = 8 << 30
+"""Of memory that nobody uses; a run takes about a third of it at most."""
+
+
+def place() -> tuple[Path, Callable[[], None]] | None:
+    """A new directory in memory and what removes it; None where there is too little room."""
+    if not os.access(_MEMORY, os.W_OK | os.X_OK):
+        return None
+    _remove_left()
+    if _room() < WANTED_BYTES:
+        return None
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
+    lock = _locked(made)
+
+    def remove() -> None:
+        shutil.rmtree(made, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+    return made, remove
+
+
+def _room() -> int:
+    """What may be put into memory: file systems there may promise more than there is."""
+    found = os.statvfs(_MEMORY)
+    try:
+        (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    except (OSError, ValueError):
+        return 0
+    return min(found.f_bavail * found.f_frsize, int(line.split()[1]) * 1024)
+
+
+def _remove_left() -> None:
+    for left in _MEMORY.glob(f"{_PREFIX}*"):
+        if left.is_dir() and left.stat().st_uid == os.geteuid() and (lock := _locked(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _locked(directory: Path) -> int | None:
+    """Hold the directory's lock; None when another run holds it."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
