@@ -29,14 +29,21 @@ settings.register_profile("thorough", settings.get_profile("quick"), max_example
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Have everything temporary in memory, unless somebody has said where, or there is too little."""
-    if hasattr(config, "workerinput") or "TMPDIR" in os.environ:
+    if hasattr(config, "workerinput") or "TMPDIR" in os.environ or config.option.basetemp is not None:
         return
-    if (found := in_memory.place()) is not None:
-        directory, remove = found
-        os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
-        config.add_cleanup(remove)
+    if (place := in_memory.make()) is not None:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(place)
+        config.option.basetemp = str(place / "t")  # pytest's own names are too long for sockets
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Leave what tests that failed have left; the next run removes it."""
+    if exitstatus == pytest.ExitCode.OK:
+        in_memory.remove()
 
 
 @pytest.fixture(scope="session", autouse=True)

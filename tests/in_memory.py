@@ -13,7 +13,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
@@ -22,22 +21,28 @@ WANTED_BYTES = 8 << 30
 """Of memory that nobody uses; a run takes about a third of it at most."""
 
 
-def place() -> tuple[Path, Callable[[], None]] | None:
-    """A new directory in memory and what removes it; None where there is too little room."""
+_made: list[tuple[Path, int | None]] = []
+
+
+def make() -> Path | None:
+    """A new directory in memory; None where there is too little room."""
     if not os.access(_MEMORY, os.W_OK | os.X_OK):
         return None
     _remove_left()
     if _room() < WANTED_BYTES:
         return None
-    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
-    lock = _locked(made)
+    place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_MEMORY))
+    _made.append((place, _locked(place)))
+    return place
 
-    def remove() -> None:
-        shutil.rmtree(made, ignore_errors=True)
+
+def remove() -> None:
+    """Remove what `make` has made in this process."""
+    while _made:
+        place, lock = _made.pop()
+        shutil.rmtree(place, ignore_errors=True)
         if lock is not None:
             os.close(lock)
-
-    return made, remove
 
 
 def _room() -> int:

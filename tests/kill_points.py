@@ -18,6 +18,7 @@ from typing import Any
 import alembic.command  # noqa: F401
 
 from gestalt_cas import sqlite
+from gestalt_cas.statements import Prepared
 
 KILLED = 9
 
@@ -85,6 +86,10 @@ def every_point(
     arm: Callable[[int], None], prepare: Callable[[], None], work: Callable[[], None], check: Callable[[int], None]
 ) -> int:
     """Prepare, end the work at its point n, check; for n from 1 on until the work is done. Returns the last n."""
+    for module in [module for name, module in sys.modules.items() if name.startswith("gestalt_cas.")]:
+        for value in vars(module).values():
+            if isinstance(value, Prepared):
+                assert value.sql  # compiled now, and not once in each of the forked processes
     number = 0
     while True:
         number += 1

@@ -276,6 +276,7 @@ def test_mount_options_are_those_of_the_mount_that_holds_the_path(monkeypatch: p
 
 
 def test_mounts_that_break_promises(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_disk, "magic", lambda _: 0xEF53)
     monkeypatch.setattr(doctor_disk, "mount_options", lambda _: {"rw", "barrier=0"})
     assert "without barriers" in worst(directory, "file system").text
     monkeypatch.setattr(doctor_disk, "mount_options", lambda _: {"ro"})
@@ -341,6 +342,7 @@ class Disk:
     ],
 )
 def test_room(directory: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk, severity: Severity, text: str) -> None:
+    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 << 20)
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
     finding = worst(directory, "room")
     assert finding.severity is severity
