@@ -29,8 +29,9 @@ OK, NOTE, WARNING, ERROR, DAMAGE = Severity
 
 
 @pytest.fixture(name="directory")
-def directory_fixture(tmp_path: Path) -> Path:
-    """A store at rest, checked and backed up just now, with one object."""
+def directory_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store at rest, checked and backed up just now, with one object and a reserve as large as it should be."""
+    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 << 20)
     with Store.open(tmp_path / "store") as store:
         put(store, "k", b"x" * 100)
         for name in ("check.last", "backup.last"):
@@ -342,7 +343,6 @@ class Disk:
     ],
 )
 def test_room(directory: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk, severity: Severity, text: str) -> None:
-    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 << 20)
     monkeypatch.setattr(os, "statvfs", lambda _: disk)
     finding = worst(directory, "room")
     assert finding.severity is severity
