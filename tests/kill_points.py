@@ -14,11 +14,10 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any
 
-# Imported here, before any fork, since the store imports it only when it needs it.
-import alembic.command  # noqa: F401
-
+import before_forks
 from gestalt_cas import sqlite
-from gestalt_cas.statements import Prepared
+
+before_forks.make_ready()
 
 KILLED = 9
 
@@ -86,10 +85,6 @@ def every_point(
     arm: Callable[[int], None], prepare: Callable[[], None], work: Callable[[], None], check: Callable[[int], None]
 ) -> int:
     """Prepare, end the work at its point n, check; for n from 1 on until the work is done. Returns the last n."""
-    for module in [module for name, module in sys.modules.items() if name.startswith("gestalt_cas.")]:
-        for value in vars(module).values():
-            if isinstance(value, Prepared):
-                assert value.sql  # compiled now, and not once in each of the forked processes
     number = 0
     while True:
         number += 1
