@@ -12,7 +12,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
     {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "progress", "request_ids"},
-    {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
+    {
+        "chunks",
+        "conditions",
+        "config",
+        "config_schema",
+        "config_sources",
+        "frames",
+        "http_errors",
+        "http_fields",
+        "listing",
+    }
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "inlined"}
     | {"keys", "layout", "locks"}
