@@ -53,7 +53,7 @@ LAYERS = (
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
     | {"observing", "patience", "pools", "provider", "rpc", "server"}
-    | {"targets", "wire_pb2"},
+    | {"targets", "uploads", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
