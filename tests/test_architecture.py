@@ -50,7 +50,7 @@ LAYERS = (
     }
     | {"payloads", "proofs", "purging", "releases", "retention_runs", "rollback", "statistics", "store", "strays"}
     | {"trees", "upkeep"},
-    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
+    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
     | {"observing", "patience", "pools", "provider", "rpc", "server"}
     | {"targets", "uploads", "wire_pb2"},
@@ -81,7 +81,7 @@ ONLY_IN = {
     },
     "alembic": {"upgrade"},
     "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
-    "aiohttp": {"endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
+    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},
