@@ -39,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = str(place / "t")  # pytest's own names are too long for sockets
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many a test waits for a while."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return len(mine) + 1
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(exitstatus: int) -> None:
     """Leave what tests that failed have left; the next run removes it."""
