@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
@@ -46,13 +47,34 @@ def remove() -> None:
 
 
 def _room() -> int:
-    """What may be put into memory: file systems there may promise more than there is."""
+    """What may be put into memory: file systems there may promise more than there is, or than this process may have."""
     found = os.statvfs(_MEMORY)
     try:
         (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
-    except (OSError, ValueError):
+        groups = [_room_of(group) for group in _groups()]
+    except (OSError, ValueError, KeyError):
         return 0
-    return min(found.f_bavail * found.f_frsize, int(line.split()[1]) * 1024)
+    return min(found.f_bavail * found.f_frsize, int(line.split()[1]) * 1024, *groups)
+
+
+def _groups() -> Iterator[Path]:
+    """The control groups that limit this process's memory, by whichever of the two versions."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            top = Path("/sys/fs/cgroup") / ("memory" if controllers else "")
+            group = top / path.strip("/")
+            yield from (group, *(parent for parent in group.parents if parent.is_relative_to(top)))
+
+
+def _room_of(group: Path) -> int:
+    """What the processes of a group may still take, files in its cache not counted; without a limit, plenty."""
+    for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        if (group / limit).exists() and (most := (group / limit).read_text().strip()) != "max":
+            told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            cached = int(told["inactive_file"]) + int(told["active_file"])
+            return int(most) - int((group / usage).read_text()) + cached
+    return 1 << 62
 
 
 def _remove_left() -> None:
