@@ -48,8 +48,8 @@ def remove() -> None:
 
 def _room() -> int:
     """What may be put into memory: file systems there may promise more than there is, or than this process may have."""
-    found = os.statvfs(_MEMORY)
     try:
+        found = os.statvfs(_MEMORY)
         (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
         groups = [_room_of(group) for group in _groups()]
     except (OSError, ValueError, KeyError):
