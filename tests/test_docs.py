@@ -10,7 +10,14 @@ import pytest
 from pasting import fenced, run_console, run_python, shell_fixture  # noqa: F401
 from test_old_stores import unpack
 
-TOURS = ["docs/monitoring.md", "docs/retention.md", "docs/standalone.md", "docs/time-travel.md", "docs/upgrade.md"]
+TOURS = [
+    "docs/backup.md",
+    "docs/monitoring.md",
+    "docs/retention.md",
+    "docs/standalone.md",
+    "docs/time-travel.md",
+    "docs/upgrade.md",
+]
 """Pages whose console blocks follow each other in one empty directory, with a store at $GESTALT_CAS_DATA_DIR.
 
 That of upgrade.md is an old one that is there from the beginning."""
