@@ -38,7 +38,7 @@ def fenced(page: str, language: str) -> list[str]:
 
 @pytest.fixture(name="shell")
 def shell_fixture(tmp_path: Path) -> dict[str, str]:
-    """An environment in which `gestalt-cas` is the command of this checkout, and `python` the interpreter with the SDK."""
+    """An environment in which `gestalt-cas` is the command of this checkout, and `python` has the SDK."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
     for name, command in {"gestalt-cas": [sys.executable, "-m", "gestalt_cas"], "python": [sys.executable]}.items():
