@@ -92,10 +92,13 @@ class Shell:
         self._bash.communicate()
 
     def run(self, command: str) -> list[str]:
-        """The lines that a command prints, stdout and stderr as they come, with its exit code unless that is 0."""
+        """The lines that a command prints, stdout and stderr as they come, with its exit code unless that is 0.
+
+        Empty lines at the end are left out, since a page does not show them.
+        """
         os.write(self._commands, command.encode() + b"\0")
         said = self._until(re.compile(rf"\n{self._mark} (\d+)\n".encode()), command)
-        lines = said[0].decode().splitlines()
+        lines = said[0].decode().rstrip().splitlines()
         return lines if said[1] == "0" else [*lines, f"(exit code {said[1]})"]
 
     def _until(self, mark: re.Pattern[bytes], command: str) -> tuple[bytes, str]:

@@ -151,7 +151,7 @@ def messages() -> Iterator[str]:
             yield from re.findall(r"`([^`]+)`", line.split(" | ")[0])
 
 
-@pytest.mark.parametrize("message", messages())
+@pytest.mark.parametrize("message", [*messages()])
 def test_a_message_that_the_page_explains_is_one_of_ours(message: str) -> None:
     parts = [part for part in message.split("…") if part.strip(" ;")]
     assert any(all(part in one for part in parts) for one in strings())
