@@ -8,7 +8,8 @@ millisecond instead of to midnight. Of a key's versions that stand, delete marke
 other is noncurrent since the commit time of the one that follows it. It goes when it is neither among the newest
 `keep_noncurrent` noncurrent ones nor noncurrent for `keep_days` or less; one of the two has to be given. With
 `drop_markers` a key whose versions that stay are all delete markers loses those too. With `expire_days` a current
-object that is older gets a delete marker; what it then is to the other terms is judged from the next run on.
+object that is older gets a delete marker; what it then is to the other terms is judged from the next run on. A key of
+which a version is held (`holds.py`) is left alone.
 
 Since times never decrease from version to version, what goes of a key is all that stands before one sequence, its
 `bound`. So a key is judged by a few look-ups however long its history is, and what goes is its oldest versions, in
@@ -23,7 +24,7 @@ from itertools import pairwise
 
 from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, select
 
-from gestalt_cas import schema
+from gestalt_cas import holds, schema
 from gestalt_cas.config import key_range
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.listing import successor
@@ -224,7 +225,8 @@ def candidates(
     found = [
         Candidate(stretch.bucket, row[0], row[2], row[7]) for row in rows if _is_wanted(stretch.rule, now_ms, *row[1:7])
     ]
-    return found, following
+    held = holds.standing(connection) if found else []
+    return [one for one in found if not holds.on_key(held, one.bucket, one.key)], following
 
 
 def _is_wanted(
@@ -243,7 +245,7 @@ def judge(connection: Connection, candidate: Candidate, rule: Rule, now_ms: int)
     """What goes of a key as it is now; `now_ms` is the time that the candidate was found by."""
     here = {"bucket": candidate.bucket, "key": candidate.key}
     newest = _NEWEST(connection, **here)
-    if not newest:
+    if not newest or holds.on_key(holds.standing(connection), candidate.bucket, candidate.key):
         return Verdict()
     bound = _noncurrent_bound(connection, candidate, rule) if rule.of_noncurrent else 0
     ((commit_ms, is_object),) = newest

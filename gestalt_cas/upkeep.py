@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from gestalt_cas import clock_guard, purging, quotas, retention_runs, statistics
+from gestalt_cas import clock_guard, holds, purging, quotas, retention_runs, statistics
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups import backup
 from gestalt_cas.backups.backup import BackedUp
+from gestalt_cas.changes import lookup
 from gestalt_cas.checks import checking
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
+from gestalt_cas.holds import Hold
 from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix
 from gestalt_cas.parts import Parts
 from gestalt_cas.purging import Purged
@@ -98,6 +100,30 @@ class Upkeep:
         """Remove a quota; False when there is none of just this bucket and prefix."""
         with self._parts.database.write() as tx:
             return quotas.drop(tx, bucket or store_settings.default_bucket(tx), prefix)
+
+    def holds(self) -> list[Hold]:
+        """All holds, in byte order of bucket and prefix."""
+        with self._parts.database.read() as tx:
+            return holds.standing(tx)
+
+    def hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> Hold:
+        """Have nothing remove the versions of the keys that start with `prefix`, until `release_hold`.
+
+        With `version_id` the prefix is a whole key, and just that version is held; raises NoSuchVersion when there is
+        none, or it is a delete marker. A hold that stands already stays as it is.
+        """
+        check_bucket(bucket)
+        check_prefix(prefix)
+        with self._parts.database.write() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            if version_id:
+                lookup(tx, ObjectKey(name, prefix), version_id)
+            return holds.place(tx, Hold(name, prefix, version_id, now_ms()))
+
+    def release_hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> bool:
+        """End a hold; False when there is none of just this."""
+        with self._parts.database.write() as tx:
+            return holds.release(tx, bucket or store_settings.default_bucket(tx), prefix, version_id)
 
     def apply_retention(
         self, bucket: str | None = None, prefix: str = "", *, progress: Progress | None = None

@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gestalt_cas import quotas, removals, schema
+from gestalt_cas import holds, quotas, removals, schema
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
@@ -293,11 +293,13 @@ def append(
     """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
 
     With versioning suspended it becomes the null version and the previous null version is removed for good. Raises
-    QuotaExceeded, with which the transaction must end, when the key's versions would then take too much; not `counted`
-    is for who knows that there is no quota.
+    Protected when that one is held, and QuotaExceeded, with which the transaction must end, when the key's versions
+    would then take too much; not `counted` is for who knows that there is no quota.
     """
     encoded = key.key.encode()
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
+    if any(row[4] is not None for row in replaced):
+        holds.refuse(connection, key.bucket, encoded, NULL_VERSION)
     if counted:
         quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
     seq, commit_ms = draw(connection, now_ms)
@@ -330,10 +332,12 @@ def append(
 def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
     """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker.
 
-    Its row stays for the history, without its hold on the payload.
+    Its row stays for the history, without its hold on the payload. Raises Protected when the version is held.
     """
-    gone_seq, gone_ms = draw(connection, now_ms)
     encoded = version.key.key.encode()
+    if not version.delete_marker:
+        holds.refuse(connection, version.key.bucket, encoded, version.version_id)
+    gone_seq, gone_ms = draw(connection, now_ms)
     quotas.charge(connection, version.key.bucket, encoded, -version.size)
     removals.leave(connection, version.key.bucket, encoded, version.seq, gone_seq, gone_ms)
     left = newest(connection, version.key)

@@ -90,7 +90,7 @@ def root(directory: Path) -> str:
     def text(value: bytes | None) -> str:
         return (value or b"").hex()
 
-    wanted = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
+    wanted = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "holds", "retention.rules", "versioning")
     settings = sorted(query(directory, "SELECT name, value FROM settings"))
     quotas = query(directory, "SELECT bucket, prefix, max_bytes, used_bytes FROM quotas")
     current = query(directory, "SELECT bucket, key, seq FROM current")

@@ -14,7 +14,19 @@ LAYERS = (
     {"clock", "errors", "objects"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blobs", "commits", "database", "durability", "history", "inlined", "keys", "layout", "locks", "payload_files"}
+    {
+        "blobs",
+        "commits",
+        "database",
+        "durability",
+        "history",
+        "holds",
+        "inlined",
+        "keys",
+        "layout",
+        "locks",
+        "payload_files",
+    }
     | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
     | {"moments", "schema", "settings", "snapshots"}
     | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},

@@ -58,7 +58,7 @@ PATIENT_BYTES = 64 << 20
 Tell = Callable[[int, int], None]
 """Told how many pages are copied, and of how many."""
 
-_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
+_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "holds", "retention.rules", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
 _i, _h, _k = schema.inlined.c, schema.horizons.c, schema.snapshots.c
 _s, _n = schema.settings.c, schema.counter.c
@@ -108,7 +108,7 @@ _IS_FILE = _b.place == literal_column(str(schema.PLACE_FILE))
 _VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None), _IS_FILE))
 _DROP_UNREACHED = Prepared(delete(schema.blobs).where(~exists().where(_v.digest == _b.digest)))
 _DROP_LOOSE = Prepared(delete(schema.inlined).where(_i.id.not_in(select(_b.place))))
-_DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*store_settings.FIELDS, STORE_NOTE))))
+_DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*_SETTINGS, STORE_NOTE))))
 _DROP_PINS = Prepared(delete(schema.pins))
 _DROP_RECORD = Prepared(delete(schema.unreachable))
 _UNMARK = Prepared(update(schema.blobs).where(_b.damaged_ms.is_not(None)).values(damaged_ms=null()))
