@@ -14,6 +14,10 @@ BENCH ?=
 KILL ?=
 HISTORIES ?=
 SOAK ?=
+# Passed to the matrix of SDK releases: make sdk-matrix SDKS="a8 a29 --json"; SDKS=ci are those that the tests run.
+SDKS ?=
+# The interpreters for `make pythons`, by name or path.
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +31,7 @@ PROTO_VENV := .build/proto
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
-.PHONY: clean explore
+.PHONY: clean explore pythons sdk-matrix executable executables bench-executable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -46,12 +50,12 @@ test: $(INSTALLED_DEV) ## run every test
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
-COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blobs.py,gestalt_cas/changes.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/intake.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/staging.py,gestalt_cas/store.py,gestalt_cas/versions.py
+COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blob_rows.py,gestalt_cas/blobs.py,gestalt_cas/changes.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/database_faults.py,gestalt_cas/intake.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/staging.py,gestalt_cas/store.py,gestalt_cas/version_ids.py,gestalt_cas/versions.py
 REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,gestalt_cas/reachability.py,gestalt_cas/removals.py,gestalt_cas/clock_guard.py,gestalt_cas/horizons.py,gestalt_cas/retention.py,gestalt_cas/retention_runs.py
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
 	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
 	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_garbage.py tests/test_pins.py \
-	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_statistics.py \
+	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_rollback.py tests/test_statistics.py \
 	  tests/test_retention.py tests/test_horizons.py tests/test_clock_guard.py
 	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH),$(REMOVAL) --fail-under=100
 
@@ -68,6 +72,22 @@ histories: $(INSTALLED_DEV) ## linearizability beside upkeep and kills, 10 histo
 
 faults: $(INSTALLED_DEV) ## every operation with the disk failing it at every point (about 10 minutes)
 	@FAULTS_STRIDE=1 $(BIN)/python -m pytest -n $(JOBS) -q tests/test_faults.py tests/test_faults_served.py
+
+sdk-matrix: $(INSTALLED_DEV) ## the provider under all published SDK releases (about 10 minutes; needs a package index)
+	@PYTHONPATH=tests $(BIN)/python -m sdks.matrix $(SDKS)
+
+# One that is not there fails the target: what pyproject.toml declares is what was run.
+CORE := tests/test_store.py tests/test_versions.py tests/test_contract_*.py tests/test_host.py
+pythons: $(INSTALLED_DEV) ## the core tests under each of PYTHONS (2 to 5 minutes each)
+	@set -e; for python in $(PYTHONS); do \
+	  place=".build/pythons/$$(basename "$$python")"; \
+	  cmp -s pyproject.toml "$$place/.installed" || { \
+	    "$$python" -m venv --clear --without-pip "$$place"; \
+	    $(PIP) --python "$$place/bin/python" install --quiet --editable '.[dev]'; \
+	    cp pyproject.toml "$$place/.installed"; }; \
+	  "$$place/bin/python" --version; \
+	  "$$place/bin/python" -m pytest -q -n $(JOBS) $(CORE); \
+	done
 
 explore: $(INSTALLED_DEV) ## the conformance kit's random sequences against our own provider, both generations (about 2 hours)
 	@mkdir -p .build && echo '{"dataDir": "{directory}"}' > .build/explore.json
@@ -99,6 +119,17 @@ PROFILE ?= thorough
 crash: $(INSTALLED_DEV) ## judge 30,000 disk states that a crash may leave, and leave out each sync in turn (about 6 minutes on 2 free cores)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --states $(STATES) --seed $(SEED)
 	@PYTHONPATH=tests:. $(BIN)/python -m crash.campaign --sites --seed $(SEED)
+
+# For the system and processor of this machine; what is built needs no Python there.
+executable: $(INSTALLED_DEV) ## build one executable of provider and SDK, .gestaltd/bin/cas (about 40 seconds)
+	@$(BIN)/gestalt build
+	@ls -lh .gestaltd/bin/cas
+
+bench-executable: executable ## its size, the time until it serves and its memory (half a minute)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.executable
+
+executables: $(INSTALLED_DEV) ## build it from a checkout and from the wheel, and test both (about 2 minutes)
+	@EXECUTABLES=all $(BIN)/python -m pytest -q tests/test_executable.py
 
 # Generated code runs on the protobuf it was generated for and on the next major version. grpcio-tools 1.76.0 writes for
 # 6.31.1, which suits all that pyproject.toml allows (6.33.1 up to 8). An environment of its own, since grpcio-tools holds

@@ -1,6 +1,6 @@
 """Stores full of rows, made quickly and kept for the next run.
 
-Rows go in through the store's own `versions.keep_blob` and `versions.append`, tens of thousands to a transaction, and
+Rows go in through the store's own `blob_rows.keep` and `versions.append`, tens of thousands to a transaction, and
 no payload file is written: listings and lookups look at rows only, and a million files would take an hour. So these
 directories are for measuring; reading an object from one reports its payload missing.
 """
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import note
-from gestalt_cas import Store, schema, versions
+from gestalt_cas import Store, blob_rows, schema, versions
 from gestalt_cas.chunks import SUM_BYTES
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
@@ -84,7 +84,7 @@ def with_history(directory: Path, groups: Sequence[Sequence[str]], rounds: int) 
         for name, _ in indexes:
             tx.execute(f"DROP INDEX {name}")
         digest, at = bytes(32), now_ms()
-        versions.keep_blob(tx, digest, _PAYLOAD_BYTES, bytes(SUM_BYTES))
+        blob_rows.keep(tx, digest, _PAYLOAD_BYTES, bytes(SUM_BYTES))
         tx.executemany(_VERSION, _history(groups, rounds, digest, at))
         tx.execute("INSERT INTO current (bucket, key, seq) SELECT bucket, key, max(seq) FROM versions GROUP BY 1, 2")
         tx.execute("UPDATE counter SET seq = (SELECT max(seq) FROM versions), commit_ms = ?", (at,))
@@ -129,7 +129,7 @@ def insert(tx: Connection, keys: Sequence[str], *, seed: int) -> None:
 
 def add(tx: Connection, key: str, digest: bytes, size: int, sums: bytes, *, now_ms: int) -> None:
     """The rows of one object."""
-    versions.keep_blob(tx, digest, size, sums)
+    blob_rows.keep(tx, digest, size, sums)
     versions.append(
         tx, ObjectKey(BUCKET, key), digest, size, headers=_HEADERS, metadata={}, suspended=False, now_ms=now_ms
     )

@@ -34,6 +34,7 @@ from gestalt_cas.durability import sync_directory
 from gestalt_cas.layout import Layout
 from gestalt_cas.mounts import Mounts
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion
+from gestalt_cas.observing.calls import Observer
 from gestalt_cas.pools import Pools, on_pool
 from gestalt_cas.rpc import SERVICE, S3Service
 from gestalt_cas.sqlite import Connection
@@ -57,11 +58,11 @@ Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 class Exchanged(grpc.GenericRpcHandler):
     """The service with some handlers exchanged, each on the pool that its call has."""
 
-    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools) -> None:
+    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools, observer: Observer) -> None:
         self.mounts = mounts
         self.pools = pools
         self.own: dict[str, Any] = {}
-        self._real = S3Service(mounts, calls, pools)
+        self._real = S3Service(mounts, calls, pools, observer)
 
     def on_own_pools(self) -> bool:
         return self._real.on_own_pools()
@@ -81,8 +82,8 @@ def _path(name: str) -> str:
 
 
 class Noop(Exchanged):
-    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools) -> None:
-        super().__init__(mounts, calls, pools)
+    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools, observer: Observer) -> None:
+        super().__init__(mounts, calls, pools, observer)
         for name in ("HeadObject", "DeleteObject", "CopyObject"):
             self.unary(name, lambda _, __: _REPLY)
         self.upload(_taken)
@@ -97,8 +98,8 @@ def _taken(frames: Iterator[bytes], _: grpc.ServicerContext) -> bytes:
 class Naive(Exchanged):
     """Files in a directory of their own; rows in the store's database, by its own statements and pragmas."""
 
-    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools) -> None:
-        super().__init__(mounts, calls, pools)
+    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools, observer: Observer) -> None:
+        super().__init__(mounts, calls, pools, observer)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self.upload(lambda frames, _: self._write(frames))

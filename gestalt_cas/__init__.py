@@ -10,8 +10,15 @@ Names are loaded when first used: importing the package costs nothing, and neith
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+if sys.platform == "win32":
+    raise ImportError(
+        "gestalt-cas does not run on Windows itself: it needs flock, unix sockets and renames over open files. "
+        "Run it under WSL 2, with the data directory in the Linux file system."
+    )
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp as BackedUp
@@ -23,13 +30,17 @@ if TYPE_CHECKING:
     from gestalt_cas.checks.inspection import CheckOptions as CheckOptions
     from gestalt_cas.checks.inspection import CheckReport as CheckReport
     from gestalt_cas.config import Limits as Limits
+    from gestalt_cas.diffs import Difference as Difference
     from gestalt_cas.errors import StoreError as StoreError
+    from gestalt_cas.moments import Moment as Moment
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
     from gestalt_cas.objects import Headers as Headers
     from gestalt_cas.objects import ListQuery as ListQuery
     from gestalt_cas.objects import ObjectKey as ObjectKey
     from gestalt_cas.objects import ObjectVersion as ObjectVersion
+    from gestalt_cas.rollback import RolledBack as RolledBack
+    from gestalt_cas.snapshots import Snapshot as Snapshot
     from gestalt_cas.store import Store as Store
 
 __version__ = "0.1.0"
@@ -51,6 +62,7 @@ _HOMES = {
     "Limits": "config",
     "Moment": "moments",
     "Restored": "backups.restoring",
+    "RolledBack": "rollback",
     "Snapshot": "snapshots",
     "Store": "store",
     "StoreError": "errors",
@@ -73,6 +85,7 @@ __all__ = [
     "ObjectKey",
     "ObjectVersion",
     "Restored",
+    "RolledBack",
     "Snapshot",
     "Store",
     "StoreError",

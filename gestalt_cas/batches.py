@@ -18,6 +18,7 @@ from typing import Self
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.changes import NO_METADATA, Changes
+from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import InvalidArgument, StoreBusy, StoreError
 from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.intake import Intake, Vouch
@@ -37,7 +38,7 @@ from gestalt_cas.sqlite import Connection
 from gestalt_cas.staging import Held, Staged
 
 MOST_CHANGES = 50_000
-"""So that a commit holds the writer lock for seconds, not minutes: others wait for it 20 s."""
+"""So that a commit holds the writer lock for seconds, not minutes: others wait for it 30 s."""
 
 Work = Callable[[Connection], ObjectVersion | None]
 
@@ -148,6 +149,7 @@ class Batch:
         if self._pin is not None:
             self._pin.confirm()
         with self._parts.database.write() as tx:
+            self._changes = self._changes.dated(now_ms())
             for number, change in enumerate(self._waiting, 1):
                 try:
                     change.version = change.work(tx)

@@ -13,22 +13,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import grpc
-
 from gestalt_cas.errors import PeerStalled, ShuttingDown, StoreError
 from gestalt_cas.messages import status_of
+from gestalt_cas.observing.calls import GrpcCall
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 0.25
+_STANDSTILL_SECONDS = 1.0
+"""By how much a sweep has to be late for the whole process to have stood still, as after SIGSTOP."""
 
 
 class OpenCall:
     """One stream. `progress` is called by its handler whenever the peer has sent or taken something."""
 
-    def __init__(self, context: grpc.ServicerContext, what: str) -> None:
-        self.what = what
-        self.context = context
+    def __init__(self, request: GrpcCall) -> None:
+        self.request = request
+        self.context = request.context
         self.last_progress = time.monotonic()
         self.due: tuple[float, StoreError] | None = None
         self.ended = False
@@ -40,11 +41,17 @@ class OpenCall:
         """End the call with `error` when it is still open after `seconds`."""
         self.due = (time.monotonic() + seconds, error)
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count these last seconds against the caller."""
+        self.last_progress = min(time.monotonic(), self.last_progress + seconds)
+        if self.due is not None:
+            self.due = (self.due[0] + seconds, self.due[1])
+
     def overdue(self, now: float, idle_seconds: float) -> StoreError | None:
         if self.due is not None and now >= self.due[0]:
             return self.due[1]
         if now - self.last_progress > idle_seconds:
-            return PeerStalled(f"{self.what}: the caller made no progress for {idle_seconds:g} s")
+            return PeerStalled(f"{self.request.method.name}: the caller made no progress for {idle_seconds:g} s")
         return None
 
 
@@ -59,9 +66,9 @@ class Calls:
         self._sweeper: threading.Thread | None = None
 
     @contextmanager
-    def track(self, context: grpc.ServicerContext, what: str) -> Iterator[OpenCall]:
+    def track(self, request: GrpcCall) -> Iterator[OpenCall]:
         """Enter a stream for the block; raises ShuttingDown when the process is stopping."""
-        call = OpenCall(context, what)
+        call = OpenCall(request)
         with self._lock:
             if self.stopping.is_set():
                 raise ShuttingDown("the provider is stopping")
@@ -84,14 +91,18 @@ class Calls:
             end(call, ShuttingDown("the provider is stopping"))
 
     def _sweep(self) -> None:
+        before = time.monotonic()
         while not self.stopping.wait(_SWEEP_SECONDS):
             now = time.monotonic()
+            late, before = now - before - _SWEEP_SECONDS, now
             with self._lock:
                 calls = list(self._open)
             for call in calls:
+                if late > _STANDSTILL_SECONDS:
+                    call.excuse(late)
                 error = call.overdue(now, self.idle_seconds)
                 if error is not None and not call.ended:
-                    log.info("ended: %s", error)
+                    log.info("ended: %s", error, extra={"request_id": call.request.id})
                     end(call, error)
 
 
@@ -102,8 +113,10 @@ def end(call: OpenCall, error: StoreError) -> None:
     where that object is not found as expected, the public way has to do.
     """
     call.ended = True
+    status = status_of(error)
+    call.request.cut = status.name
     try:
-        code = status_of(error).value[0]
-        call.context._rpc_event.call.cancel(code, str(error)[:500])  # type: ignore[attr-defined]
+        text = call.request.told(str(error))
+        call.context._rpc_event.call.cancel(status.value[0], text)  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
         call.context.cancel()

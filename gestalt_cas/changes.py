@@ -29,9 +29,14 @@ NO_METADATA: Mapping[str, str] = MappingProxyType({})
 class Changes:
     """Changes to one store. Every `tx` is a write transaction of its database."""
 
-    def __init__(self, database: Database, payloads: Payloads) -> None:
+    def __init__(self, database: Database, payloads: Payloads, dated_ms: int | None = None) -> None:
         self._database = database
         self._payloads = payloads
+        self._dated_ms = dated_ms
+
+    def dated(self, now_ms: int) -> Changes:
+        """The same, all of one time: of changes that are made together no time names a moment between them."""
+        return Changes(self._database, self._payloads, now_ms)
 
     def put(
         self,
@@ -85,7 +90,7 @@ class Changes:
             return self._append(tx, target, None, 0, NO_HEADERS, NO_METADATA)
         found = versions.by_id(tx, target, version_id)
         if found is not None:
-            versions.remove(tx, found, now_ms())
+            versions.remove(tx, found, self._now_ms())
         return found
 
     def undelete(self, tx: Connection, key: ObjectKey) -> ObjectVersion:
@@ -97,8 +102,9 @@ class Changes:
             raise NoSuchKey(f"{target}: there is no version to bring back", delete_marker=bool(markers))
         if not markers:
             raise PreconditionFailed(f"{target} is not deleted")
-        for marker in markers:
-            versions.remove(tx, marker, now_ms())
+        at_ms = self._now_ms()
+        for marker in reversed(markers):  # the oldest first, so that what is then the newest is found at once
+            versions.remove(tx, marker, at_ms)
         return replace(history[len(markers)], current=True)
 
     def _append(
@@ -119,8 +125,11 @@ class Changes:
             metadata=metadata,
             suspended=self._database.settled(tx, store_settings.for_writing).suspended,
             counted=self._database.settled(tx, quotas.any_stand),
-            now_ms=now_ms(),
+            now_ms=self._now_ms(),
         )
+
+    def _now_ms(self) -> int:
+        return now_ms() if self._dated_ms is None else self._dated_ms
 
     def _target(self, tx: Connection, key: ObjectKey) -> ObjectKey:
         """`resolve`, asked once for many transactions."""

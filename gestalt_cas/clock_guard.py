@@ -15,7 +15,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from gestalt_cas import settings
+from gestalt_cas import history, settings
 from gestalt_cas.clock import instant
 from gestalt_cas.errors import ClockSuspect
 from gestalt_cas.parts import Parts
@@ -38,13 +38,13 @@ def require(parts: Parts, now_ms: int) -> None:
 def accept(parts: Parts, now_ms: int) -> None:
     """Take the clock for right from now on, whatever was before."""
     with parts.database.read() as tx:
-        commit_ms = _last_commit_ms(tx)
+        commit_ms = history.last(tx)[1]
     _note(parts, now_ms, commit_ms)
 
 
 def doubt(connection: Connection, now_ms: int) -> str:
     """Why the clock is not to be trusted, "" when it is."""
-    return judge(now_ms, _last_commit_ms(connection), settings.recall(connection, NOTE))
+    return judge(now_ms, history.last(connection)[1], settings.recall(connection, NOTE))
 
 
 def judge(now_ms: int, commit_ms: int, note: object) -> str:
@@ -65,11 +65,6 @@ def _note(parts: Parts, now_ms: int, accepted_ms: int) -> None:
 def _accepted_ms(note: object) -> int:
     found = note.get("accepted_ms") if isinstance(note, Mapping) else None
     return found if isinstance(found, int) else 0
-
-
-def _last_commit_ms(connection: Connection) -> int:
-    ((commit_ms,),) = connection.execute("SELECT commit_ms FROM counter").fetchall()
-    return int(commit_ms)
 
 
 def _told(now_ms: int, what: str, other_ms: int) -> str:

@@ -29,6 +29,7 @@ from enum import Enum, auto
 from typing import Any, Protocol, TypeVar, cast
 
 from gestalt_cas.errors import OutcomeUnknown, StoreError
+from gestalt_cas.figures import Histogram
 from gestalt_cas.sqlite import Connection, DriverError
 
 MOST_MEMBERS = 64
@@ -36,6 +37,7 @@ MOST_WEIGHT = 4 << 20
 """Bytes that the members of one group may put into the database together; one member may have more."""
 
 _LEAST_WAIT = 5.0
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 Result = TypeVar("Result")
 Work = Callable[[Connection], Any]
@@ -112,6 +114,8 @@ class Committer:
         self._lock = threading.Lock()
         self._waiting: deque[_Member] = deque()
         self._leader: _Member | None = None
+        self.sizes = Histogram(_SIZES)
+        """How many writers shared each COMMIT; added to under the writer lock."""
 
     def commit(self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float) -> Result:
         """Do the work in a write transaction and return its result once that is committed.
@@ -183,6 +187,7 @@ class Committer:
 
         def committed() -> None:
             _all_are(_Fate.SETTLED, [leader, *group])
+            self.sizes.add(1 + len(group))
 
         with self._begin(max(0.0, leader.deadline - time.monotonic()), committed=committed) as connection:
             self._gather(leader, group)
@@ -219,6 +224,7 @@ class Committer:
     def _alone(self, member: _Member) -> None:
         def committed() -> None:
             member.fate = _Fate.SETTLED
+            self.sizes.add(1)
 
         member.error = None
         try:

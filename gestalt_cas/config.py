@@ -85,6 +85,27 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class Telemetry:
+    """What the outside gets to see. `metrics` and `healthz` say who may read; `log_format` "" changes nothing."""
+
+    metrics: str = "off"
+    healthz: str = "off"
+    statistics_seconds: float = 300.0
+    open_telemetry: bool = True
+    spans_per_second: float = 100.0
+    log_format: str = ""
+    log_calls: str = "faults"
+
+    @property
+    def pages(self) -> bool:
+        """Whether there is a page for anybody."""
+        return self.metrics != "off" or self.healthz != "off"
+
+
+_Group = Limits | Collection | Retention | Telemetry
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A valid configuration. `settings` holds the given `STORE_KEYS` under their dotted names, and nothing else."""
 
@@ -94,6 +115,7 @@ class Config:
     gc: Collection = Collection()
     retention: Retention = Retention()
     http: Http = Http()
+    telemetry: Telemetry = Telemetry()
     signing: KeyPair | None = None
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -158,6 +180,7 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         gc=Collection(**_given("gc", Collection, values)),
         retention=Retention(**_given("retention", Retention, values)),
         http=_http(values),
+        telemetry=Telemetry(**_given("telemetry", Telemetry, values)),
         signing=_signing(values),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
     )
@@ -273,7 +296,7 @@ def _typed(value: Any, part: Mapping[str, Any]) -> object:
     return int(value) if part["type"] == "integer" else float(value) if part["type"] == "number" else value
 
 
-def _given(group: str, kind: type[Limits | Collection | Retention], values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(group: str, kind: type[_Group], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a group of keys has, under the names of the fields: `max_object_bytes` for `maxObjectBytes`."""
     given: dict[str, Any] = {}
     for member in fields(kind):

@@ -21,17 +21,19 @@ from typing import Any, TypeVar, cast
 
 from gestalt_cas import schema, sqlite, wal
 from gestalt_cas.commits import Committer
+from gestalt_cas.database_faults import AFTER_DAMAGE, AFTER_IO_ERROR, Faults
 from gestalt_cas.errors import (
     DatabaseDamaged,
-    DiskFull,
     OutcomeUnknown,
     SchemaTooNew,
     ShuttingDown,
     StoreBusy,
-    StoreError,
 )
+from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
+from gestalt_cas.place import Place
+from gestalt_cas.platforms import SQLITE_PRAGMAS
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -39,18 +41,15 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-WRITE_TIMEOUT = 20.0
-"""Seconds that a write waits for the writer lock before StoreBusy; hosts end a call after 30, without the reason."""
+WRITE_TIMEOUT = 30.0
+"""Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
 _JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
 _IDLE_READERS = 16
-_AFTER_IO_ERROR, _AFTER_DAMAGE = "quick_check", "integrity_check"
-"""SQLite's checks; only the second compares indexes with their tables."""
 _PROBE = "UPDATE settings SET value = value WHERE 0"
 """Changes nothing, and fails on a connection that cannot write. SQLite opens its files for reading only when it cannot
 have more at that moment (too many open files, a passing error), says nothing of it, and stays with that."""
-_CHECK_IS_DUE = "the next write checks the database before it does anything"
 
 _abandoned: list[Connection] = []
 """Connections that could not be closed under write.lock; kept, since collecting one would close it."""
@@ -72,6 +71,8 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         if mode != "ro":
             connection.execute("PRAGMA synchronous=FULL")
+            for pragma in SQLITE_PRAGMAS:
+                connection.execute(pragma)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
             connection.execute("PRAGMA cache_size=-16384")
@@ -91,12 +92,10 @@ class Database:
         self._pool_lock = threading.Lock()
         self._readers: list[Connection] = []
         self._closed = False
-        self._suspect = ""  # the check that is due before the next write
-        self._refusal = ""
-        self._failing = ""
-        self._found_no_room = False
+        self._faults = Faults(layout.root)
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
+        self.place = Place(layout)
         self._committer = Committer(self._shared_write)
         self._data_version: object = None
         self._answers: dict[Callable[[Connection], Any], Any] = {}
@@ -111,7 +110,7 @@ class Database:
             connection.execute("COMMIT")
         except DriverError as error:
             self._discard(connection)
-            raise self._noted(error) from error
+            raise self._faults.noted(error) from error
         except BaseException:
             self._give_back(connection)
             raise
@@ -119,14 +118,15 @@ class Database:
 
     @contextmanager
     def write(
-        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None
+        self, timeout: float = WRITE_TIMEOUT, *, committed: Callable[[], None] | None = None, relieve: bool = True
     ) -> Iterator[Connection]:
         """One write transaction for the block, committed at its end, rolled back when the block raises.
 
-        `committed` is called after the COMMIT, before any other writer gets its turn.
+        `committed` is called after the COMMIT, before any other writer gets its turn. Not to `relieve` leaves a long
+        WAL to whoever commits next: for who has kept the others waiting already, and calls `tend_wal` later.
         Raises StoreBusy, StoreFull, StorageFault, DatabaseDamaged (nothing changed) or OutcomeUnknown.
         """
-        with self._shared_write(timeout, committed=committed, small=False) as connection:
+        with self._shared_write(timeout, committed=committed, small=False, relieve=relieve) as connection:
             try:
                 yield connection
             finally:
@@ -135,12 +135,17 @@ class Database:
 
     @contextmanager
     def _shared_write(
-        self, timeout: float, *, committed: Callable[[], None] | None = None, small: bool = True
+        self,
+        timeout: float,
+        *,
+        committed: Callable[[], None] | None = None,
+        small: bool = True,
+        relieve: bool = True,
     ) -> Iterator[Connection]:
         """`write` for what changes versions and payloads only, so that `settled` may keep its answers."""
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
-            if self._found_no_room:
+            if self._faults.no_room:
                 self._begin_wal_anew(connection)
                 connection = self._sound_writer()  # another one, if the disk failed
             try:
@@ -149,14 +154,15 @@ class Database:
                 yield connection
             except DriverError as error:
                 self._roll_back(connection)
-                raise self._noted(error) from error
+                raise self._faults.noted(error) from error
             except BaseException:
                 self._roll_back(connection)
                 raise
             self._commit(connection)
             if committed is not None:
                 committed()
-            self._relieve(connection, small=small)
+            if relieve:
+                self._relieve(connection, small=small)
 
     def commit(
         self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float = WRITE_TIMEOUT
@@ -175,7 +181,7 @@ class Database:
             answer = question(connection)
         except DriverError as error:
             self._discard(connection)
-            raise self._noted(error) from error
+            raise self._faults.noted(error) from error
         except BaseException:
             self._give_back(connection)
             raise
@@ -205,7 +211,7 @@ class Database:
             try:
                 return self._wal.cut(connection) if restart else self._wal.move(connection)
             except DriverError as error:
-                raise self._noted(error) from error
+                raise self._faults.noted(error) from error
 
     def tend_wal(self, timeout: float = 5.0) -> None:
         """Shorten the WAL as far as its length asks for it; for the background work."""
@@ -215,7 +221,7 @@ class Database:
                 try:
                     self._wal.tend(connection)
                 except DriverError as error:
-                    raise self._noted(error) from error
+                    raise self._faults.noted(error) from error
 
     def mend(self, work: Callable[[Connection], None], timeout: float = WRITE_TIMEOUT, *, vacuum: bool = False) -> None:
         """Run `work` in a write transaction although the database may be known to be damaged, and judge it anew then.
@@ -227,7 +233,7 @@ class Database:
             if self._closed:
                 raise ShuttingDown("the store is closed")
             self._close_connections()
-            self._suspect = _AFTER_DAMAGE
+            self._faults.due = AFTER_DAMAGE
             connection = connect(self._layout.database)
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -237,10 +243,10 @@ class Database:
                 if vacuum:
                     connection.execute("VACUUM")
             except DriverError as error:
-                raise self._noted(error) from error
+                raise self._faults.noted(error) from error
             finally:
                 connection.close()
-            self._refusal = ""
+            self._faults.refusal = ""
             self._reopen()
 
     def recover(self, timeout: float = 5.0) -> None:
@@ -248,7 +254,7 @@ class Database:
 
         Raises what a write would raise when the disk still fails.
         """
-        if self._failing and not self._refusal:
+        if self._faults.passing:
             with self._writer_lock.held(timeout):
                 self._sound_writer()
 
@@ -258,9 +264,14 @@ class Database:
         return self._wal.bytes
 
     @property
+    def group_sizes(self) -> Distribution:
+        """How many writers of this process shared each COMMIT since the database was opened."""
+        return self._committer.sizes.read()
+
+    @property
     def fault(self) -> str:
         """Why writes are refused, for good or until the disk works again; "" while they are not."""
-        return self._refusal or self._failing
+        return self._faults.told
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
         """Close every connection under write.lock; a second call does nothing. Returns whether all are closed.
@@ -282,6 +293,7 @@ class Database:
         return True
 
     def _borrow(self) -> Connection:
+        self.place.glance()
         with self._pool_lock:
             if self._closed:
                 raise ShuttingDown("the store is closed")
@@ -290,13 +302,13 @@ class Database:
         try:
             connection = connect(self._layout.database)
         except DatabaseDamaged as damage:
-            self._suspect_damage(damage)
+            self._faults.suspect_damage(damage)
             raise
         try:
             connection.execute("PRAGMA query_only=ON")
         except DriverError as error:
             self._discard(connection)
-            raise self._noted(error) from error
+            raise self._faults.noted(error) from error
         return connection
 
     def _close_connections(self) -> None:
@@ -320,7 +332,7 @@ class Database:
             try:
                 connection.execute("ROLLBACK")
             except DriverError as error:
-                self._note_fault(error)
+                self._faults.note(error)
                 self._discard(connection)
                 return
         with self._pool_lock:
@@ -344,11 +356,12 @@ class Database:
         """The writer's connection; after a fault, a new one on a database that passed a check."""
         if self._closed:
             raise ShuttingDown("the store is closed")
-        if self._refusal:
-            raise DatabaseDamaged(self._refusal)
+        self.place.require()
+        if self._faults.refusal:
+            raise DatabaseDamaged(self._faults.refusal)
         if not self._proven and self._writer is not None:
             self._prove(self._writer)
-        if self._suspect or self._writer is None:
+        if self._faults.due or self._writer is None:
             self._reopen()
         assert self._writer is not None
         return self._writer
@@ -358,21 +371,20 @@ class Database:
         try:
             connection.execute(_PROBE)
         except DriverError as error:
-            failure = self._noted(error)
+            failure = self._faults.noted(error)
             if not sqlite.is_read_only(error):
                 raise failure from error
         self._proven = True
 
     def _reopen(self) -> None:
-        check = self._suspect or _AFTER_IO_ERROR
+        check = self._faults.due or AFTER_IO_ERROR
         self._close_connections()
         try:
             self._writer = self._checked(check)
         except DatabaseDamaged as damage:
-            self._refusal = f"writes are refused: {damage}"
-            log.error("%s", self._refusal)
+            self._faults.refuse(damage)
             raise
-        self._suspect = self._failing = ""
+        self._faults.passed()
         log.warning("database reopened after a fault; it passed the %s", check)
 
     def _checked(self, check: str) -> Connection:
@@ -384,7 +396,7 @@ class Database:
                 connection.execute(_PROBE)
         except DriverError as error:
             connection.close()
-            raise self._noted(error) from error
+            raise self._faults.noted(error) from error
         if found != "ok":
             connection.close()
             raise DatabaseDamaged(f"the database is damaged: {found}")
@@ -409,7 +421,7 @@ class Database:
             connection.execute("COMMIT")
         except DriverError as error:
             self._roll_back(connection)
-            failure = self._noted(error)
+            failure = self._faults.noted(error)
             if sqlite.is_io_error(error):
                 failure = OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}")
             raise failure from error
@@ -422,50 +434,23 @@ class Database:
             try:
                 connection.execute("ROLLBACK")
             except DriverError as error:
-                self._note_fault(error)
+                self._faults.note(error)
 
     def _begin_wal_anew(self, connection: Connection) -> None:
         """After a write found no room: let the next ones use the room that the WAL has, instead of lengthening it.
 
         Tried here and not at once, since by now the reserve may have been given up; the database may have to grow.
         """
-        self._found_no_room = False
+        self._faults.no_room = False
         try:
             self._wal.begin_anew(connection)
         except DriverError as error:  # a disk that failed has the database checked; one without room says so again
-            self._noted(error)
-
-    def _noted(self, error: Exception) -> StoreError:
-        """The store's word for a driver error, which is remembered for the writes to come."""
-        self._note_fault(error)
-        failure = sqlite.translate(error)
-        if not isinstance(failure, DiskFull):
-            return failure
-        self._found_no_room = True
-        return DiskFull(f"{failure}; it holds {self._layout.root}")
-
-    def _note_fault(self, error: Exception) -> None:
-        if sqlite.is_io_error(error) or sqlite.is_read_only(error):
-            self._suspect = self._suspect or _AFTER_IO_ERROR
-            self._failing = f"the disk failed: {error}; {_CHECK_IS_DUE}"
-            log.error("I/O error of the database: %s", error)
-        elif sqlite.is_damage(error):
-            self._suspect_damage(sqlite.translate(error))
-
-    def _suspect_damage(self, damage: StoreError) -> None:
-        """Have the whole database checked before the next write.
-
-        Nothing is refused yet: SQLite also calls its file malformed when the disk fails to read a page of it, and that
-        may pass.
-        """
-        self._suspect = _AFTER_DAMAGE
-        self._failing = f"{damage}; {_CHECK_IS_DUE}"
-        log.error("%s", damage)
+            self._faults.noted(error)
 
     def _relieve(self, connection: Connection, *, small: bool) -> None:
         try:
             self._wal.relieve(connection, small=small)
         except DriverError as error:
             # The commit stands and has been promised; the next write meets the fault in its own right.
-            self._note_fault(error)
+            self._faults.note(error)
             log.warning("checkpoint after a commit failed: %s", error)

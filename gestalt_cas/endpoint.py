@@ -1,4 +1,4 @@
-"""The HTTP endpoint: what the bearer of a presigned URL may do, and nothing else.
+"""The HTTP endpoint: what the bearer of a presigned URL may do, and the pages of `http_monitoring.py`; nothing else.
 
 aiohttp serves on a thread with an event loop of its own; store calls run on pools of threads, so slow peers cost a
 little memory each and never a gRPC thread. Targets are read raw (`urls.py`), signatures are judged before anything is
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -34,9 +34,11 @@ from gestalt_cas.errors import (
     TooManyStreams,
 )
 from gestalt_cas.http_downloads import Download
+from gestalt_cas.http_monitoring import Monitoring
 from gestalt_cas.http_uploads import Upload
 from gestalt_cas.mounts import Mount, Mounts
 from gestalt_cas.objects import ByteRange, Conditions, ObjectKey, ObjectVersion
+from gestalt_cas.observing.calls import ABORTED, HTTP, HttpCall, Observer
 from gestalt_cas.urls import RequestTarget
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ _EXPOSED = (
     "ETag, Content-Length, Content-Range, Last-Modified, x-amz-version-id, x-amz-delete-marker, x-amz-missing-meta"
 )
 _PREFLIGHT_SECONDS = "3600"
+_METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "TRACE", "CONNECT"})
+"""Those that are counted under their own names."""
 
 Result = TypeVar("Result")
 
@@ -78,8 +82,14 @@ Result = TypeVar("Result")
 class Endpoint:
     """The handlers of the HTTP server. Lives on the event loop of `http_server.HttpServer`."""
 
-    def __init__(self, mounts: Mounts, concurrent_writes: int) -> None:
+    def __init__(
+        self, mounts: Mounts, concurrent_writes: int, observer: Observer | None, monitoring: Monitoring | None
+    ) -> None:
         self._mounts = mounts
+        self._observer = observer or Observer()
+        self._methods = {name: self._observer.method(HTTP, name) for name in _METHODS}
+        self._other = self._observer.method(HTTP, "_OTHER")
+        self._monitoring = monitoring
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
         self._senders = ThreadPoolExecutor(SEND_THREADS, thread_name_prefix="gestalt-cas-http-send")
         self._writers = ThreadPoolExecutor(concurrent_writes, thread_name_prefix="gestalt-cas-http-write")
@@ -88,26 +98,53 @@ class Endpoint:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every failure becomes S3's XML."""
-        request_id = secrets.token_hex(8)
-        origin = request.headers.get("Origin", "")
+        page = await self._page(request)
+        if page is not None:
+            return page
+        call = HttpCall(self._observer, self._methods.get(request.method, self._other), request.headers)
         try:
             with self._mounts.use() as mount:
-                shared = _cors_fields(mount, origin) | {"x-amz-request-id": request_id, "Server": "gestalt-cas"}
-                try:
-                    return await self._serve(request, mount, shared)
-                except StoreError as error:
-                    return _failure(request, error, shared, request_id)
-                except Exception as error:
-                    if isinstance(error, ConnectionError):
-                        raise  # the caller has gone: http_server.Connection passes it over
-                    log.error("%s: unexpected %s", request.method, type(error).__name__, exc_info=error)
-                    return _failure(request, StoreError("internal error"), shared, request_id)
+                return await self._answered(request, mount, call)
         except StoreError as error:
-            return _failure(request, error, {"x-amz-request-id": request_id}, request_id)
+            return _failure(request, error, {"x-amz-request-id": call.id}, call)
+        finally:
+            call.end(ABORTED, failed=True)  # does nothing when the request has been answered
 
-    async def _serve(self, request: web.BaseRequest, mount: Mount, shared: Mapping[str, str]) -> web.StreamResponse:
+    async def _page(self, request: web.BaseRequest) -> web.StreamResponse | None:
+        """One of the pages for whoever watches this server, if the request is for one that its sender may see."""
+        monitoring = self._monitoring
+        if monitoring is None or not monitoring.named(request):
+            return None
+        try:
+            with self._mounts.use() as mount:
+                if monitoring.allowed(request, mount.config.telemetry):
+                    return await self._run(lambda: monitoring.answer(request, mount))
+        except StoreError as error:
+            log.info("%s cannot be answered: %s", request.path, error)
+        return None
+
+    async def _answered(self, request: web.BaseRequest, mount: Mount, call: HttpCall) -> web.StreamResponse:
+        shared = _cors_fields(mount, request.headers.get("Origin", ""))
+        shared |= {"x-amz-request-id": call.id, "Server": "gestalt-cas"}
+        try:
+            response = await self._serve(request, mount, shared, call)
+        except StoreError as error:
+            return _failure(request, error, shared, call)
+        except Exception as error:
+            if isinstance(error, ConnectionError):
+                raise  # the caller has gone: http_server.Connection passes it over
+            log.error("%s: unexpected %s", request.method, type(error).__name__, exc_info=error)
+            return _failure(request, StoreError("internal error"), shared, call)
+        call.end(str(response.status))
+        return response
+
+    async def _serve(
+        self, request: web.BaseRequest, mount: Mount, shared: Mapping[str, str], call: HttpCall
+    ) -> web.StreamResponse:
         if request.method == "OPTIONS":
             return _preflight(request, shared)
+        if not mount.config.http.enabled:
+            raise SignatureDoesNotMatch("AccessDenied", "presigned URLs are switched off")
         target = _authenticated(request, mount)
         handlers: dict[str, Callable[..., Awaitable[web.StreamResponse]]] = {
             "GET": self._get,
@@ -122,11 +159,10 @@ class Endpoint:
             if name in _SUBRESOURCES:
                 raise NotImplementedHere(f"the subresource {name} is not offered here")
         key = ObjectKey(target.key.bucket, mount.config.key_prefix + target.key.key)
-        return await serve(request, mount, target, key, shared)
+        return await serve(_Asked(request, mount, target, key, shared, call))
 
-    async def _head(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _head(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, _ = asked
         conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
         overrides = _overrides(target)
         version = await self._run(
@@ -138,9 +174,8 @@ class Endpoint:
         await response.prepare(request)
         return response
 
-    async def _get(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _get(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, call = asked
         conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
         select = _part(request)
         overrides = _overrides(target)
@@ -154,8 +189,8 @@ class Endpoint:
             fields = {**shared, **http_fields.object_fields(version, overrides)}
             response = _opened(version, reader.offset, reader.length, select(version), fields)
             await response.prepare(request)
+            download = Download(request, reader, self._senders, mount.config.limits.stream_idle_seconds)
             try:
-                download = Download(request, reader, self._senders, mount.config.limits.stream_idle_seconds)
                 await download.send(response)
             except Exception as error:
                 # The status has left, so the only way to say that the body is not whole is to cut it off.
@@ -164,11 +199,13 @@ class Endpoint:
                 if not isinstance(error, StoreError | TimeoutError):
                     raise
                 log.warning("GET %s ended early: %s", key, error if str(error) else "the caller made no progress")
+                call.cut = ABORTED
+            finally:
+                call.sent = download.sent
         return response
 
-    async def _put(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _put(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, call = asked
         fields = http_fields.joined(request.headers.items())
         conditions = Conditions(
             fields.get("if-match", ""),
@@ -182,8 +219,7 @@ class Endpoint:
             raise TooManyStreams("too many uploads at once; see limits.concurrentWrites")
         self._uploads += 1
         try:
-            version = await asyncio.get_running_loop().run_in_executor(
-                self._writers,
+            version = await self._run(
                 lambda: mount.store.write(
                     key,
                     upload.pieces(),
@@ -193,15 +229,16 @@ class Endpoint:
                     expected_bytes=request.content_length or 0,
                     confirm=upload.confirm,
                 ),
+                self._writers,
             )
         finally:
             self._uploads -= 1
+            call.received = upload.received
         answer = {**shared, "ETag": version.etag, "x-amz-version-id": version.version_id, **upload.verified_fields()}
         return await _empty(request, 200, answer)
 
-    async def _delete(
-        self, request: web.BaseRequest, mount: Mount, target: RequestTarget, key: ObjectKey, shared: Mapping[str, str]
-    ) -> web.StreamResponse:
+    async def _delete(self, asked: _Asked) -> web.StreamResponse:
+        request, mount, target, key, shared, _ = asked
         version_id = target.parameter("versionId")
         for name in request.headers:
             # Passing over a condition would remove what the caller did not mean.
@@ -223,8 +260,20 @@ class Endpoint:
         self._senders.shutdown(wait=False)
         self._writers.shutdown(wait=False)
 
-    async def _run(self, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+    async def _run(self, call: Callable[[], Result], on: ThreadPoolExecutor | None = None) -> Result:
+        """Run a call on a thread, which then knows whose request it works on."""
+        return await asyncio.get_running_loop().run_in_executor(on or self._readers, copy_context().run, call)
+
+
+class _Asked(NamedTuple):
+    """A request whose signature is good, and what it is for; `shared` are fields that every answer has."""
+
+    request: web.BaseRequest
+    mount: Mount
+    target: RequestTarget
+    key: ObjectKey
+    shared: Mapping[str, str]
+    call: HttpCall
 
 
 def _authenticated(request: web.BaseRequest, mount: Mount) -> RequestTarget:
@@ -315,6 +364,14 @@ def _preflight(request: web.BaseRequest, shared: Mapping[str, str]) -> web.Strea
 
 
 def _failure(
+    request: web.BaseRequest, error: StoreError, shared: Mapping[str, str], call: HttpCall
+) -> web.StreamResponse:
+    response = _error_response(request, error, shared, call.id)
+    call.end(str(response.status), failed=True, reason=str(error))
+    return response
+
+
+def _error_response(
     request: web.BaseRequest, error: StoreError, shared: Mapping[str, str], request_id: str
 ) -> web.StreamResponse:
     if isinstance(error, NotModified):

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
-from gestalt_cas import clock_guard, pins, reachability, removals, strays
+from gestalt_cas import clock_guard, pins, reachability, releases, removals, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -119,8 +119,7 @@ class Collector:
         if grace_seconds:
             clock_guard.require(self._parts, begun_ms)
         staging = self._parts.blobs.staging.clean()
-        while self._on_reserve(self._release):
-            tell("letting go of what deleted snapshots kept", 0, 0)
+        releases.release(self._parts, lambda done: tell("letting go of what deleted snapshots kept", done, 0))
         for first in range(FAN_OUT):
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
@@ -160,7 +159,10 @@ class Collector:
                     break
                 with self._parts.database.read() as tx:
                     total += reachability.unreached_bytes(tx, first)
-            found = Reclaimable(total, exact)
+            with self._parts.database.read() as tx:
+                # What deleted snapshots kept comes on top of it.
+                kept, more = removals.to_release(tx)
+            found = Reclaimable(total, exact and not kept and more is None)
             self._estimate = (time.monotonic(), found)
             return found
 
@@ -180,14 +182,6 @@ class Collector:
         )
 
     # ---- looking ----
-
-    def _release(self) -> bool:
-        """Let go of some payloads that were kept for snapshots which have gone; False when there are none."""
-        with self._parts.database.read() as tx:
-            if not removals.any_to_release(tx):
-                return False  # without a commit, as mostly
-        with self._parts.database.write() as tx:
-            return bool(removals.release(tx))
 
     def _record(self, first: int) -> None:
         """Record what is unreachable among the digests that begin with this byte, and commit that.
@@ -224,16 +218,15 @@ class Collector:
 
     def _foresee(self, until_ms: int, tell: Progress) -> Collected:
         staging = self._parts.blobs.staging.clean(dry_run=True)
-        ripe: list[Garbage] = []
-        fresh: list[int] = []
+        found, since = releases.foreseen(self._parts), dict[bytes, int]()
         for first in range(FAN_OUT):
-            found, before = self._look(first)
-            for garbage in found:
-                if before.get(garbage.digest, now_ms()) <= until_ms:
-                    ripe.append(garbage)
-                else:
-                    fresh.append(garbage.size)
+            more, before = self._look(first)
+            found += more
+            since |= before
             tell(_LOOKING, first + 1, FAN_OUT)
+        at = now_ms()
+        ripe = [garbage for garbage in found if since.get(garbage.digest, at) <= until_ms]
+        fresh = [garbage.size for garbage in found if since.get(garbage.digest, at) > until_ms]
         return self._foreseen(ripe, fresh, staging)
 
     def _foreseen(self, ripe: list[Garbage], fresh: list[int], staging: int) -> Collected:

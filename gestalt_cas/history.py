@@ -98,16 +98,6 @@ def horizons(connection: Connection) -> dict[str, Horizon]:
     return {bucket: Horizon(seq, ms) for bucket, seq, ms in rows}
 
 
-def buckets(connection: Connection) -> list[str]:
-    """Names of the buckets of which there is any row, in byte order, one index seek each."""
-    names: list[str] = []
-    rows = connection.execute("SELECT min(bucket) FROM versions").fetchall()
-    while rows[0][0] is not None:
-        names.append(rows[0][0])
-        rows = connection.execute("SELECT min(bucket) FROM versions WHERE bucket > ?", (names[-1],)).fetchall()
-    return names
-
-
 def seq_at(connection: Connection, ms: int) -> int:
     """The last sequence whose commit time is at most `ms` (Unix milliseconds); 0 when there is none.
 

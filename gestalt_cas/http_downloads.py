@@ -18,6 +18,7 @@ import termios
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextvars import copy_context
 from enum import Enum, auto
 from mmap import mmap
 from typing import TypeVar
@@ -25,6 +26,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from gestalt_cas.chunks import CHUNK_BYTES
+from gestalt_cas.patience import within
 from gestalt_cas.store import ObjectReader
 
 Result = TypeVar("Result")
@@ -55,6 +57,7 @@ class Download:
         self._pieces = reader.pieces(memoryview(mmap(-1, max(1, min(CHUNK_BYTES, reader.version.size)))))
         self._rest = memoryview(b"")
         self._left = False
+        self.sent = 0
 
     async def send(self, response: web.StreamResponse) -> None:
         """Send the whole body, the head before it; when this ends, no thread is in the reader any more.
@@ -81,8 +84,8 @@ class Download:
         # A copy, because newer versions of asyncio keep a reference and the buffer is filled anew.
         first = bytes(self._rest[:_FIRST_BYTES])
         self._rest = self._rest[len(first) :]
-        async with asyncio.timeout(self._idle_seconds):
-            await response.write(first)
+        await within(self._idle_seconds, response.write(first))
+        self.sent += len(first)
         return len(first)
 
     async def _emptied(self) -> socket.socket:
@@ -93,8 +96,7 @@ class Download:
         low, high = transport.get_write_buffer_limits()
         transport.set_write_buffer_limits(0)
         try:
-            async with asyncio.timeout(self._idle_seconds):
-                await self._request.writer.drain()
+            await within(self._idle_seconds, self._request.writer.drain())
         finally:
             transport.set_write_buffer_limits(high, low)
         if transport.is_closing():
@@ -126,6 +128,7 @@ class Download:
                     return _Turn.FULL
             else:
                 self._rest = self._rest[sent:]
+                self.sent += sent
             if self._left or time.monotonic() > end:
                 return _Turn.OVER
         return _Turn.DONE
@@ -152,7 +155,7 @@ class Download:
             waiting.cancel()
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
-        coming = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        coming = asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, call)
         try:
             return await asyncio.shield(coming)
         finally:

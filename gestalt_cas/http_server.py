@@ -23,7 +23,10 @@ from aiohttp import web
 from gestalt_cas import http_errors
 from gestalt_cas.endpoint import MAX_LINE_BYTES, Endpoint
 from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.http_monitoring import Monitoring
 from gestalt_cas.mounts import Mounts
+from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.readings import Readings
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +40,20 @@ _TURNS = 5
 class HttpServer:
     """A listening endpoint. `host` and `port` are where it really listens."""
 
-    def __init__(self, mounts: Mounts, listener: socket.socket, concurrent_writes: int) -> None:
+    def __init__(
+        self,
+        mounts: Mounts,
+        listener: socket.socket,
+        concurrent_writes: int,
+        observer: Observer | None = None,
+        readings: Readings | None = None,
+    ) -> None:
         self.host, self.port = listener.getsockname()[:2]
         self._mounts = mounts
         self._listener = listener
         self._concurrent_writes = concurrent_writes
+        self._observer = observer
+        self._readings = readings
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._ready = threading.Event()
@@ -73,7 +85,8 @@ class HttpServer:
             self._loop.close()
 
     async def _serve(self) -> None:
-        endpoint = Endpoint(self._mounts, self._concurrent_writes)
+        monitoring = Monitoring(self._readings) if self._readings is not None else None
+        endpoint = Endpoint(self._mounts, self._concurrent_writes, self._observer, monitoring)
         server = _Server(
             endpoint.handle,
             access_log=None,

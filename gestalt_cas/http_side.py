@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from gestalt_cas.config import Config
 from gestalt_cas.errors import StoreError
+from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.readings import Readings
 from gestalt_cas.store import Store
 
 if TYPE_CHECKING:
@@ -30,9 +32,11 @@ KEYS_NOTE = "signing.configured"
 
 
 class HttpSide:
-    """Listens as the configuration in force says. Thread-safe."""
+    """Listens as the configuration in force says. Thread-safe. `observer` and `readings` are for its pages."""
 
-    def __init__(self) -> None:
+    def __init__(self, observer: Observer | None = None) -> None:
+        self.observer = observer
+        self.readings: Readings | None = None
         self._lock = threading.Lock()
         self._server: HttpServer | None = None
         self._listening = ("", "", 0)
@@ -45,18 +49,18 @@ class HttpSide:
 
     @contextmanager
     def attached(self, store: Store, config: Config, mounts: Mounts) -> Iterator[str]:
-        """Listen for `config`; in the block, which puts it into force, stands its public URL ("": switched off).
+        """Listen for `config`; in the block, which puts it into force, stands its public URL ("": none to be signed).
 
         When the block raises, everything is as before. Raises StoreUnusable when the address cannot be had.
         """
         with self._lock:
             before, wanted = self._server, (str(store.directory), config.http.host, config.http.port)
             server = None
-            if config.http.enabled:
+            if config.http.enabled or config.telemetry.pages:
                 port = config.http.port or self._remembered(store)
                 server = before if self._keeps(wanted, port) else self._started(config, port, mounts)
             try:
-                yield (config.http.public_url or server.url) if server is not None else ""
+                yield (config.http.public_url or server.url) if server is not None and config.http.enabled else ""
             except BaseException:
                 if server is not None and server is not before:
                     server.stop()
@@ -82,7 +86,7 @@ class HttpSide:
         from gestalt_cas import http_server
 
         listener = http_server.listen(config.http.host, port, fixed=bool(config.http.port))
-        return http_server.HttpServer(mounts, listener, config.limits.concurrent_writes)
+        return http_server.HttpServer(mounts, listener, config.limits.concurrent_writes, self.observer, self.readings)
 
     @staticmethod
     def _remembered(store: Store) -> int:

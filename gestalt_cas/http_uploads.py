@@ -12,9 +12,9 @@ import binascii
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
-from typing import Protocol
+from typing import Any, Protocol
 
 import google_crc32c
 from aiohttp import web
@@ -23,6 +23,7 @@ from aiohttp.http import HttpVersion11
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import BadDigest, Cancelled, InvalidArgument, NotImplementedHere, ObjectTooLarge, PeerStalled
 from gestalt_cas.http_fields import META
+from gestalt_cas.patience import within
 
 
 class _Hash(Protocol):
@@ -72,6 +73,7 @@ class Upload:
         _refuse_unsupported(request)
         if request.content_length is not None and request.content_length > limits.max_object_bytes:
             raise ObjectTooLarge(f"the object is larger than limits.maxObjectBytes ({limits.max_object_bytes} bytes)")
+        self.received = 0
         self._expected = _expected(request)
         self._hashes = {name: _CHECKSUMS[name][0]() for name in self._expected}
         sha256 = request.headers.get("x-amz-content-sha256", "").lower()
@@ -90,6 +92,7 @@ class Upload:
         while piece := self._wait(self._request.content.readany()):
             for hasher in self._hashes.values():
                 hasher.update(piece)
+            self.received += len(piece)
             yield piece
 
     def confirm(self) -> None:
@@ -105,24 +108,19 @@ class Upload:
     async def _continue(self) -> None:
         await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _wait(self, coming: object) -> bytes:
-        waiting = _limited(coming, self._idle_seconds)
+    def _wait(self, coming: Coroutine[Any, Any, bytes | None]) -> bytes:
+        waiting = within(self._idle_seconds, coming)
         try:
             future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
         except RuntimeError:  # the loop is closed
             waiting.close()
             raise Cancelled("the upload was cut off: the endpoint has stopped") from None
         try:
-            return future.result()
+            return future.result() or b""
         except TimeoutError:
             raise PeerStalled(f"the upload made no progress for {self._idle_seconds:g} s") from None
         except (web.RequestPayloadError, ConnectionError, CancelledError, EOFError) as error:
             raise Cancelled(f"the upload was cut off: {error}") from None
-
-
-async def _limited(coming: object, seconds: float) -> bytes:
-    async with asyncio.timeout(seconds):
-        return await coming  # type: ignore[no-any-return, misc]
 
 
 def _refuse_unsupported(request: web.BaseRequest) -> None:

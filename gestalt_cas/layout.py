@@ -168,7 +168,8 @@ class Layout:
         if not self.root.is_dir():
             raise StoreUnusable(f"cannot use {self.root} as a data directory: it is not a directory")
         if not os.access(self.root, os.W_OK | os.X_OK):
-            raise StoreUnusable(f"cannot use {self.root} as a data directory: it is not writable for this user")
+            reason = "its file system is read-only" if self.read_only() else "it is not writable for this user"
+            raise StoreUnusable(f"cannot use {self.root} as a data directory: {reason}")
 
     def refuse_strangers(self) -> None:
         """Raise StoreUnusable when the directory holds what no store does."""
@@ -216,6 +217,10 @@ class Layout:
                     f"{self.root} holds payloads but no {_DATABASE}: put the database back from a backup, or name "
                     "another directory"
                 )
+
+    def read_only(self) -> bool:
+        """Whether the file system is mounted for reading only."""
+        return bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
 
     def full(self) -> bool:
         """Whether the file system has no room for even the few pages that opening a database takes."""

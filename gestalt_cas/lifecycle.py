@@ -19,6 +19,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from gestalt_cas import __version__, config, messages, sqlite, wire_pb2
 from gestalt_cas.errors import NotEnabled, StoreError, StoreUnusable
 from gestalt_cas.mounts import Mounts
+from gestalt_cas.observing.calls import GRPC, GrpcCall, Observer
 from gestalt_cas.rpc import Handler, abort
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Configurable(Protocol):
     """What the service configures: the provider with its pools and limits."""
 
     mounts: Mounts
+    observer: Observer
 
     def configure(self, config: config.Config) -> None: ...
 
@@ -46,7 +48,7 @@ class LifecycleService(grpc.GenericRpcHandler):
         self._warnings = warnings
         self._name, self._protocol = "", NEWEST_PROTOCOL
         self._handlers: dict[str, Handler] = {
-            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(_behaviour(name, serve))
+            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._behaviour(name, serve))
             for name, serve in (
                 ("GetProviderIdentity", _bare(self._identity)),
                 ("ConfigureProvider", self._configure),
@@ -57,6 +59,25 @@ class LifecycleService(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         return self._handlers.get(details.method)
+
+    def _behaviour(self, name: str, serve: Callable[[bytes], Message]) -> Callable[[Any, grpc.ServicerContext], bytes]:
+        observer = self._provider.observer
+        method = observer.method(GRPC, name, f"{SERVICE}/{name}")
+
+        def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            call = GrpcCall(observer, method, context)
+            try:
+                answer = serve(raw).SerializeToString()
+                call.done()
+                return answer
+            except StoreError as error:
+                log.warning("%s: %s", name, error)
+                failure: Exception = error
+            except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
+                failure = error
+            return abort(call, failure)
+
+        return behaviour
 
     def _identity(self) -> Message:
         return wire_pb2.ProviderIdentity(
@@ -136,17 +157,3 @@ def _bare(answer: Callable[[], Message]) -> Callable[[bytes], Message]:
         return answer()
 
     return serve
-
-
-def _behaviour(name: str, serve: Callable[[bytes], Message]) -> Callable[[Any, grpc.ServicerContext], bytes]:
-    def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            return serve(raw).SerializeToString()
-        except StoreError as error:
-            log.warning("%s: %s", name, error)
-            failure: Exception = error
-        except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
-            failure = error
-        return abort(context, name, failure)
-
-    return behaviour

@@ -126,7 +126,7 @@ class OpenStore:
         if not every or time.monotonic() < self._apply_again or self._seconds_since(retention_runs.NOTE) < every:
             return
         self._apply_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
-        found = self.store.apply_retention(progress=self._stop_if_retired)
+        found = self.store.apply_retention(progress=self.stop_if_retired)
         if found.anything:
             log.info(
                 "retention: removed %d versions (%d bytes) and %d delete markers, %d objects expired, %d rows dropped",
@@ -143,7 +143,7 @@ class OpenStore:
         if not every or time.monotonic() < self._collect_again or self._seconds_since(garbage.NOTE) < every:
             return
         self._collect_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
-        found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self._stop_if_retired)
+        found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self.stop_if_retired)
         if found.files or found.staging_files:
             log.info(
                 "gc: removed %d payloads (%d bytes) and %d cut-off uploads",
@@ -160,7 +160,8 @@ class OpenStore:
             return (now_ms() - at_ms) / 1000
         return time.monotonic() - self._opened
 
-    def _stop_if_retired(self, *_: object) -> None:
+    def stop_if_retired(self, *_: object) -> None:
+        """Raise Cancelled once the store is to be closed: for work that can stop between two steps."""
         if self._retired.is_set():
             raise Cancelled("the store is being closed")
 

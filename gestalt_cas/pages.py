@@ -24,7 +24,7 @@ _ENTRY_BYTES = 192
 
 def of_objects(tx: Connection, query: ListQuery) -> ListPage:
     """Current objects and common prefixes; raises InvalidToken, or InvalidArgument for names that cannot be."""
-    scope, after = _begin(tx, query, None)
+    scope, after = _begin(tx, query)
     upper = listing.successor(scope.prefix)
     entries, more = listing.walk(
         lambda lower, limit: versions.seek(tx, scope.bucket, lower, upper, limit),
@@ -47,11 +47,8 @@ def of_objects_then(tx: Connection, query: ListQuery, as_of: moments.AsOf) -> Li
     A version that was removed for good since is among them, and says so. Keys that did not exist then are walked, too:
     a page on which that takes more than WALK_SECONDS ends early, perhaps without an entry, and has a token.
     """
-    check_bucket(query.bucket)
-    bucket = query.bucket or store_settings.default_bucket(tx)
-    moment = moments.resolve(tx, as_of, bucket, utf8(query.prefix, "prefix"))
-    scope, after = _begin(tx, query, moment.seq)
-    past = _Past(tx, scope, moment.seq)
+    scope, after = _begin(tx, query, as_of)
+    past = _Past(tx, scope)
     entries, more = listing.walk(past.seek, scope.prefix, scope.delimiter, after, query.limit)
     end = entries[-1].position if more else None
     if not more and past.cut is not None:
@@ -62,10 +59,11 @@ def of_objects_then(tx: Connection, query: ListQuery, as_of: moments.AsOf) -> Li
 class _Past:
     """Seeks in what was there at a moment, until the time for a page is over."""
 
-    def __init__(self, tx: Connection, scope: tokens.Listing, seq: int) -> None:
+    def __init__(self, tx: Connection, scope: tokens.Listing) -> None:
         self.found: dict[int, ObjectVersion] = {}
         self.cut: bytes | None = None
-        self._tx, self._scope, self._seq = tx, scope, seq
+        assert scope.seq is not None
+        self._tx, self._scope, self._seq = tx, scope, scope.seq
         self._upper = listing.successor(scope.prefix)
         self._deadline = time.monotonic() + WALK_SECONDS
 
@@ -86,12 +84,16 @@ class _Past:
             step = min(step * 2, history.STRETCH)
 
 
-def _begin(tx: Connection, query: ListQuery, seq: int | None) -> tuple[tokens.Listing, listing.Position | None]:
+def _begin(
+    tx: Connection, query: ListQuery, as_of: moments.AsOf = ""
+) -> tuple[tokens.Listing, listing.Position | None]:
     """What the query lists, and the position after which its page begins; None: at the very beginning."""
     check_bucket(query.bucket)
     prefix, delimiter = utf8(query.prefix, "prefix"), utf8(query.delimiter, "delimiter")
     start_after = utf8(query.start_after, "start_after")
-    scope = tokens.Listing(query.bucket or store_settings.default_bucket(tx), prefix, delimiter, seq)
+    bucket = query.bucket or store_settings.default_bucket(tx)
+    seq = moments.resolve(tx, as_of, bucket, prefix).seq if as_of else None
+    scope = tokens.Listing(bucket, prefix, delimiter, seq)
     if query.token:
         return scope, tokens.decode(scope, query.token)
     return scope, listing.start_position(start_after, prefix, delimiter)

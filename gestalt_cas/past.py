@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, history, moments, snapshots
+from gestalt_cas import diffs, moments, proofs, rollback, snapshots, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
 from gestalt_cas.moments import AsOf, Moment
 from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.proofs import Proof
+from gestalt_cas.rollback import RolledBack, Scope
 from gestalt_cas.snapshots import Snapshot
-from gestalt_cas.sqlite import Connection
 from gestalt_cas.upkeep import Upkeep
 
 
@@ -27,25 +28,45 @@ class Past(Upkeep):
         A sequence, a time or a snapshot's name, see `gestalt_cas.moments`, to be asked about keys of `bucket` that
         start with `prefix`. Raises InvalidArgument, BeforeHorizon or NoSuchSnapshot.
         """
-        check_bucket(bucket)
-        encoded = check_prefix(prefix)
-        with self._parts.database.read() as tx:
-            return moments.resolve(tx, as_of, _named(tx, bucket), encoded)
+        return self._placed(bucket, prefix, as_of)[1][0]
 
     def diff(self, bucket: str = "", prefix: str = "", *, since: AsOf, until: AsOf = "") -> Iterator[Difference]:
         """What became of the keys that start with `prefix` from one moment to another ("": now), in key order.
 
         Raises what `moment` raises, before the first difference.
         """
-        first, last = (self.moment(as_of, bucket, prefix) for as_of in (since, until))
-        with self._parts.database.read() as tx:
-            name = _named(tx, bucket)
+        name, (first, last) = self._placed(bucket, prefix, since, until)
         return diffs.between(self._parts.database, name, prefix.encode(), first, last)
+
+    def rollback(
+        self, bucket: str = "", prefix: str = "", *, to: AsOf, dry_run: bool = False, stop_writes: bool = False
+    ) -> RolledBack:
+        """Make the keys that start with `prefix` what they were at a moment, in one transaction that adds versions.
+
+        With `dry_run` only say what would be done. See `gestalt_cas.rollback`, also for what it raises.
+        """
+        name, (moment,) = self._placed(bucket, prefix, to)
+        scope = Scope(name, prefix, moment)
+        if dry_run:
+            return rollback.preview(self._parts, scope)
+        return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
 
     def buckets_ever(self) -> list[str]:
         """The buckets that the history knows of, in byte order, those that hold nothing any more included."""
         with self._parts.database.read() as tx:
-            return history.buckets(tx)
+            return versions.buckets_ever(tx)
+
+    def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
+        """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.
+
+        The same wherever the same is held; see `gestalt_cas.proofs` for what it is made of, and for what it raises.
+        """
+        if bucket is None:
+            with self._parts.database.read() as tx:
+                moment = moments.resolve(tx, as_of, "", b"")
+            return proofs.of_store(self._parts.database, moment, current=current)
+        name, (moment,) = self._placed(bucket, "", as_of)
+        return proofs.of_bucket(self._parts.database, name, moment, current=current)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.
@@ -66,10 +87,14 @@ class Past(Upkeep):
         """Forget a snapshot; what only it kept is gc's to remove. Works on a full disk. Raises NoSuchSnapshot."""
         self._parts.reserve.spend_on(lambda: self._delete_snapshot(name))
 
+    def _placed(self, bucket: str, prefix: str, *as_of: AsOf) -> tuple[str, list[Moment]]:
+        """The bucket's real name and the moments, all of one view."""
+        check_bucket(bucket)
+        encoded = check_prefix(prefix)
+        with self._parts.database.read() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            return name, [moments.resolve(tx, one, name, encoded) for one in as_of]
+
     def _delete_snapshot(self, name: str) -> None:
         with self._parts.database.write() as tx:
             snapshots.drop(tx, name)
-
-
-def _named(tx: Connection, bucket: str) -> str:
-    return bucket or store_settings.default_bucket(tx)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
-from gestalt_cas import inlined, schema, versions
+from gestalt_cas import blob_rows, inlined, schema
 from gestalt_cas.blobs import BlobFile, Blobs
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import WRITE_TIMEOUT, Database
@@ -95,7 +95,7 @@ class Payloads:
         """
         if isinstance(staged, Held):
             return False
-        row = self._database.ask(lambda connection: versions.placed(connection, staged.digest))
+        row = self._database.ask(lambda connection: blob_rows.placed(connection, staged.digest))
         if row is not None and (row.place or self._trusts_file(row, staged)):
             return False  # a place in the database is looked at by `vouch`
         if row is not None and not row.damaged:
@@ -113,7 +113,7 @@ class Payloads:
         inlined if it is held and has up to `inline_max` bytes (0: none is). Raises NeedsFile when what is held has to
         become a file, Vanished when a sound row has lost its file.
         """
-        row = versions.placed(tx, staged.digest)
+        row = blob_rows.placed(tx, staged.digest)
         if self._vouches(tx, row, staged):
             return
         place = row.place if row is not None else schema.PLACE_FILE
@@ -128,36 +128,36 @@ class Payloads:
                 # If we ended between the link and its sync, others would trust the name: the mark has to come first.
                 raise Vanished
             self._blobs.publish(staged)
-        versions.keep_blob(tx, staged.digest, staged.size, staged.sums, place)
+        blob_rows.keep(tx, staged.digest, staged.size, staged.sums, place)
 
     def sound(self, tx: Connection, digest: bytes, size: int) -> bool:
         """Whether a row vouches for the payload and it is at its place: its bytes need not be given again."""
-        row = versions.placed(tx, digest)
+        row = blob_rows.placed(tx, digest)
         return row is not None and not row.damaged and self._at_its_place(tx, row, digest, size)
 
     def present(self, tx: Connection, digest: bytes, size: int) -> bool:
         """Whether the payload is at its place with this size; its bytes are not judged."""
-        row = versions.placed(tx, digest)
+        row = blob_rows.placed(tx, digest)
         return row is not None and self._at_its_place(tx, row, digest, size)
 
-    def _vouches(self, tx: Connection, row: versions.BlobPlace | None, staged: Staged | Held) -> bool:
+    def _vouches(self, tx: Connection, row: blob_rows.BlobPlace | None, staged: Staged | Held) -> bool:
         """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
 
         A file without a row is not enough: its writer may have crashed before the directory reached the disk.
         """
         return row is not None and not row.damaged and self._at_its_place(tx, row, staged.digest, staged.size)
 
-    def _trusts_file(self, row: versions.BlobPlace, staged: Staged) -> bool:
+    def _trusts_file(self, row: blob_rows.BlobPlace, staged: Staged) -> bool:
         """`_vouches` of a payload whose place is a file."""
         return not row.damaged and self._blobs.has(staged.digest, staged.size)
 
-    def _at_its_place(self, tx: Connection, row: versions.BlobPlace, digest: bytes, size: int) -> bool:
+    def _at_its_place(self, tx: Connection, row: blob_rows.BlobPlace, digest: bytes, size: int) -> bool:
         return inlined.holds(tx, row.place, size) if row.place else self._blobs.has(digest, size)
 
     def open(self, tx: Connection, version: ObjectVersion) -> BlobFile | InlinedBlob:
         """Open the payload of a version; raises Damage when it is missing or has another size."""
         digest = bytes.fromhex(version.digest)
-        row = versions.blob(tx, digest)
+        row = blob_rows.row(tx, digest)
         if row is None:
             raise DatabaseDamaged(f"version {version.version_id} of {version.key} has no row for its payload")
         if row.place:
@@ -168,7 +168,7 @@ class Payloads:
 
     def _inlined_now(self, digest: bytes) -> bytes | None:
         with self._database.read() as tx:
-            row = versions.placed(tx, digest)
+            row = blob_rows.placed(tx, digest)
             return inlined.get(tx, row.place) if row is not None and row.place else None
 
     def record_damage(self, damage: Damage, still: Callable[[], bool]) -> None:
@@ -188,7 +188,7 @@ class Payloads:
 
         def still() -> bool:
             with self._database.read() as tx:
-                row = versions.placed(tx, digest)
+                row = blob_rows.placed(tx, digest)
                 return row is not None and not self._at_its_place(tx, row, digest, row.size)
 
         self.record_damage(damage, still)
@@ -199,7 +199,7 @@ class Payloads:
 
         def still() -> bool:
             with self._database.read() as tx:
-                row = versions.placed(tx, digest)
+                row = blob_rows.placed(tx, digest)
                 return row is not None and bool(row.place) and inlined.digest(tx, row.place) != digest
 
         self.record_damage(damage, still)
@@ -211,4 +211,4 @@ class Payloads:
         """
         with self._database.write(timeout) as tx:
             if still():
-                versions.mark_damaged(tx, digest, now_ms())
+                blob_rows.mark_damaged(tx, digest, now_ms())

@@ -9,11 +9,16 @@ bounded queue. Source: contract 2.5.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
+
+from gestalt_cas.exhaustion import is_exhaustion
+
+log = logging.getLogger(__name__)
 
 UNARY_THREADS = 3
 """More only take turns at the interpreter: with 6, lookups by 16 callers cost half as much again."""
@@ -34,6 +39,11 @@ class CountedPool(ThreadPoolExecutor):
         self.limit = limit
         self._held = 0
         self._held_lock = threading.Lock()
+        self._short = False
+
+    @property
+    def held(self) -> int:
+        return self._held
 
     @property
     def full(self) -> bool:
@@ -54,6 +64,17 @@ class CountedPool(ThreadPoolExecutor):
             raise
         future.add_done_callback(self._release)
         return future
+
+    def _adjust_thread_count(self) -> None:
+        """Start a thread for the call that was just queued, if it needs one; without, it waits for another's end."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            if not (self._threads and is_exhaustion(error)):
+                raise
+            if not self._short:
+                log.warning("no more threads can be started: calls wait for one of %d", len(self._threads))
+            self._short = True
 
     def _release(self, _: object = None) -> None:
         with self._held_lock:

@@ -15,7 +15,7 @@ from gestalt_cas import reachability, removals, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import NoSuchKey, Protected
 from gestalt_cas.garbage import Collector
-from gestalt_cas.objects import ObjectKey, ObjectVersion
+from gestalt_cas.objects import ObjectKey
 from gestalt_cas.parts import Parts
 from gestalt_cas.reachability import Garbage
 from gestalt_cas.sqlite import Connection
@@ -67,32 +67,30 @@ def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
     )
 
 
-def _refuse_kept(tx: Connection, key: ObjectKey, found: list[ObjectVersion]) -> None:
-    """Raise Protected when a snapshot keeps what is to go, removed versions included."""
-    encoded = key.key.encode()
-    names = removals.snapshots_keeping(tx, key.bucket, encoded)
-    for version in found:
-        if not version.delete_marker:
-            names += removals.snapshots_of(tx, key.bucket, encoded, version.seq)
+def _refuse_kept(tx: Connection, key: ObjectKey) -> None:
+    """Raise Protected when a snapshot keeps something of a key whose versions were all removed."""
+    names = removals.snapshots_keeping(tx, key.bucket, key.key.encode())
     if names:
-        listed = ", ".join(dict.fromkeys(names))
+        listed = ", ".join(names)
         raise Protected(f"{key} is kept by snapshots: {listed}; delete them first (gestalt-cas snapshot delete NAME)")
 
 
 def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tuple[int, list[bytes], list[bytes]]:
     """Remove the versions, leaving bare rows, and record in the same transaction what that leaves unreachable.
 
-    Returns how many versions there were, their payloads, and those of them that are unreachable now. How many copies
+    Returns how many versions there were, their payloads and those of versions that were removed before, as far as they
+    are not collected yet, and those of them that are unreachable now. How many copies
     were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
     """
     with parts.database.write() as tx:
         found = versions.everything(tx, key)
-        _refuse_kept(tx, key, found)
-        for version in found:
-            versions.remove(tx, version, now_ms())
+        at_ms = now_ms()
+        for version in reversed(found):  # the oldest first, so that what is then the newest is found at once
+            versions.remove(tx, version, at_ms)
+        _refuse_kept(tx, key)
+        payloads = dict(removals.payloads(tx, key.bucket, key.key.encode()))
         if not removals.strip(tx, key.bucket, key.key.encode()) and not found:
             raise NoSuchKey(f"{key}: nothing to purge, it has no version")
-        payloads = {bytes.fromhex(version.digest): version.size for version in found if version.digest}
         unreached = [digest for digest in sorted(payloads) if not reachability.is_reached(tx, digest)]
         for digest in unreached:
             reachability.mark(tx, Garbage(digest, payloads[digest]), now_ms())

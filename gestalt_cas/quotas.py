@@ -10,7 +10,7 @@ Only what makes the use grow is ever refused: removals always work, and a quota 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, LargeBinary, and_, delete, func, literal_column, select, update
@@ -35,6 +35,11 @@ _ABOVE = and_(
 )
 _CHARGE = Prepared(
     update(schema.quotas).where(_ABOVE).values(used_bytes=_q.used_bytes + parameter("count")).returning(*_ROW)
+)
+_CHARGE_ONE = Prepared(
+    update(schema.quotas)
+    .where(_q.bucket == parameter("b"), _q.prefix == parameter("p"))
+    .values(used_bytes=_q.used_bytes + parameter("count"))
 )
 _ABOVE_KEY = Prepared(select(*_ROW).where(_ABOVE).order_by(_q.prefix))
 _SOME = Prepared(select(_ONE).select_from(schema.quotas).limit(_ONE))
@@ -120,6 +125,17 @@ def charge(connection: Connection, bucket: str, key: bytes, count: int) -> None:
         quota = _quota(*row)
         if count > 0 and quota.left_bytes < 0:
             raise exceeded(quota, quota.used_bytes - count, count)
+
+
+def charge_many(connection: Connection, bucket: str, counts: Sequence[tuple[bytes, int]]) -> None:
+    """`charge` for many keys of a bucket at once, each with how many more bytes; raises the same."""
+    for quota in standing(connection):
+        prefix = quota.prefix.encode()
+        count = sum(more for key, more in counts if key.startswith(prefix)) if quota.bucket == bucket else 0
+        if count > quota.left_bytes and count > 0:
+            raise exceeded(quota, quota.used_bytes, count)
+        if count:
+            _CHARGE_ONE(connection, b=bucket, p=prefix, count=count)
 
 
 def exceeded(quota: Quota, used: int, count: int) -> QuotaExceeded:

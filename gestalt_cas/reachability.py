@@ -65,6 +65,7 @@ _REFERENCES = Prepared(
         .subquery()
     )
 )
+_AS_GARBAGE = Prepared(select(_b.size, ~_IS_FILE).where(_b.digest == parameter("digest")))
 _TAKE_OUT = Prepared(
     delete(schema.inlined)
     .where(schema.inlined.c.id == select(_b.place).where(_b.digest == parameter("digest")).scalar_subquery())
@@ -144,6 +145,11 @@ def is_reached(connection: Connection, digest: bytes) -> bool:
 def references(connection: Connection, digest: bytes, most: int = -1) -> int:
     """How many versions reach this payload, those included that a snapshot keeps; counts to `most`, or to the end."""
     return int(_REFERENCES(connection, digest=digest, limit=most)[0][0])
+
+
+def as_garbage(connection: Connection, digest: bytes) -> list[Garbage]:
+    """The payload as garbage, whether or not it is; nothing when it has no row."""
+    return [_garbage(digest, *row) for row in _AS_GARBAGE(connection, digest=digest)]
 
 
 def recorded(connection: Connection, digest: bytes) -> list[Garbage]:

@@ -10,7 +10,10 @@ what a read as of the snapshot answers with, and nothing older. Every function w
 
 from __future__ import annotations
 
-from sqlalchemy import and_, case, func, literal_column, null, or_, select, update
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sqlalchemy import Integer, and_, case, func, literal_column, null, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from gestalt_cas import schema
@@ -18,10 +21,20 @@ from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
 _p = parameter
-_v, _s = schema.versions.c, schema.snapshots.c
+_v, _s, _b = schema.versions.c, schema.snapshots.c, schema.blobs.c
 _newer = schema.versions.alias("newer")
 _n = _newer.c
-_RELEASED = 500
+STRETCH = 4096
+"""Kept versions that one view looks at."""
+
+
+class Kept(NamedTuple):
+    """A removed version that has its payload still."""
+
+    bucket: str
+    key: bytes
+    seq: int
+    digest: bytes
 
 
 def _reaching(bucket: ColumnElement[str], key: ColumnElement[bytes], seq: ColumnElement[int]) -> ColumnElement[bool]:
@@ -55,15 +68,23 @@ KEPT_BY_SNAPSHOT = (
 )
 """Of a row of versions that was removed: whether a snapshot reaches it."""
 
+# What a snapshot shows when the version goes: it keeps its digest.
+_SHOWN = (
+    select(literal_column("1"))
+    .select_from(schema.snapshots)
+    .where(_s.seq < _p("gone_seq"), _reaching(_v.bucket, _v.key, _v.seq))
+    .correlate(schema.versions)
+    .exists()
+)
 _LEAVE = Prepared(
     update(schema.versions)
     .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
-    .values(gone_seq=_p("gone_seq"), gone_ms=_p("gone_ms"), gone_digest=_v.digest, digest=null())
-)
-_LEAVE_KEPT = Prepared(
-    update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
-    .values(gone_seq=_p("gone_seq"), gone_ms=_p("gone_ms"))
+    .values(
+        gone_seq=_p("gone_seq"),
+        gone_ms=_p("gone_ms"),
+        gone_digest=case((~_SHOWN, _v.digest)),
+        digest=case((_SHOWN, _v.digest)),
+    )
 )
 _STRIP = Prepared(
     update(schema.versions)
@@ -86,29 +107,36 @@ _STRIP = Prepared(
     )
     .returning(_v.seq)
 )
-_UNKEPT = Prepared(
-    select(_v.bucket, _v.key, _v.seq)
-    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), ~KEPT_BY_SNAPSHOT)
-    .limit(literal_column(str(_RELEASED)))
+_KEPT_ROWS = Prepared(
+    select(_v.gone_seq, _v.bucket, _v.key, _v.seq, _v.digest, KEPT_BY_SNAPSHOT)
+    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), _v.gone_seq > _p("after"))
+    .order_by(_v.gone_seq)
+    .limit(_p("limit", Integer))
 )
+# A row that was purged meanwhile has nothing to let go.
 _LET_GO = Prepared(
     update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
+    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"), _v.digest.is_not(None))
     .values(gone_digest=_v.digest, digest=null())
+    .returning(_v.seq)
 )
 _KEPT = Prepared(
     select(_v.seq, _v.gone_seq)
     .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None), _v.digest.is_not(None))
     .order_by(_v.seq)
 )
+_PAYLOADS = Prepared(
+    select(_b.digest, _b.size)
+    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None))
+    .where(_b.digest == func.coalesce(_v.digest, _v.gone_digest))
+    .distinct()
+)
 _NEVER = (1 << 63) - 1
 
 
 def leave(connection: Connection, bucket: str, key: bytes, seq: int, gone_seq: int, gone_ms: int) -> None:
     """Turn a version's row into what the history keeps of it, removed by the change `gone_seq` at `gone_ms`."""
-    kept = _SNAPSHOTS_OF(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq)
-    change = _LEAVE_KEPT if kept else _LEAVE
-    change(connection, b=bucket, k=key, s=seq, gone_seq=gone_seq, gone_ms=gone_ms)
+    _LEAVE(connection, b=bucket, k=key, s=seq, gone_seq=gone_seq, gone_ms=gone_ms)
 
 
 def strip(connection: Connection, bucket: str, key: bytes) -> int:
@@ -117,6 +145,11 @@ def strip(connection: Connection, bucket: str, key: bytes) -> int:
     Returns of how many.
     """
     return len(_STRIP(connection, b=bucket, k=key))
+
+
+def payloads(connection: Connection, bucket: str, key: bytes) -> list[tuple[bytes, int]]:
+    """Digest and size of each payload that the key's removed versions had, as far as the store still has it."""
+    return [(digest, size) for digest, size in _PAYLOADS(connection, bucket=bucket, key=key)]
 
 
 def snapshots_of(connection: Connection, bucket: str, key: bytes, seq: int) -> list[str]:
@@ -133,17 +166,16 @@ def snapshots_keeping(connection: Connection, bucket: str, key: bytes) -> list[s
     return list(names)
 
 
-def any_to_release(connection: Connection) -> bool:
-    """Whether `release` would find something."""
-    return bool(_UNKEPT(connection))
+def to_release(connection: Connection, after: int = -1, limit: int = STRETCH) -> tuple[list[Kept], int | None]:
+    """Removed versions that have their payload still although no snapshot reaches them any more.
 
-
-def release(connection: Connection) -> int:
-    """Let go of payloads that were kept for snapshots which have gone since; returns of how many versions.
-
-    At most 500 at a time: 0 means that there is no more.
+    Looks at `limit` of those that have it, in the order in which changes after `after` removed them. Returns the change
+    to go on after as well; None: there is no further.
     """
-    found = _UNKEPT(connection)
-    for bucket, key, seq in found:
-        _LET_GO(connection, b=bucket, k=key, s=seq)
-    return len(found)
+    rows = _KEPT_ROWS(connection, after=after, limit=limit)
+    return [Kept(*row[1:5]) for row in rows if not row[5]], rows[-1][0] if len(rows) == limit else None
+
+
+def release(connection: Connection, found: Iterable[Kept]) -> int:
+    """Let go of the payloads of these; returns of how many. No snapshot can come to reach what has gone."""
+    return sum(len(_LET_GO(connection, b=one.bucket, k=one.key, s=one.seq)) for one in found)

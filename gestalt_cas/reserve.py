@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+from gestalt_cas import platforms
 from gestalt_cas.errors import StorageFault, StoreFull
 from gestalt_cas.layout import Layout, out_of_files
 
@@ -65,7 +66,7 @@ class Reserve:
     def _allocate(self, size: int) -> bool:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, size)
+            platforms.allocate(fd, size)
         except OSError as error:
             os.ftruncate(fd, 0)
             log.info("no room kept in reserve: %s", error)

@@ -34,6 +34,7 @@ from gestalt_cas.errors import (
 from gestalt_cas.frames import FIRST_FRAME_BYTES, pack_data, unpack_data
 from gestalt_cas.mounts import Mount, Mounts
 from gestalt_cas.objects import check_names
+from gestalt_cas.observing.calls import GRPC, GrpcCall, Method, Observer
 from gestalt_cas.pools import CountedPool, Pools, on_pool, verified
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 SERVICE = "gestalt.provider.v1.S3"
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 10.0
 _SETTLE_SECONDS = 1.0
-_MESSAGE_CHARS = 500
+_TOO_MANY = "too many calls at once; see limits.concurrentReads and concurrentWrites"
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -50,11 +51,12 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 class S3Service(grpc.GenericRpcHandler):
     """Hands out the handler of each method, or a refusal when the method's pool is full."""
 
-    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools) -> None:
+    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools, observer: Observer | None = None) -> None:
         self._mounts = mounts
         self._calls = calls
+        self._observer = observer or Observer()
+        self._refusals = pools.refusals
         self.handlers: dict[str, tuple[Handler, CountedPool, Handler]] = {}
-        refusal = on_pool(_refuse, pools.refusals)
         for name, serve, pool in (
             ("HeadObject", _head, pools.unary),
             ("ListObjects", _list, pools.unary),
@@ -62,17 +64,10 @@ class S3Service(grpc.GenericRpcHandler):
             ("DeleteObject", _delete, pools.changes),
             ("CopyObject", _copy, pools.changes),
         ):
-            behaviour = on_pool(self._unary(name, serve), pool)
-            self._add(name, grpc.unary_unary_rpc_method_handler, behaviour, pool, refusal)
-        read, write = on_pool(self._read(), pools.reads), on_pool(self._write(), pools.writes)
-        self._add(
-            "ReadObject",
-            grpc.unary_stream_rpc_method_handler,
-            read,
-            pools.reads,
-            on_pool(_refuse_stream, pools.refusals),
-        )
-        self._add("WriteObject", grpc.stream_unary_rpc_method_handler, write, pools.writes, refusal)
+            self._add(name, grpc.unary_unary_rpc_method_handler, self._unary(self._method(name), serve), pool)
+        read, write = self._method("ReadObject"), self._method("WriteObject")
+        self._add(read.name, grpc.unary_stream_rpc_method_handler, self._read(read), pools.reads, self._refuse_stream)
+        self._add(write.name, grpc.stream_unary_rpc_method_handler, self._write(write), pools.writes)
 
     def on_own_pools(self) -> bool:
         """Whether grpcio runs these handlers on their pools (start-up self test)."""
@@ -93,46 +88,79 @@ class S3Service(grpc.GenericRpcHandler):
         make: Callable[[Behaviour], Handler],
         behaviour: Behaviour,
         pool: CountedPool,
-        refusal: Behaviour,
+        refuse: Callable[[Method], Behaviour] | None = None,
     ) -> None:
-        self.handlers[f"/{SERVICE}/{name}"] = (make(behaviour), pool, make(refusal))
+        refusal = (refuse or self._refuse)(self._method(name))
+        self.handlers[f"/{SERVICE}/{name}"] = (
+            make(on_pool(behaviour, pool)),
+            pool,
+            make(on_pool(refusal, self._refusals)),
+        )
 
-    def _unary(self, name: str, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
+    def _method(self, name: str) -> Method:
+        return self._observer.method(GRPC, name, f"{SERVICE}/{name}")
+
+    def _unary(self, method: Method, serve: Callable[[Mount, bytes], Message]) -> Behaviour:
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
+            call = GrpcCall(self._observer, method, context)
             try:
                 with self._mounts.use() as mount:
-                    return serve(mount, raw).SerializeToString()
+                    answer = serve(mount, raw).SerializeToString()
+                call.done()
+                return answer
             except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
                 failure = error
-            return abort(context, name, failure)
+            return abort(call, failure)
 
         return behaviour
 
-    def _read(self) -> Behaviour:
+    def _read(self, method: Method) -> Behaviour:
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            call = GrpcCall(self._observer, method, context)
             try:
-                with self._mounts.use() as mount, self._calls.track(context, "ReadObject") as call:
-                    yield from _read(mount, raw, call)
+                with self._mounts.use() as mount, self._calls.track(call) as stream:
+                    yield from _read(mount, raw, stream)
+                call.done()
                 return
+            except GeneratorExit:
+                call.cancelled()
+                raise
             except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
                 failure = error
-            abort(context, "ReadObject", failure)
+            abort(call, failure)
 
         return behaviour
 
-    def _write(self) -> Behaviour:
+    def _write(self, method: Method) -> Behaviour:
         def behaviour(frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            call = GrpcCall(self._observer, method, context)
             try:
-                with self._mounts.use() as mount, self._calls.track(context, "WriteObject") as call:
-                    upload = Upload(frames, call)
+                with self._mounts.use() as mount, self._calls.track(call) as stream:
+                    upload = Upload(frames, stream)
                     try:
-                        return _write(mount, upload).SerializeToString()
+                        answer = _write(mount, upload).SerializeToString()
                     except StoreError as error:
                         upload.drain(error)
                         raise
+                call.done()
+                return answer
             except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
                 failure = error
-            return abort(context, "WriteObject", failure)
+            return abort(call, failure)
+
+        return behaviour
+
+    def _refuse(self, method: Method) -> Behaviour:
+        def behaviour(_: Any, context: grpc.ServicerContext) -> bytes:
+            return abort(GrpcCall(self._observer, method, context), TooManyStreams(_TOO_MANY))
+
+        return behaviour
+
+    def _refuse_stream(self, method: Method) -> Behaviour:
+        refuse = self._refuse(method)
+
+        def behaviour(raw: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            yield refuse(raw, context)
 
         return behaviour
 
@@ -163,6 +191,7 @@ class Upload:
             if data is None:
                 data = _unusual_data(raw)
             if len(data):
+                self._call.request.received += len(data)
                 yield data
 
     def confirm(self) -> None:
@@ -262,6 +291,7 @@ def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
         first = True
         for piece in reader:
             call.progress()
+            call.request.sent += len(piece)
             if first and len(piece) > FIRST_FRAME_BYTES:
                 yield pack_data(piece[:FIRST_FRAME_BYTES])
                 call.progress()
@@ -316,28 +346,16 @@ def _now() -> datetime:
 _EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the wire as google.protobuf.Empty
 
 
-def _refuse(_: Any, context: grpc.ServicerContext) -> bytes:
-    return abort(
-        context, "call", TooManyStreams("too many calls at once; see limits.concurrentReads and concurrentWrites")
-    )
-
-
-def _refuse_stream(raw: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-    yield _refuse(raw, context)
-
-
-def _brief(text: str) -> str:
-    """Cut a message to fit into a trailer: gRPC peers refuse trailers over 8 KiB, and text may triple on the way."""
-    return text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]}…"
-
-
-def abort(context: grpc.ServicerContext, name: str, error: Exception) -> bytes:
-    """End the call with the status of `error`; never returns."""
+def abort(call: GrpcCall, error: Exception) -> bytes:
+    """End the call with the status of `error`, and say which call it was; never returns."""
+    name = call.method.name
     if isinstance(error, StoreError):
-        status = messages.status_of(error)
+        status, text = messages.status_of(error), str(error)
         if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
-            log.error("%s: %s", name, error)
-        context.abort(status, _brief(str(error)))
-    log.error("%s: unexpected %s", name, type(error).__name__, exc_info=error)
-    context.abort(grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}")
+            log.error("%s: %s", name, text)
+    else:
+        status, text = grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}"
+        log.error("%s: unexpected %s", name, type(error).__name__, exc_info=error)
+    call.end(status.name, failed=True, reason=text)
+    call.context.abort(status, call.told(text))
     raise AssertionError("unreachable")

@@ -22,13 +22,16 @@ from types import FrameType
 
 import grpc
 
-from gestalt_cas import host, sqlite, targets
+from gestalt_cas import exhaustion, host, logs, sqlite, targets
 from gestalt_cas.calls import Calls
-from gestalt_cas.config import Config, Limits
+from gestalt_cas.config import Config, Limits, Telemetry
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
 from gestalt_cas.http_side import HttpSide
 from gestalt_cas.lifecycle import LifecycleService
 from gestalt_cas.mounts import Mounts
+from gestalt_cas.observing import otel
+from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.readings import Readings
 from gestalt_cas.pools import Pools
 from gestalt_cas.rpc import S3Service
 from gestalt_cas.targets import Target
@@ -41,6 +44,7 @@ LIFECYCLE_THREADS = 4
 _STOP_SECONDS = 1.5
 _TURN_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
+_FLUSH_SECONDS = 0.5
 
 
 class Provider:
@@ -48,21 +52,49 @@ class Provider:
 
     def __init__(self, *, fixed: bool = False) -> None:
         limits = Limits()
-        self.http = HttpSide()
+        self.observer = Observer()
+        self.http = HttpSide(self.observer)
         self.mounts = Mounts(lambda store, config: self.http.attached(store, config, self.mounts))
         self.calls = Calls(limits.stream_idle_seconds)
         self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
+        self.readings = self.http.readings = Readings(self.observer, self.mounts, self.pools)
+        self._spans: otel.Spans | None = None
         self._fixed = fixed
         self._wound_down = threading.Event()
 
     def configure(self, config: Config) -> None:
         self.mounts.configure(config)
-        log.info("%s", sqlite.describe())
         self.calls.idle_seconds = config.limits.stream_idle_seconds
         self.pools.resize(config.limits.concurrent_reads, config.limits.concurrent_writes)
+        self._observe(config.telemetry)
+        log.info("%s", sqlite.describe())
+
+    def _observe(self, telemetry: Telemetry) -> None:
+        if telemetry.log_format:
+            logs.set_up(telemetry.log_format)
+        logs.name_requests()
+        self.observer.configure(telemetry)
+        self.observer.exporter = self._exporter(telemetry) if telemetry.open_telemetry else None
+
+    def _exporter(self, telemetry: Telemetry) -> otel.Spans | None:
+        """What exports calls; None when nothing does, or when it cannot be made: the configuration is in force."""
+        if self._spans is None:
+            try:
+                self._spans = otel.exporter(self.readings)
+            except Exception:
+                log.exception("nothing is exported to OpenTelemetry")
+        if self._spans is not None:
+            self._spans.per_second = telemetry.spans_per_second
+        return self._spans
+
+    @property
+    def exported(self) -> bool:
+        """Whether calls were ever handed to OpenTelemetry, switched off by now or not: some may wait to be sent."""
+        return self._spans is not None
 
     def register(self, server: grpc.Server) -> None:
-        service = S3Service(self.mounts, self.calls, self.pools)
+        exhaustion.end_process_with_thread()
+        service = S3Service(self.mounts, self.calls, self.pools, self.observer)
         warnings: tuple[str, ...] = ()
         if not service.on_own_pools():
             warnings = (
@@ -80,8 +112,11 @@ class Provider:
         """
         timer = threading.Timer(_STOP_SECONDS, _leave_at_once)
         timer.daemon = True
-        timer.start()
-        threading.Thread(target=self._wind_down, name="gestalt-cas-stop").start()
+        try:
+            timer.start()
+            threading.Thread(target=self._wind_down, name="gestalt-cas-stop").start()
+        except RuntimeError:  # no more threads
+            _leave_at_once()
 
     def wait_until_closed(self, timeout: float) -> bool:
         """After `stop`: wait until the calls have left and the store is closed; returns whether that is so."""
@@ -107,6 +142,7 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
             f"{target.url} can be reached from other machines and nothing authenticates callers; "
             "use a loopback address, or --allow-unauthenticated if that is what you want"
         )
+    _export()
     provider = Provider(fixed=True)
     stopping = _stop_on_signals(provider)
     targets.claim(target)
@@ -125,11 +161,18 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
 def serve_host(text: str) -> int:
     """Serve under a host, unconfigured, at the socket that the host named; returns the exit code."""
     target = targets.parse(text)
+    _export()
     provider = Provider()
     stopping = _stop_on_signals(provider)
     targets.claim(target)
     host.watch(provider.leave)
     return _run(provider, target, stopping, lambda bound: log.info("serving the host at %s", bound.url))
+
+
+def _export() -> None:
+    """Export to OpenTelemetry if the environment says where, as the SDK's own runtime would."""
+    if otel.set_up():
+        logs.only_ours()
 
 
 def _stop_on_signals(provider: Provider) -> SimpleQueue[None]:
@@ -172,6 +215,8 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     server.stop(_GRACE_SECONDS).wait()
     if not provider.wait_until_closed(_STOP_SECONDS):
         log.warning("calls are still open; leaving all the same")
+    if provider.exported:
+        otel.flush(_FLUSH_SECONDS)
     if bound.path:
         Path(bound.path).unlink(missing_ok=True)
     _leave_at_once()

@@ -44,8 +44,7 @@ class Settings:
         return {name: getattr(self, field) for name, field in FIELDS.items()}
 
 
-_MOST_BYTES = quotas.MOST_BYTES
-_QUOTAS, _RULES, _KEEP_DAYS = "quotas", "retention.rules", "history.keepDays"
+_QUOTAS, _RULES, _KEEP_DAYS = "quotas", retention.SETTING, "history.keepDays"
 FIELDS = {
     "bucket": "bucket",
     "versioning": "versioning",
@@ -70,9 +69,9 @@ def validate(changes: Mapping[str, object]) -> dict[str, object]:
 
 def _validate_one(name: str, value: object) -> object:
     if name == "blobs.inlineMaxBytes":
-        return _validate_bytes(name, value, inlined.MOST_BYTES)
+        return retention.whole(name, value, 0, inlined.MOST_BYTES, "bytes")
     if name == _QUOTAS:
-        return _by_place(name, value, _validate_bytes)
+        return _by_place(name, value, lambda key, most: retention.whole(key, most, 0, quotas.MOST_BYTES, "bytes"))
     if name == _RULES:
         return _by_place(name, value, retention.validate)
     if name == _KEEP_DAYS:
@@ -85,12 +84,6 @@ def _validate_one(name: str, value: object) -> object:
         if not value:
             raise InvalidConfig(f"{name}: the default bucket needs a name")
         check_bucket(value)
-    return value
-
-
-def _validate_bytes(name: str, value: object, most: int = _MOST_BYTES) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise InvalidConfig(f"{name}: {value!r} is not a whole number of bytes from 0 to {most}")
     return value
 
 

@@ -25,9 +25,10 @@ from blake3 import blake3
 
 from gestalt_cas import chunks
 from gestalt_cas.config import Limits
-from gestalt_cas.durability import begin_writing, sync_file
+from gestalt_cas.durability import sync_file
 from gestalt_cas.errors import DiskFull, ObjectTooLarge, StoreFull
 from gestalt_cas.layout import Layout
+from gestalt_cas.platforms import begin_writing
 from gestalt_cas.refusals import free_bytes, is_path_of, translated
 
 log = logging.getLogger(__name__)

@@ -10,14 +10,28 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, and_, exists, func, literal_column, select, tuple_
 
-from gestalt_cas import clock_guard, history, pins, quotas, reachability, schema, snapshots, sqlite
+from gestalt_cas import (
+    clock_guard,
+    garbage,
+    history,
+    pins,
+    quotas,
+    reachability,
+    retention_runs,
+    schema,
+    snapshots,
+    sqlite,
+)
+from gestalt_cas.backups import backup
+from gestalt_cas.checks import checking
 from gestalt_cas.clock import now_ms
+from gestalt_cas.figures import Distribution
 from gestalt_cas.history import Horizon
 from gestalt_cas.parts import Parts
 from gestalt_cas.pins import Pin
@@ -26,8 +40,8 @@ from gestalt_cas.settings import recall
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
-CHECK_NOTE, BACKUP_NOTE, GC_NOTE, RETENTION_NOTE = "check.last", "backup.last", "gc.last", "retention.last"
-_NOTES = (CHECK_NOTE, BACKUP_NOTE, GC_NOTE, RETENTION_NOTE)
+NOTES = {"check": checking.NOTE, "backup": backup.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
+"""Under which name the last run of each tool noted itself down."""
 STRETCH_ROWS = 4_000
 """Rows that one view counts: some hundredths of a second."""
 
@@ -125,31 +139,49 @@ class Heap:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """The figures of a store; sizes in bytes, times in Unix milliseconds.
+class AtOnce:
+    """What can be told of a store without counting its rows; sizes in bytes.
 
-    `last_*` are the notes of the last runs, None where there was none. `horizons` says of which buckets the history is
-    not exact from the first change on; "" is for all of them. `inodes_free` is None where the file system has no fixed
-    number. `clock` says why nothing is removed by its age, "" while it is (`clock_guard.py`).
+    `last_*` are the notes of the last runs, None where there was none. `inodes_free` is None where the file system has
+    no fixed number. `clock` says why nothing is removed by its age, "" while it is (`clock_guard.py`).
     """
 
-    contents: Contents
-    payloads: Payloads
     database_bytes: int
     wal_bytes: int
-    reserve_bytes: int
     disk_bytes: int
     disk_free_bytes: int
     inodes_free: int | None
-    staging: Heap
-    quarantine: Heap
-    pins: tuple[Pin, ...]
-    quotas: tuple[Quota, ...]
     last_check: Mapping[str, object] | None
     last_backup: Mapping[str, object] | None
     last_gc: Mapping[str, object] | None
     last_retention: Mapping[str, object] | None
     clock: str
+
+
+@dataclass(frozen=True, slots=True)
+class Glance(AtOnce):
+    """What this process can tell at once.
+
+    `group_sizes` says how many of its writers shared each COMMIT since it opened the store.
+    """
+
+    group_sizes: Distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(AtOnce):
+    """The figures of a store; sizes in bytes, times in Unix milliseconds.
+
+    `horizons` says of which buckets the history is not exact from the first change on; "" is for all of them.
+    """
+
+    contents: Contents
+    payloads: Payloads
+    reserve_bytes: int
+    staging: Heap
+    quarantine: Heap
+    pins: tuple[Pin, ...]
+    quotas: tuple[Quota, ...]
     sequence: int
     last_commit_ms: int
     snapshots: int
@@ -172,36 +204,43 @@ class Stats:
         return self.contents.version_bytes / kept if kept > 0 else None
 
 
+def glance(parts: Parts) -> Glance:
+    """What can be told at once."""
+    disk = os.statvfs(parts.layout.root)
+    with parts.database.read() as tx:
+        notes = {f"last_{run}": _note(tx, name) for run, name in NOTES.items()}
+        clock = clock_guard.doubt(tx, now_ms())
+    return Glance(
+        database_bytes=_size(parts.layout.database),
+        wal_bytes=parts.database.wal_bytes,
+        disk_bytes=disk.f_blocks * disk.f_frsize,
+        disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        inodes_free=disk.f_favail if disk.f_files else None,
+        **notes,
+        clock=clock,
+        group_sizes=parts.database.group_sizes,
+    )
+
+
 def gather(parts: Parts, progress: Progress | None = None) -> Stats:
     """Count everything; reads every row of versions and payloads."""
     tell = progress or silent
     contents, payloads = count_versions(parts, tell), count_payloads(parts, tell)
-    disk = os.statvfs(parts.layout.root)
+    found = glance(parts)
     with parts.database.read() as tx:
         ((sequence, last_commit_ms),) = _COUNTER(tx)
         live = tuple(pins.live(tx, now_ms()))
         limits = tuple(quotas.standing(tx))
-        last_check, last_backup, last_gc, last_retention = (_note(tx, name) for name in _NOTES)
-        clock = clock_guard.doubt(tx, now_ms())
         named, known = len(snapshots.standing(tx)), history.horizons(tx)
     return Stats(
+        **{field.name: getattr(found, field.name) for field in fields(AtOnce)},
         contents=contents,
         payloads=payloads,
-        database_bytes=_size(parts.layout.database),
-        wal_bytes=parts.database.wal_bytes,
         reserve_bytes=_size(parts.layout.reserve),
-        disk_bytes=disk.f_blocks * disk.f_frsize,
-        disk_free_bytes=disk.f_bavail * disk.f_frsize,
-        inodes_free=disk.f_favail if disk.f_files else None,
         staging=heap(parts.layout.staging),
         quarantine=heap(parts.layout.quarantine, notes=".json"),
         pins=live,
         quotas=limits,
-        last_check=last_check,
-        last_backup=last_backup,
-        last_gc=last_gc,
-        last_retention=last_retention,
-        clock=clock,
         sequence=sequence,
         last_commit_ms=last_commit_ms,
         snapshots=named,

@@ -223,6 +223,7 @@ class Store(Past):
                     damage = error
                 else:
                     return ObjectReader(version, offset, length, blob, self._payloads.record_damage)
+            self._database.place.require()  # else all of it has gone, and nothing is damaged
             # Its last version may have gone between our view and our open: look again before calling it damage.
             if tries and isinstance(damage, BlobMissing):
                 continue
@@ -341,15 +342,18 @@ class Store(Past):
 
     def health(self) -> str:
         """What is wrong with the store, in a sentence; "" when nothing is known to be."""
-        if self._database.fault:
-            return self._database.fault
-        if not self._layout.database.exists():
-            return f"the data directory {self._layout.root} has lost its database"
-        return ""
+        return self._database.place.fault() or self._database.fault
 
     def shortage(self) -> str:
-        """What keeps uploads out although the store is sound, in a sentence; "" when nothing does."""
-        if self._layout.full():
+        """What keeps uploads out although the store is sound, in a sentence; "" when nothing does.
+
+        "" as well when nothing can be told of the disk, as of a directory that is gone: `health` says what is wrong.
+        """
+        try:
+            full = self._layout.full()
+        except OSError:
+            return ""
+        if full:
             return f"the disk that holds {self._layout.root} is full: uploads are refused, reads and deletes work"
         return ""
 
@@ -359,6 +363,7 @@ class Store(Past):
 
     def maintain(self) -> None:
         """One round of background work, for the holder of server.lock: mend, remake the reserve, shorten the WAL."""
+        self._database.place.require()
         self._reserve.keep()
         self._database.recover()
         self._database.tend_wal()

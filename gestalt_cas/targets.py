@@ -17,9 +17,8 @@ import platformdirs
 
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
 from gestalt_cas.locks import FileLock
+from gestalt_cas.platforms import MAX_SOCKET_PATH
 
-MAX_SOCKET_PATH = 107
-"""Bytes that a unix socket's path may have (sun_path less its NUL)."""
 _ANSWER_SECONDS = 2.0
 
 

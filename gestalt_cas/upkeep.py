@@ -24,7 +24,7 @@ from gestalt_cas.parts import Parts
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
 from gestalt_cas.retention_runs import Applied, Foreseen, Going
-from gestalt_cas.statistics import Stats
+from gestalt_cas.statistics import Glance, Stats
 
 
 class Upkeep:
@@ -65,6 +65,10 @@ class Upkeep:
     def stats(self, *, progress: Progress | None = None) -> Stats:
         """Figures of the whole store; reads every row, in short views, so they are of several moments."""
         return statistics.gather(self._parts, progress)
+
+    def glance(self) -> Glance:
+        """The figures that cost next to nothing: sizes, room, and what the last runs of the tools have noted down."""
+        return statistics.glance(self._parts)
 
     def purge(self, key: ObjectKey) -> Purged:
         """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""

@@ -11,12 +11,8 @@ suspended a write or delete replaces the key's null version and leaves all other
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
 from types import MappingProxyType
@@ -30,13 +26,12 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
-    null,
     select,
     update,
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gestalt_cas import holds, quotas, removals, schema
+from gestalt_cas import holds, quotas, removals, schema, version_ids
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
@@ -67,7 +62,7 @@ _NEWEST = Prepared(select(*_ROW).where(_HERE).order_by(_v.seq.desc()).limit(lite
 _DRAW = Prepared(
     update(schema.counter)
     .values(
-        seq=schema.counter.c.seq + literal_column("1"),
+        seq=schema.counter.c.seq + _p("number", Integer),
         commit_ms=func.max(schema.counter.c.commit_ms, _p("now_ms", Integer)),
     )
     .returning(schema.counter.c.seq, schema.counter.c.commit_ms)
@@ -115,18 +110,6 @@ _HISTORY_REST = Prepared(
     select(*_ROW, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
 )
 _NEWER_THAN_ALL = (1 << 63) - 1
-_BLOB = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
-_PLACED = Prepared(select(_b.size, _b.place, _b.damaged_ms).where(_b.digest == _p("digest")))
-_KEEP_BLOB = Prepared(
-    upsert(schema.blobs)
-    .values(digest=_p("digest"), size=_p("size"), place=_p("place"), sums=_p("sums"))
-    .on_conflict_do_update(
-        index_elements=["digest"], set_={"damaged_ms": null(), "sums": literal_column("excluded.sums")}
-    )
-)
-_MARK_DAMAGED = Prepared(
-    update(schema.blobs).where(_b.digest == _p("d"), _b.damaged_ms.is_(None)).values(damaged_ms=_p("now_ms"))
-)
 _NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
 _FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
 _HAS_OBJECT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket")).limit(literal_column("1")))
@@ -158,25 +141,6 @@ def _totals(*where: ColumnElement[bool]) -> Prepared:
 _TOTALS, _TOTALS_ALL = _totals(_UNDER, _BELOW), _totals(_UNDER)
 
 
-@dataclass(frozen=True, slots=True)
-class BlobPlace:
-    """What the store knows of a payload without its sums: size in bytes, where it is, whether damage was found."""
-
-    size: int
-    place: int
-    damaged: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BlobRow:
-    """What the store knows of a payload: size in bytes, where it is, its chunk sums, whether damage was found."""
-
-    size: int
-    place: int
-    sums: bytes
-    damaged: bool
-
-
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
     """The current object of `key`; None when absent or deleted. `key.bucket` is a real name here, never ""."""
     rows = _CURRENT(connection, bucket=key.bucket, key=key.key.encode())
@@ -203,7 +167,7 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     if version_id == NULL_VERSION:
         rows = _NULL(connection, bucket=key.bucket, key=encoded)
     else:
-        seq = _seq_of(version_id)
+        seq = version_ids.seq_of(version_id)
         rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
     found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
@@ -258,13 +222,20 @@ def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
 
 def buckets(connection: Connection) -> list[str]:
     """Names of the buckets that hold at least one version, in byte order, a few index seeks each."""
+    return [
+        name
+        for name in buckets_ever(connection)
+        if _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name)
+    ]
+
+
+def buckets_ever(connection: Connection) -> list[str]:
+    """Names of the buckets of which there is any row, removed versions included, one index seek each."""
     names: list[str] = []
     rows = _FIRST_BUCKET(connection)
     while rows[0][0] is not None:
-        name = rows[0][0]
-        if _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name):
-            names.append(name)
-        rows = _NEXT_BUCKET(connection, after=name)
+        names.append(rows[0][0])
+        rows = _NEXT_BUCKET(connection, after=names[-1])
     return names
 
 
@@ -306,7 +277,7 @@ def append(
     for row in replaced:
         # Gone with the change that replaces it: at no moment of the history is neither there.
         removals.leave(connection, key.bucket, encoded, row[2], seq, commit_ms)
-    version_id = NULL_VERSION if suspended else _new_id(seq)
+    version_id = NULL_VERSION if suspended else version_ids.new(seq, 1)[0]
     _INSERT(
         connection,
         seq=seq,
@@ -363,56 +334,13 @@ def repoint(connection: Connection, bucket: str, key: bytes) -> None:
         _POINT(connection, bucket=bucket, key=key, seq=wanted)
 
 
-def could_be_id(version_id: str, seq: int) -> bool:
-    """Whether a version of this sequence can have been given this id."""
-    return _seq_of(version_id) == seq
+def draw(connection: Connection, now_ms: int, number: int = 1) -> tuple[int, int]:
+    """Draw the next sequence, or the first of so many, and its commit time.
 
-
-def draw(connection: Connection, now_ms: int) -> tuple[int, int]:
-    """Draw the next sequence and its commit time: the clock, or the last commit time when the clock is behind it."""
-    seq, commit_ms = _DRAW(connection, now_ms=now_ms)[0]
-    return seq, commit_ms
-
-
-def blob(connection: Connection, digest: bytes) -> BlobRow | None:
-    """The row of the payload with this BLAKE3-256; None when no committed version ever had it."""
-    rows = _BLOB(connection, digest=digest)
-    return BlobRow(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
-
-
-def placed(connection: Connection, digest: bytes) -> BlobPlace | None:
-    """The same without the sums, of which a large payload has many: what a copy or an upload has to know."""
-    rows = _PLACED(connection, digest=digest)
-    return BlobPlace(rows[0][0], rows[0][1], rows[0][2] is not None) if rows else None
-
-
-def keep_blob(connection: Connection, digest: bytes, size: int, sums: bytes, place: int = schema.PLACE_FILE) -> None:
-    """Record that the payload is at its place and sound; an earlier mark of damage is lifted.
-
-    A payload keeps the place that it has: `place` is for one without a row.
+    That is the clock, or the last commit time when the clock is behind it.
     """
-    _KEEP_BLOB(connection, digest=digest, size=size, place=place, sums=sums)
-
-
-def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
-    """Record damage; the time of the first finding stays."""
-    _MARK_DAMAGED(connection, d=digest, now_ms=now_ms)
-
-
-def _new_id(seq: int) -> str:
-    """An opaque id: the sequence, so that lookups need no index of their own, and 72 random bits.
-
-    The random part keeps a store that was restored from a backup from giving an id a second time.
-    """
-    return base64.b32hexencode(seq.to_bytes(6) + secrets.token_bytes(9)).decode().lower()
-
-
-def _seq_of(version_id: str) -> int | None:
-    try:
-        raw = base64.b32hexdecode(version_id.upper().encode("ascii"))
-    except (binascii.Error, UnicodeEncodeError):
-        return None
-    return int.from_bytes(raw[:6]) if len(raw) == 15 else None
+    seq, commit_ms = _DRAW(connection, now_ms=now_ms, number=number)[0]
+    return seq - number + 1, commit_ms
 
 
 def _headers_json(headers: Headers) -> str | None:

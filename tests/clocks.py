@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from gestalt_cas import changes, garbage, moments, past, retention_runs, statistics, upkeep
+from gestalt_cas import (
+    Store,
+    batches,
+    changes,
+    garbage,
+    moments,
+    past,
+    purging,
+    retention_runs,
+    rollback,
+    statistics,
+    upkeep,
+)
 
 DAY = 86_400_000
 BEGINNING = 1_800_000_000_000
@@ -31,6 +44,18 @@ def set_clock() -> Iterator[Clock]:
     """A clock that commits, upkeep and what judges by age go by for the block."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (changes, garbage, moments, past, retention_runs, statistics, upkeep):
+        for module in (batches, changes, garbage, moments, past, purging, retention_runs, rollback, statistics, upkeep):
             patch.setattr(module, "now_ms", clock)
         yield clock
+
+
+@pytest.fixture(name="clock")
+def clock_fixture() -> Iterator[Clock]:
+    with set_clock() as clock:
+        yield clock
+
+
+@pytest.fixture(name="store")
+def store_fixture(clock: Clock, tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as opened:
+        yield opened

@@ -17,6 +17,8 @@ import pytest
 from blake3 import blake3
 
 from gestalt_cas import ObjectKey, ObjectVersion, Store
+from gestalt_cas.database import Database
+from gestalt_cas.errors import DiskFull
 from gestalt_cas.objects import ListQuery
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,3 +223,18 @@ class Child:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def full_at_every_other_commit(patch: pytest.MonkeyPatch) -> list[int]:
+    """Have the first of every two COMMITs fail for want of room; the list's number counts those that were tried."""
+    real, tried = Database._commit, [0]
+
+    def commit(database: Database, connection: Any) -> None:
+        tried[0] += 1
+        if tried[0] % 2:
+            connection.execute("ROLLBACK")
+            raise DiskFull("the disk is full")
+        real(database, connection)
+
+    patch.setattr(Database, "_commit", commit)
+    return tried

@@ -11,25 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "errors", "objects"},
+    {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "request_ids"},
     {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {
-        "blobs",
-        "commits",
-        "database",
-        "durability",
-        "history",
-        "holds",
-        "inlined",
-        "keys",
-        "layout",
-        "locks",
-        "payload_files",
-    }
-    | {"pins", "quarantine", "quotas", "reachability", "refusals", "removals", "reserve", "retention"}
-    | {"moments", "schema", "settings", "snapshots"}
-    | {"sqlite", "staging", "statements", "upgrade", "versions", "wal"},
+    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "holds"}
+    | {"inlined", "keys", "layout", "locks"}
+    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
+    | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
+    | {"upgrade", "version_ids", "versions", "wal"},
     {
         "allowances",
         "backups",
@@ -49,18 +38,22 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "purging", "retention_runs", "statistics", "store", "strays", "trees", "upkeep"},
-    {"__main__", "calls", "cli", "conformance", "endpoint", "host", "http_downloads", "http_server", "http_side"}
-    | {"http_uploads", "lifecycle", "logs", "messages", "mounts", "pools", "provider", "rpc", "server"}
+    | {"payloads", "proofs", "purging", "releases", "retention_runs", "rollback", "statistics", "store", "strays"}
+    | {"trees", "upkeep"},
+    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
+    | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
+    | {"observing", "patience", "pools", "provider", "rpc", "server"}
     | {"targets", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
-    "gestalt": {"provider"},
+    "gestalt": {"observing", "provider"},
+    "opentelemetry": {"observing"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
     "sqlalchemy": {
         "backups",
+        "blob_rows",
         "checks",
         "horizons",
         "inlined",
@@ -77,8 +70,8 @@ ONLY_IN = {
         "versions",
     },
     "alembic": {"upgrade"},
-    "fcntl": {"doctor", "durability", "http_downloads", "locks", "staging"},
-    "aiohttp": {"endpoint", "http_downloads", "http_server", "http_uploads"},
+    "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
+    "aiohttp": {"endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -263,3 +264,18 @@ def test_undeleting_what_has_no_version_is_not_found(store: Store) -> None:
     for name in ("k", "never"):
         with pytest.raises(NoSuchKey, match="no version to bring back"):
             store.undelete(key(name))
+
+
+def test_no_time_names_a_moment_within_a_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(1_800_000_000_000)
+    monkeypatch.setattr("gestalt_cas.changes.now_ms", lambda: next(ticks))
+    monkeypatch.setattr("gestalt_cas.batches.now_ms", lambda: next(ticks))
+    gone = put(store, "gone", b"1")
+    with store.transaction() as changes:
+        for name in "abc":
+            changes.put(key(name), [b"1"])
+        changes.copy(key("a"), key("d"))
+        changes.delete(key("gone"), version_id=gone.version_id)
+        changes.delete(key("b"))
+    times = rows(store, "SELECT commit_ms FROM versions WHERE seq > ? UNION SELECT gone_ms FROM versions", gone.seq)
+    assert len([at for (at,) in times if at is not None]) == 1

@@ -32,7 +32,7 @@ from checks import (
     store_fixture,
 )
 from gestalt_cas import ObjectKey, Store, quarantine
-from gestalt_cas.checks import checking, inspection, payload_checks, schema_checks, wal_checks
+from gestalt_cas.checks import checking, inspection, payload_checks, payload_judging, schema_checks, wal_checks
 from gestalt_cas.checks.findings import EVERYTHING, FAULTS, Subset, subset_of
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import InvalidArgument, StoreBusy
@@ -102,6 +102,16 @@ ROW_DAMAGE: dict[str, tuple[str, bool, str]] = {
     "a negative size": ("row", False, "UPDATE versions SET size = -1 WHERE seq = 2"),
     "a marker with a size": ("row", False, "UPDATE versions SET size = 1 WHERE digest IS NULL"),
     "a short digest": ("row", False, "UPDATE versions SET digest = x'00' WHERE seq = 2"),
+    "removed before it came": ("row", False, "UPDATE versions SET gone_seq = seq WHERE gone_seq IS NOT NULL"),
+    "removed by what never was": ("sequence", False, "UPDATE versions SET gone_seq = 999 WHERE gone_seq IS NOT NULL"),
+    "removed by no number": ("row", False, "UPDATE versions SET gone_seq = 'x' WHERE gone_seq IS NOT NULL"),
+    "a short removed digest": ("row", False, "UPDATE versions SET gone_digest = x'00' WHERE gone_seq IS NOT NULL"),
+    "a removed digest that is text": ("row", False, "UPDATE versions SET gone_digest = 'x' WHERE gone_seq IS NOT NULL"),
+    "a removed digest of what stands": ("row", False, "UPDATE versions SET gone_digest = digest WHERE seq = 2"),
+    "a removed digest beside a kept one": (
+        "row", False, "UPDATE versions SET digest = gone_digest WHERE gone_digest IS NOT NULL"
+    ),
+    "a removed marker with a size": ("row", False, "UPDATE versions SET gone_digest = NULL WHERE gone_seq IS NOT NULL"),
     "a short digest in blobs": ("row", False, "INSERT INTO blobs VALUES (x'aa', 1, 0, x'', NULL)"),
     "a quota": ("quota", True, "INSERT INTO quotas VALUES ('bucket', CAST('t' AS BLOB), 100, 1)"),
     "the quota of a bucket": ("quota", True, "INSERT INTO quotas VALUES ('bucket', x'', 100, 1)"),
@@ -181,12 +191,25 @@ def _insert_beside_the_index(directory: Path, index: str, *statements: str) -> N
     )
 
 
+# It gets the sequence of the change that removed a version, which no other row has.
+_A_MARKER = """
+    INSERT INTO versions (bucket, key, seq, version_id, size, content_type, commit_ms)
+    SELECT bucket, x'01', gone_seq, 'null', 0, '', gone_ms FROM versions WHERE key = CAST('removed' AS BLOB)
+"""
+
+
 @pytest.mark.parametrize("given_up", [False, True])
 @pytest.mark.parametrize(
     ("index", "statement"),
     [
         ("versions_by_digest", f"UPDATE versions SET digest = {hexed(SMALL)} WHERE key = CAST('twin' AS BLOB)"),
         ("versions_null", "UPDATE versions SET version_id = 'null' WHERE key = CAST('twin' AS BLOB)"),
+        ("versions_by_seq", _A_MARKER),
+        ("versions_gone", "UPDATE versions SET gone_seq = gone_seq + 1 WHERE key = CAST('removed' AS BLOB)"),
+        (
+            "versions_kept",
+            "UPDATE versions SET digest = gone_digest, gone_digest = NULL WHERE key = CAST('removed' AS BLOB)",
+        ),
     ],
 )  # fmt: skip
 def test_an_index_that_disagrees_is_found_also_when_the_wal_grows_too_much(
@@ -375,8 +398,9 @@ def test_an_upload_on_its_way_is_no_finding_at_any_of_its_steps(store: Store, mo
 
 
 def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
-    """Have something happen after the first call of a function of `payload_checks`."""
-    real, done = getattr(payload_checks, name), threading.Event()
+    """Have something happen after the first call of a function that checks payloads."""
+    module = payload_checks if hasattr(payload_checks, name) else payload_judging
+    real, done = getattr(module, name), threading.Event()
 
     def stand_in(*args: Any, **kwargs: Any) -> Any:
         result = real(*args, **kwargs)
@@ -385,7 +409,7 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], obj
             act()
         return result
 
-    monkeypatch.setattr(payload_checks, name, stand_in)
+    monkeypatch.setattr(module, name, stand_in)
 
 
 def test_a_payload_collected_between_listing_and_rows_is_no_finding(

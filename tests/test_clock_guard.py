@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from clocks import BEGINNING, DAY, Clock, set_clock
+from clocks import BEGINNING, DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: F401
 from command_line import command_in
 from gestalt_cas import Store, clock_guard
 from gestalt_cas.doctor import database as doctor_database
@@ -16,18 +16,6 @@ from gestalt_cas.errors import ClockSuspect
 from storage import key, put
 
 T = BEGINNING
-
-
-@pytest.fixture(name="clock")
-def clock_fixture() -> Iterator[Clock]:
-    with set_clock() as clock:
-        yield clock
-
-
-@pytest.fixture(name="store")
-def store_fixture(clock: Clock, tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def seen(at_ms: int, accepted_ms: int = 0) -> dict[str, int]:

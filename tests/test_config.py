@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config
-from gestalt_cas.config import Collection, Config, Http, Limits, Retention, default_data_dir, parse
+from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Telemetry, default_data_dir, parse
 from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
@@ -50,6 +50,13 @@ KEYS = [
     "http.listen",
     "http.publicUrl",
     "http.corsOrigins",
+    "telemetry.metrics",
+    "telemetry.healthz",
+    "telemetry.statisticsSeconds",
+    "telemetry.openTelemetry",
+    "telemetry.spansPerSecond",
+    "telemetry.logFormat",
+    "telemetry.logCalls",
     "signing.accessKeyId",
     "signing.secretAccessKey",
 ]
@@ -79,6 +86,15 @@ FULL: dict[str, Any] = {
         "listen": "[::1]:8080",
         "publicUrl": "https://Files.example.com:443/",
         "corsOrigins": ["https://app.example.com", "*"],
+    },
+    "telemetry": {
+        "metrics": "loopback",
+        "healthz": "everyone",
+        "statisticsSeconds": 10,
+        "openTelemetry": False,
+        "spansPerSecond": 11,
+        "logFormat": "json",
+        "logCalls": "refused",
     },
     "signing": {"accessKeyId": "AKID", "secretAccessKey": "se/cret+"},
 }
@@ -118,6 +134,7 @@ def test_everything_given() -> None:
         gc=Collection(0.0, 0.5),
         retention=Retention(0.25),
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
+        telemetry=Telemetry("loopback", "everyone", 10.0, False, 11.0, "json", "refused"),
         signing=KeyPair("AKID", "se/cret+"),
         settings={
             "bucket": "main",
@@ -599,7 +616,12 @@ def test_description_is_the_schemas(setting: config.Setting) -> None:
 
 def test_defaults_of_the_code_are_the_schemas() -> None:
     defaults = {key: part["default"] for key, part in leaves(SCHEMA) if "default" in part}
-    assert set(KEYS) - set(defaults) == {"dataDir", "signing.accessKeyId", "signing.secretAccessKey"}
+    assert set(KEYS) - set(defaults) == {
+        "dataDir",
+        "telemetry.logFormat",
+        "signing.accessKeyId",
+        "signing.secretAccessKey",
+    }
     everything: dict[str, object] = {"dataDir": "d"}
     for key, value in defaults.items():
         everything = merge(everything, nested(key, value))
@@ -607,6 +629,7 @@ def test_defaults_of_the_code_are_the_schemas() -> None:
     assert with_defaults.limits == parse({"dataDir": "d"}).limits == Limits()
     assert with_defaults.gc == parse({"dataDir": "d"}).gc == Collection()
     assert with_defaults.http == parse({"dataDir": "d"}).http == Http()
+    assert with_defaults.telemetry == parse({"dataDir": "d"}).telemetry == Telemetry()
     assert with_defaults.signing is parse({"dataDir": "d"}).signing is None
     assert with_defaults.key_prefix == parse({"dataDir": "d"}).key_prefix == Config(Path("d")).key_prefix
     assert with_defaults.settings == {key: defaults[key] for key in config.STORE_KEYS}

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from checks import FILE_DAMAGE, LARGE, check, path_of, put_back
 from database_pages import Page, first_free, overwrite_page, pages_of, read_page
-from gestalt_cas import ObjectKey, Store, versions
+from gestalt_cas import ObjectKey, Store, blob_rows, versions
 from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, DatabaseDamaged, NoSuchKey, StoreError
@@ -165,7 +165,7 @@ def rich_fixture(tmp_path_factory: pytest.TempPathFactory) -> Rich:
             for number in range(400):
                 size = (600 if number % 40 == 0 else 1) << 20
                 digest = blake3(b"%d" % number).digest()
-                versions.keep_blob(tx, digest, size, seed.randbytes(16 * (size >> 20)))
+                blob_rows.keep(tx, digest, size, seed.randbytes(16 * (size >> 20)))
             tx.executemany("INSERT INTO pins VALUES (?, 'hold', 1, 1, NULL)", [(str(n),) for n in range(300)])
             tx.execute("CREATE TABLE filler (data)")
             tx.executemany("INSERT INTO filler VALUES (zeroblob(8000))", [()] * 10)

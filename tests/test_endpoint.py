@@ -640,15 +640,15 @@ def test_a_connection_is_used_again_after_errors(site: Site) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
-    for name in ("p1", "p2", "p3"):
+    for name in ("<p1>", "<p2>", "<p3>"):
         site.client.write(name, name.encode() * 100_000, bucket=BUCKET)
     with site.socket() as connection:
-        for name in ("p1", "p2", "p3"):
-            last = "Connection: close\r\n" * (name == "p3")
+        for name in ("<p1>", "<p2>", "<p3>"):
+            last = "Connection: close\r\n" * (name == "<p3>")
             connection.sendall(f"GET {site.target(name)} HTTP/1.1\r\nHost: {site.authority}\r\n{last}\r\n".encode())
         received = until_closed(connection)
-    assert [received.count(name.encode()) for name in ("p1", "p2", "p3")] == [100_000] * 3
-    assert received.index(b"p1") < received.index(b"p2") < received.index(b"p3")
+    assert [received.count(name.encode()) for name in ("<p1>", "<p2>", "<p3>")] == [100_000] * 3
+    assert received.index(b"<p1>") < received.index(b"<p2>") < received.index(b"<p3>")
 
 
 def test_http_1_0(site: Site) -> None:

@@ -605,17 +605,17 @@ def test_rows_of_blobs_that_are_wrong_are_put_right_from_the_proven_bytes(store:
 def test_damage_that_is_healed_before_it_is_recorded_is_no_finding(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gestalt_cas.checks import payload_checks
+    from gestalt_cas.checks import payload_judging
 
     fill(store)
     spoil_from_outside(store, SMALL, flipped(SMALL))
-    held = payload_checks._held
+    held = payload_judging._held
 
     def healed(*arguments: Any) -> Any:
         spoil(store, SMALL, SMALL)
         return held(*arguments)
 
-    monkeypatch.setattr(payload_checks, "_held", healed)
+    monkeypatch.setattr(payload_judging, "_held", healed)
     assert check(store, read_data=EVERYTHING).findings == ()
     assert not damaged(store, SMALL)
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import ast
 import email
 import json
-import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
-import venv
 import zipfile
 from collections.abc import Iterator
 from email.message import Message
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from packaged import ROOT, Installed, build_package
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SLOW_TO_IMPORT = {"alembic", "gestalt", "google.protobuf", "grpc", "jsonschema", "opentelemetry", "sqlalchemy"}
 
@@ -36,12 +33,7 @@ def sources(folder: str) -> set[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist of the checkout, and the wheel that was built from that sdist."""
-    place = tmp_path_factory.mktemp("dist")
-    # Without isolation, because isolation would fetch the build backend, which is in the `dev` extra.
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(place), str(ROOT)]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return place
+    return build_package(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -55,48 +47,6 @@ def wheel_metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         return email.message_from_bytes(archive.read(name))
-
-
-class Installed:
-    """The wheel in an environment of its own, which takes third-party packages from the one that runs the tests."""
-
-    def __init__(self, place: Path, wheel: Path) -> None:
-        self.home = place / "home"
-        self.home.mkdir()
-        self.environment = place / "environment"
-        venv.create(self.environment, with_pip=False)
-        self.python = self.environment / "bin/python"
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "--python",
-            str(self.python),
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--no-index",
-        ]
-        subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
-        (packages,) = self.environment.glob("lib/python*/site-packages")
-        # Directories named in a .pth file are searched, but .pth files in them are not obeyed: were the checkout
-        # installed there as editable, it stays out of reach.
-        shared = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
-        (packages / "shared.pth").write_text("".join(f"{directory}\n" for directory in shared))
-
-    def run(self, *command: str, expect: int = 0, data: bytes = b"") -> bytes:
-        """Run a command in an empty directory, with the sparse environment that a host gives; returns its stdout."""
-        variables = {"PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8"}
-        done = subprocess.run(command, cwd=self.home, env=variables, input=data, capture_output=True, check=False)
-        assert done.returncode == expect, done.stderr.decode()
-        return done.stdout
-
-    def evaluate(self, script: str) -> Any:
-        """The value that a script prints as JSON."""
-        return json.loads(self.run(str(self.python), "-c", script))
-
-    def command(self, *arguments: str, expect: int = 0, data: bytes = b"") -> bytes:
-        return self.run(str(self.environment / "bin/gestalt-cas"), *arguments, expect=expect, data=data)
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +72,12 @@ def test_sdist_holds_every_source(built: Path) -> None:
     assert not [name for name in inside if name.startswith((".venv", ".data", ".build")) or "__pycache__" in name]
 
 
-def test_wheel_holds_package_migrations_and_schema_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_package_migrations_schema_and_icon_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     migrations = {f"gestalt_cas/{name}" for name in sources("migrations")}
-    assert inside == sources("gestalt_cas") | migrations | {"gestalt_cas/config.schema.json"}
+    data = {"gestalt_cas/config.schema.json", "gestalt_cas/icon.svg"}
+    assert inside == sources("gestalt_cas") | migrations | data
     assert "gestalt_cas/py.typed" in inside
     assert {"gestalt_cas/migrations/env.py", "gestalt_cas/migrations/script.py.mako"} <= inside
     assert [name for name in inside if name.startswith("gestalt_cas/migrations/versions/0001")]
@@ -250,8 +201,8 @@ def test_every_imported_package_is_declared() -> None:
     assert {"sqlalchemy", "grpc", "gestalt"} <= third_party
     providers = metadata.packages_distributions()
     undeclared = {top for top in third_party if not declared & {normalized(name) for name in providers.get(top, [])}}
-    # pysqlite3 is declared, but not installed where it has no wheels.
-    assert undeclared <= {"pysqlite3"}
+    # pysqlite3 is declared, but not installed where it has no wheels; OpenTelemetry is used where the SDK brings it.
+    assert undeclared <= {"pysqlite3", "opentelemetry"}
 
 
 def test_generated_code_runs_on_every_allowed_protobuf() -> None:
@@ -266,3 +217,11 @@ def test_generated_code_runs_on_every_allowed_protobuf() -> None:
     *oldest, beyond = (int(part) for part in bounds.groups())
     assert generated <= tuple(oldest)
     assert beyond <= generated[0] + 2
+
+
+def test_the_interpreters_that_are_declared_are_those_that_are_run() -> None:
+    makefile = re.search(r"(?m)^PYTHONS \?= (.*)$", (ROOT / "Makefile").read_text())
+    assert makefile
+    prefix = "Programming Language :: Python :: 3."
+    declared = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)]
+    assert [f"python3.{minor}" for minor in declared] == makefile[1].split()

@@ -237,3 +237,26 @@ def test_a_key_of_many_versions(store: Store) -> None:
     for _ in range(300):
         store.copy(key("k"), key("k"))
     assert store.purge(key("k")) == purged(301, files=1, bytes=4)
+
+
+def test_what_was_removed_before_goes_as_well(store: Store) -> None:
+    first = put(store, "k", b"first")
+    store.delete(key("k"), version_id=first.version_id)
+    put(store, "k", b"second")
+    put(store, "other", b"shared")
+    shared = put(store, "k", b"shared")
+    store.delete(key("k"), version_id=shared.version_id)
+    purged = store.purge(key("k"))
+    assert (purged.versions, purged.files, purged.bytes, purged.shared) == (1, 2, 11, 1)
+    assert payloads(store) == [payload_path(store, b"shared").name]
+    assert rows(store, "SELECT gone_digest FROM versions WHERE key = ?", b"k") == [(b"",)] * 3
+
+
+def test_a_key_of_which_only_traces_are_left_can_be_purged_once(store: Store) -> None:
+    made = put(store, "k", b"1", metadata={"secret": "x"})
+    store.delete(key("k"), version_id=made.version_id)
+    assert store.purge(key("k")).versions == 0
+    assert rows(store, "SELECT metadata FROM versions") == [(None,)]
+    assert payloads(store) == []
+    with pytest.raises(NoSuchKey):
+        store.purge(key("k"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,36 +16,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clocks import DAY, Clock, set_clock
+from clocks import DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: F401
 from command_line import Command, command_in
 from gestalt_cas import ObjectKey, Store, retention, retention_runs
 from gestalt_cas.database import Database
-from gestalt_cas.errors import (
-    BeforeHorizon,
-    Cancelled,
-    ClockSuspect,
-    DiskFull,
-    InvalidArgument,
-    InvalidConfig,
-    Protected,
-)
+from gestalt_cas.errors import BeforeHorizon, Cancelled, ClockSuspect, InvalidArgument, InvalidConfig, Protected
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.retention_runs import Applied, Foreseen, Going
-from storage import Child, body, history, key, on_a_small_disk, put, rows
+from storage import Child, body, full_at_every_other_commit, history, key, on_a_small_disk, put, rows
 
 RULES = retention.SETTING
-
-
-@pytest.fixture(name="clock")
-def clock_fixture() -> Iterator[Clock]:
-    with set_clock() as clock:
-        yield clock
-
-
-@pytest.fixture(name="store")
-def store_fixture(clock: Clock, tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store") as opened:
-        yield opened
 
 
 def rule(store: Store, rules: Mapping[str, object]) -> None:
@@ -168,9 +148,10 @@ def test_markers_that_hide_nothing_go(
     apply(store)
     assert left(store) == list(stay)
     assert len(going) == len(text) - len(stay)
-    reasons = {"marker" if one.version.delete_marker and not stay else "noncurrent" for one in going}
-    assert {one.reason for one in going} == reasons
-    assert rows(store, "SELECT * FROM current") == [] if not stay else True
+    reasons = ["marker" if one.version.delete_marker and not stay else "noncurrent" for one in going]
+    assert [one.reason for one in going] == reasons
+    if not stay:
+        assert rows(store, "SELECT * FROM current") == []
 
 
 def test_a_current_object_expires(store: Store, clock: Clock) -> None:
@@ -804,16 +785,7 @@ def test_the_reserve_is_spent_where_there_is_no_room(store: Store, monkeypatch: 
     letters(store, "abc")
     rule(store, {"bucket": {"keepNoncurrent": 0}})
     store._reserve.make()
-    real, tried = Database._commit, [0]
-
-    def commit(database: Database, connection: Any) -> None:
-        tried[0] += 1
-        if tried[0] % 2:
-            connection.execute("ROLLBACK")
-            raise DiskFull("the disk is full")
-        real(database, connection)
-
-    monkeypatch.setattr(Database, "_commit", commit)
+    tried = full_at_every_other_commit(monkeypatch)
     assert store.apply_retention() == Applied(versions=2, bytes=2)
     assert tried == [2 * 3]  # what the clock said, the removal, the note
 

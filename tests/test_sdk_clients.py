@@ -1,87 +1,107 @@
-"""Real SDK releases, each in an environment of its own: their S3 clients, and their runtimes around our provider.
+"""Real SDK releases, each in an environment of its own: their runtimes around our provider, their own S3 clients.
 
-`0.0.1a19` is the newest release whose requests carry buckets, `newest` whatever the index has. The checks are the
-`check_…` functions of the two scripts beside the wire client; each is one test here. Without a package index these
-tests fail: whether real clients work is what this project is for.
+These are six of the 22 that `make sdk-matrix` runs, which tells more about each (`sdks.matrix`); the first run in a
+checkout installs them. Without a package index these tests fail: whether real releases work is what we are for.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wire import protos
-from wire.client import Client, Lifecycle
-from wire.fixtures import server_fixture  # noqa: F401
-from wire.process import ROOT, TARGET, Hosted, Server
-from wire.sdk_environments import python_of
+from sdks import matrix
+from sdks.judging import PARTS, Row, Step, judge
+from sdks.releases import ALL, CI, FIRST, LAST, Release, named
+from wire.process import ROOT
 
-# The first run in a checkout installs the releases.
 pytestmark = pytest.mark.timeout(900)
 
-SCRIPTS = Path(__file__).parent / "wire"
-CLIENTS = {
-    "0.0.1a19": (SCRIPTS / "sdk_client_old.py", "GESTALT_S3_SOCKET"),
-    "newest": (SCRIPTS / "sdk_client_new.py", "GESTALT_HOST_SERVICE_SOCKET"),
-}
+
+@pytest.mark.parametrize("name", CI)
+def test_the_provider_under_a_release(name: str) -> None:
+    row = judge(named(name))
+    assert not row.failures, matrix.told(row)
+    assert set(PARTS) <= set(row.steps)
+    assert all(row.steps[part].checks for part in PARTS)
 
 
-def checks_of(script: Path) -> list[str]:
-    functions = [node.name for node in ast.parse(script.read_text()).body if isinstance(node, ast.FunctionDef)]
-    return [name for name in functions if name.startswith("check_")]
+def test_a_provider_that_is_wrong_fails_under_a_release(tmp_path: Path) -> None:
+    """It forgets the content type of what is written, which stubs and client both notice."""
+    (tmp_path / "forgetful.py").write_text(
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
+        "from gestalt_cas import messages\n"
+        "from gestalt_cas.provider import provider\n"
+        "def forget(field):\n"
+        "    def without(*args, **kwargs):\n"
+        "        meta = field(*args, **kwargs)\n"
+        "        meta.content_type = ''\n"
+        "        return meta\n"
+        "    return without\n"
+        "messages.Namespace.meta = forget(messages.Namespace.meta)\n"
+    )
+    row = judge(named("a29"), "forgetful:provider", tmp_path)
+    assert "head" in row.steps["round trip"].failure
+    assert "write_and_head" in row.steps["client"].failure
+    assert not row.steps["lifecycle"].failure
+    assert {step.name for step in row.failures} == {"round trip", "client"}
 
 
-@pytest.fixture(scope="module", name="outcomes")
-def outcomes_fixture(server: Server) -> dict[str, dict[str, str]]:
-    """For each release, each check's failure text ("" for a pass)."""
-    outcomes = {}
-    for release, (script, variable) in CLIENTS.items():
-        environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(
-            [python_of(release), str(script)],
-            env={**environment, variable: server.target},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, f"{release}: {done.stderr}"
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        outcomes[release] = {line["check"]: line["failure"] for line in lines}
-    return outcomes
+def test_without_a_package_index_the_matrix_fails_and_says_so(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": "tests", "PIP_NO_INDEX": "1", "SDK_ENVIRONMENTS": str(tmp_path)}
+    command = [sys.executable, "-m", "sdks.matrix", "a8"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot install gestalt-sdk==0.0.1a8" in done.stdout
+    assert "needs a package index" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("release", "check"),
-    [(release, check) for release, (script, _) in CLIENTS.items() for check in checks_of(script)],
-)
-def test_sdk_client(outcomes: dict[str, dict[str, str]], release: str, check: str) -> None:
-    assert outcomes[release][check] == "", outcomes[release][check]
+def resolved(*requirements: str) -> dict[str, str]:
+    """The versions that pip would install for these requirements into an empty environment."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-build-isolation"]
+    command = [*pip, "--dry-run", "--ignore-installed", "--report", "-", *requirements]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    packages: list[dict[str, Any]] = json.loads(done.stdout)["install"]
+    return {package["metadata"]["name"]: package["metadata"]["version"] for package in packages}
 
 
-@pytest.mark.parametrize("era", ["PLUGIN", "PROVIDER"])
-@pytest.mark.parametrize("release", ["0.0.1a8", "0.0.1a19"])
-def test_the_provider_under_an_old_runtime_and_hosts_of_both_eras(release: str, era: str) -> None:
-    """Old runtimes read the socket's old name only and speak one protocol version; hosts of either era are served."""
-    version = 5 if era == "PROVIDER" else 2
-    command = [str(python_of(release)), "-m", "gestalt._runtime", str(ROOT), TARGET, "s3"]
-    with Hosted(command, era=era) as provider:
-        lifecycle = Lifecycle(provider.target)
-        assert lifecycle.identity().kind == 7
-        config = {"dataDir": str(provider.host_home / "data"), "limits": {"concurrentReads": 8}}
-        assert lifecycle.configure(config, version=version).protocol_version == version
-        assert lifecycle.health().ready
-        with Client(provider.target, protos.BUCKETED, ("grpc.http2.bdp_probe", 0)) as client:
-            body = bytes(range(256)) * 65536
-            assert client.write("k", body, bucket="b").ref.bucket == "b"
-            assert client.body("k", bucket="b") == body
-            streams = [client.read_stream("k", bucket="b") for _ in range(8)]
-            assert [next(stream).meta.size for stream in streams] == [len(body)] * 8
-            assert client.head("k", bucket="b").size == len(body), "streams hold no thread of the runtime's four"
-        lifecycle.close()
-        provider.stop()
+def test_a_plain_install_takes_the_newest_release_and_its_pins() -> None:
+    found = resolved(".")
+    assert found["gestalt-sdk"] == f"0.0.1{matrix.published()[-1].name}"
+    assert found["typing_extensions"] == "4.12.2"
+    assert found["PyYAML"] == "6.0.3"
+    assert found["opentelemetry-api"] == "1.41.1"
+    assert found["protobuf"].startswith("6.33.")
+
+
+def test_releases_by_name() -> None:
+    assert [release.name for release in ALL] == [f"a{number}" for number in range(FIRST, LAST + 1)]
+    assert named("0.0.1a19") == named("a19") == Release(19)
+    for name in ("a7", "b8", "", "0.0.2a8"):
+        with pytest.raises(ValueError, match="no release"):
+            named(name)
+
+
+def test_the_matrix_ends_with_1_when_anything_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {
+        8: Row(Release(8), steps={"client": Step("client", checks=14)}),
+        29: Row(Release(29), steps={"client": Step("client", checks=15, failure="copy: lost")}),
+    }
+    monkeypatch.setattr(matrix, "judge", lambda release: rows[release.number])
+    assert matrix.main(["a8", "--keep"]) == 0
+    assert "1 of 1 releases passed" in capsys.readouterr().out
+    assert matrix.main(["a8", "a29", "--keep"]) == 1
+    shown = capsys.readouterr().out
+    assert "copy: lost" in shown
+    assert "1 of 2 releases passed; failed: a29" in shown
+    assert matrix.main(["a29", "--json", "--keep"]) == 1
+    (said,) = json.loads(capsys.readouterr().out)
+    assert (said["name"], said["ok"], said["steps"][0]["failure"]) == ("a29", False, "copy: lost")

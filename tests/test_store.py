@@ -1525,7 +1525,7 @@ def test_a_full_disk_shows_although_the_store_is_sound(store: Store, monkeypatch
 
 def test_a_passing_fault_is_mended_without_a_write(store: Store) -> None:
     error = sqlite.driver.OperationalError("disk I/O error")
-    store._database._note_fault(error)
+    store._database._faults.note(error)
     assert "disk I/O error" in store.health()
     store.maintain()
     assert store.health() == ""

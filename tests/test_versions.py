@@ -11,7 +11,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, versions
+from gestalt_cas import Store, blob_rows, versions
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
 from oracle import NULL, Oracle, Version
 from storage import BUCKET, key, rows
@@ -40,7 +40,7 @@ class Names:
 def append(tx: Any, where: ObjectKey, data: bytes | None, *, suspended: bool = False, now_ms: int = 1) -> ObjectVersion:
     digest = None if data is None else blake3(data).digest()
     if digest is not None:
-        versions.keep_blob(tx, digest, len(data or b""), SUMS)
+        blob_rows.keep(tx, digest, len(data or b""), SUMS)
     return versions.append(
         tx,
         where,
@@ -197,7 +197,7 @@ def test_a_version_keeps_what_it_was_given(store: Store) -> None:
     headers = Headers("text/plain", "no-store", 'attachment; filename="ü"', "gzip", "de")
     metadata = {"": "", "Case": "kept", "ü\0": "\U0010ffff"}
     with store._database.write() as tx:
-        versions.keep_blob(tx, b"d" * 32, 7, b"s" * 16)
+        blob_rows.keep(tx, b"d" * 32, 7, b"s" * 16)
         made = versions.append(
             tx, key("ü\0"), b"d" * 32, 7, headers=headers, metadata=metadata, suspended=False, now_ms=12
         )
@@ -226,17 +226,17 @@ def test_at_most_one_null_version_per_key_whatever_the_code_does(store: Store) -
 def test_a_payloads_row(store: Store) -> None:
     digest = b"d" * 32
     with store._database.write() as tx:
-        assert versions.blob(tx, digest) is None
-        versions.mark_damaged(tx, digest, 5)
-        assert versions.blob(tx, digest) is None
-        versions.keep_blob(tx, digest, 7, b"sums")
-        assert versions.blob(tx, digest) == versions.BlobRow(7, 0, b"sums", damaged=False)
-        versions.mark_damaged(tx, digest, 5)
-        versions.mark_damaged(tx, digest, 6)
-        assert versions.blob(tx, digest) == versions.BlobRow(7, 0, b"sums", damaged=True)
+        assert blob_rows.row(tx, digest) is None
+        blob_rows.mark_damaged(tx, digest, 5)
+        assert blob_rows.row(tx, digest) is None
+        blob_rows.keep(tx, digest, 7, b"sums")
+        assert blob_rows.row(tx, digest) == blob_rows.BlobRow(7, 0, b"sums", damaged=False)
+        blob_rows.mark_damaged(tx, digest, 5)
+        blob_rows.mark_damaged(tx, digest, 6)
+        assert blob_rows.row(tx, digest) == blob_rows.BlobRow(7, 0, b"sums", damaged=True)
         assert tx.execute("SELECT damaged_ms FROM blobs").fetchall() == [(5,)]
-        versions.keep_blob(tx, digest, 7, b"new sums")
-        assert versions.blob(tx, digest) == versions.BlobRow(7, 0, b"new sums", damaged=False)
+        blob_rows.keep(tx, digest, 7, b"new sums")
+        assert blob_rows.row(tx, digest) == blob_rows.BlobRow(7, 0, b"new sums", damaged=False)
 
 
 # ---- walking ----

@@ -1,4 +1,4 @@
-"""The directories of the store, and who may do what to its files. Payloads' own modes are `payload_checks`'s."""
+"""The directories of the store, and who may do what to its files. Payloads' own modes are `payload_judging`'s."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 """Payloads: rows against files both ways, or against rows of `inlined`, and the bytes of those that are to be read.
 
 The files of a fan-out directory are listed before their rows are read, so a row always is older than the look at its
-file would have to be. What looks wrong then is looked at again, and becomes a finding only in a transaction under
-write.lock, in which the row still stands, a version reaches it, and the very file (or absence) that was judged is still
-there: while the lock is held nobody commits a version, removes a payload, or records one as healed. That transaction
-also records the damage. So a payload that is being written, removed or healed meanwhile never is a finding.
+file would have to be. What looks wrong then is judged by `payload_judging.py`.
 """
 
 from __future__ import annotations
@@ -12,38 +9,21 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from gestalt_cas import chunks, reachability, versions
-from gestalt_cas.checks import inlined_checks, payload_rows
+from gestalt_cas import chunks, reachability
+from gestalt_cas.checks import payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
-from gestalt_cas.checks.payload_rows import PayloadRow, Reached
-from gestalt_cas.checks.repairs import mend_payload
-from gestalt_cas.clock import now_ms
+from gestalt_cas.checks.payload_judging import STEP, check_mode, check_mode_of, judge_row, look_at, tell
+from gestalt_cas.checks.payload_rows import PayloadRow
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import FAN_OUT
-from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of, is_want
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, is_want
 
 BATCH = 1000
 DIGEST_BYTES = 32
-_TRIES = 5
-_LOCK_SECONDS = 20.0
-_STEP = 1 << 16
-"""Digests are told apart by their first two bytes in what progress is told."""
 Names = dict[bytes, tuple[int, int]]
 """Digest to mode (with the file's type) and size of what stands under its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A look that held in a transaction of its own: the row, the versions that are concerned, and what was recorded."""
-
-    look: Look
-    row: PayloadRow | None
-    reached: Reached
-    unrecorded: str = ""
 
 
 class PayloadPass:
@@ -61,7 +41,7 @@ class PayloadPass:
             names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
             for reached in self._directory(names, start, upper):
                 yield reached
-                _tell(self._run, reached)
+                tell(self._run, reached)
                 self._run.pace.batch_done()
             yield upper
         self._close_gap()
@@ -111,7 +91,7 @@ class PayloadPass:
     def _skip(self, place: bytes, upper: bytes, error: StoreError) -> bytes:
         """Find the next digest from which on rows can be read, in steps that grow; `upper` when there is none."""
         prefix = int.from_bytes(place[:2].ljust(2, b"\0"))
-        end = upper[0] << 8 if len(upper) == 1 else _STEP
+        end = upper[0] << 8 if len(upper) == 1 else STEP
         step, found = (1 if self._gap is None else 64), upper
         while prefix + step < end:
             candidate = (prefix + step).to_bytes(2)
@@ -169,11 +149,11 @@ def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) 
         and len(row.sums) == chunks.SUM_BYTES * chunks.count(row.size)
     )
     if sound and wanted:
-        look = _examine(run, Expected(row.digest, row.size, row.sums), read=True)
+        look = look_at(run, Expected(row.digest, row.size, row.sums), read=True)
         if look.kind:
             judge_row(run, row.digest, read=True)
         else:
-            _check_mode_of(run, row.digest, look)
+            check_mode_of(run, row.digest, look)
     elif not sound:
         judge_row(run, row.digest, read=wanted or row.damaged_ms is not None)
     elif listed is not None and stat.S_IMODE(listed[0]) != PAYLOAD_MODE:
@@ -197,7 +177,7 @@ def _check_inlined(run: Inspection, row: PayloadRow, listed: tuple[int, int] | N
         stored == row.size
         and row.damaged_ms is None
         and len(row.sums) == chunks.SUM_BYTES * chunks.count(row.size)
-        and not (wanted and _examine(run, Expected(row.digest, row.size, row.sums), read=True, place=row.place).kind)
+        and not (wanted and look_at(run, Expected(row.digest, row.size, row.sums), read=True, place=row.place).kind)
     )
     if not sound:
         judge_row(run, row.digest, read=wanted or row.damaged_ms is not None)
@@ -230,185 +210,6 @@ def _lengths(run: Inspection, rows: list[PayloadRow]) -> dict[bytes, int | None]
         if len(rows) == 1:
             return {rows[0].digest: -1}
     return {digest: length for row in rows for digest, length in _lengths(run, [row]).items()}
-
-
-def judge_row(run: Inspection, digest: bytes, *, read: bool = False) -> None:
-    """Find out what is wrong with a payload, if anything still is, report it, and mend it where that is asked for.
-
-    Also for a digest that versions have and `blobs` has not, and for versions that say another size than `blobs`.
-    """
-    try:
-        verdict = _verdict(run, digest, read)
-    except StoreError as error:
-        if not broken(error) or not run.digest_index:
-            raise
-        run.digest_index = False
-        verdict = _verdict(run, digest, read)
-    if verdict is None or not verdict.reached.total:
-        return
-    finding = _finding(run, digest, verdict)
-    if finding is None:
-        return
-    if run.options.repair:
-        finding = mend_payload(run, digest, verdict.look, finding)
-    run.report(finding)
-
-
-def check_mode(run: Inspection, digest: bytes) -> None:
-    """Report, or put right, the mode of a payload that is otherwise sound."""
-    path = run.parts.blobs.path(digest)
-    try:
-        found = stat.S_IMODE(path.lstat().st_mode)
-    except FileNotFoundError:
-        return  # gc was faster
-    if found == PAYLOAD_MODE:
-        return
-    finding = Finding(
-        "mode",
-        f"payload {path.name} has mode {found:04o}",
-        where=str(path),
-        digest=digest.hex(),
-        expected=f"{PAYLOAD_MODE:04o}",
-        found=f"{found:04o}",
-        remedy=run.repair_command(),
-    )
-    if run.options.repair:
-        path.chmod(PAYLOAD_MODE)
-        finding = finding.mended(f"set mode {PAYLOAD_MODE:04o}")
-    run.report(finding)
-
-
-# ---- judging ----
-
-
-def _verdict(run: Inspection, digest: bytes, read: bool) -> Verdict | None:
-    """Look until a look holds in a transaction; None when all is well, or the payload has gone meanwhile."""
-    for _ in range(_TRIES):
-        with run.view() as tx:
-            row = payload_rows.one(tx, digest)
-            reached = payload_rows.reached_by(tx, digest, indexed=run.digest_index)
-        if row is None and not reached.total:
-            return None
-        look = _look(run, digest, row, reached, read)
-        if not look.kind and not _rows_disagree(row, reached):
-            _check_mode_of(run, digest, look)
-            if row is not None and row.damaged_ms is not None and look.whole:
-                return _held(run, digest, row, look)
-            return None
-        if (held := _held(run, digest, row, look)) is not None:
-            return held
-    return None
-
-
-def _look(run: Inspection, digest: bytes, row: PayloadRow | None, reached: Reached, read: bool) -> Look:
-    suspicious = row is None or not row.usable or _rows_disagree(row, reached)
-    size, sums = (row.size, row.sums) if row is not None and row.usable else (reached.greatest, b"")
-    place = row.place if row is not None and row.inlined else 0
-    return _examine(run, Expected(digest, size, sums), read=read or suspicious, place=place)
-
-
-def _examine(run: Inspection, expected: Expected, *, read: bool, place: int = 0) -> Look:
-    def advance(count: int) -> None:
-        run.tally.bytes_read += count
-        run.pace.read(count)
-        _tell(run, expected.digest)
-
-    if place:
-        look = _examine_inlined(run, place, expected, read)
-        if look.whole:
-            advance(look.size)
-    else:
-        look = examine(run.parts.blobs.path(expected.digest), expected, read=read, advance=advance)
-    run.tally.payloads_read += look.whole
-    return look
-
-
-def _examine_inlined(run: Inspection, place: int, expected: Expected, read: bool) -> Look:
-    try:
-        with run.view() as tx:
-            return inlined_checks.examine(tx, place, expected, read=read)
-    except StoreError as error:
-        if not broken(error):
-            raise
-        return inlined_checks.unreadable(place, expected, str(error))
-
-
-def _identity_now(run: Inspection, tx: Connection, digest: bytes, place: int) -> Identity | None:
-    return inlined_checks.identity_of(tx, place) if place else identity_of(run.parts.blobs.path(digest))
-
-
-def _rows_disagree(row: PayloadRow | None, reached: Reached) -> bool:
-    if row is None or not row.usable:
-        return True
-    return bool(reached.total) and (reached.least, reached.greatest) != (row.size, row.size)
-
-
-def _held(run: Inspection, digest: bytes, row: PayloadRow | None, look: Look) -> Verdict | None:
-    """The verdict, if rows and file are still what was judged; records damage in the same transaction."""
-    try:
-        with run.parts.database.write(_LOCK_SECONDS) as tx:
-            reached = _still(run, tx, digest, row, look)
-            if reached is not None and row is not None and look.kind and look.kind != "mode":
-                versions.mark_damaged(tx, digest, now_ms())
-    except StoreError as error:
-        with run.view() as tx:
-            reached = _still(run, tx, digest, row, look)
-        return Verdict(look, row, reached, str(error)) if reached is not None else None
-    return Verdict(look, row, reached) if reached is not None else None
-
-
-def _still(run: Inspection, tx: Connection, digest: bytes, row: PayloadRow | None, look: Look) -> Reached | None:
-    now = payload_rows.one(tx, digest)
-    same_row = (now is None) == (row is None) and (
-        now is None or row is None or (now.size, now.sums, now.place) == (row.size, row.sums, row.place)
-    )
-    if row is not None and row.damaged_ms is not None and now is not None and now.damaged_ms is None:
-        return None  # healed meanwhile
-    if not same_row:
-        return None
-    # A row that cannot be read cannot be compared with itself.
-    comparable = look.kind != "unreadable" or not look.place
-    if comparable and _identity_now(run, tx, digest, look.place) != look.identity:
-        return None
-    return payload_rows.reached_by(tx, digest, indexed=run.digest_index)
-
-
-def _finding(run: Inspection, digest: bytes, verdict: Verdict) -> Finding | None:
-    look, row, reached = verdict.look, verdict.row, verdict.reached
-    kind, message, expected, found = look.kind, look.message, look.expected, look.found
-    name = digest.hex()
-    if row is None:
-        state = "its file is whole" if look.whole else look.message
-        kind, message = "row-missing", f"payload {name} has no row, but {reached.total} versions; {state}"
-    elif not row.usable:
-        kind, message = (
-            "row",
-            f"the row of payload {name} is not one that a write makes; {look.message or 'its file is whole'}",
-        )
-    elif not kind and (reached.least, reached.greatest) != (row.size, row.size):
-        kind, message = "size", f"versions of payload {name} say {reached.least} to {reached.greatest} bytes"
-        expected, found = str(look.size), f"{reached.least}-{reached.greatest}"
-    elif not kind and row.damaged_ms is not None:
-        kind, message = "mark", f"payload {name} is marked as damaged, but all its bytes are whole"
-    if not kind:
-        return None
-    return Finding(
-        kind,
-        message,
-        where=f"inlined, row {look.place}" if look.place else str(run.parts.blobs.path(digest)),
-        digest=name,
-        expected=expected,
-        found=found,
-        affected=reached.shown,
-        affected_total=reached.total,
-        remedy=run.repair_command(backup=not look.whole and kind != "mode"),
-        unrecorded=verdict.unrecorded,
-    )
-
-
-def _check_mode_of(run: Inspection, digest: bytes, look: Look) -> None:
-    if look.identity is not None and not look.place and look.mode != PAYLOAD_MODE:
-        check_mode(run, digest)
 
 
 # ---- listing ----
@@ -462,8 +263,3 @@ def _count_orphans(run: Inspection, names: Names, known: set[bytes]) -> None:
         if digest not in known and stat.S_ISREG(mode):
             run.tally.reclaimable_files += 1
             run.tally.reclaimable_bytes += size
-
-
-def _tell(run: Inspection, digest: bytes) -> None:
-    reading = run.options.read_data is not None
-    run.progress("reading payloads" if reading else "checking payloads", int.from_bytes(digest[:2]), _STEP)

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from gestalt_cas import inlined, schema, versions
+from gestalt_cas import blob_rows, inlined, schema
 from gestalt_cas.backups.manifests import open_rows
 from gestalt_cas.checks import inlined_checks, payload_rows
 from gestalt_cas.checks.findings import Finding
@@ -105,7 +105,7 @@ def _set_aside(run: Inspection, digest: bytes, look: Look, finding: Finding) -> 
             aside = _keep_row(run, tx, digest, look, note)
         else:
             aside = set_aside_if(run.parts.layout, run.parts.blobs.path(digest), look.identity, note)
-        versions.mark_damaged(tx, digest, now_ms())
+        blob_rows.mark_damaged(tx, digest, now_ms())
     return aside
 
 
@@ -126,7 +126,7 @@ def _put_back(run: Inspection, staged: Staged) -> None:
     published = run.parts.payloads.publish(staged)
     with run.parts.database.write() as tx:
         run.parts.payloads.vouch(tx, staged, published, inline_max=0)
-        kept = versions.blob(tx, staged.digest)
+        kept = blob_rows.row(tx, staged.digest)
         place = kept.place if kept is not None else schema.PLACE_FILE
         payload_rows.set_row(tx, staged.digest, staged.size, staged.sums, place)
 
@@ -167,7 +167,7 @@ def _staged_row(run: Inspection, backup: Path, digest: bytes, why: str) -> tuple
         return None, why
     try:
         with closing(open_rows(rows)) as connection:
-            row = versions.blob(connection, digest)
+            row = blob_rows.row(connection, digest)
             data = inlined.get(connection, row.place) if row is not None and row.place else None
     except (StoreError, DriverError) as error:
         return None, f"{why}; its rows cannot be read: {error}"

@@ -14,7 +14,7 @@ from typing import Any
 from gestalt_cas import versions
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
-from gestalt_cas.checks.payload_checks import judge_row
+from gestalt_cas.checks.payload_judging import judge_row
 from gestalt_cas.checks.row_rules import NULL_ID, broken_rules, named, shown, version_id_of
 from gestalt_cas.checks.schema_checks import unreadable
 from gestalt_cas.errors import StoreError
@@ -56,6 +56,10 @@ _SEQ_INDEXED = "SELECT 1 FROM versions INDEXED BY versions_by_seq WHERE seq = ? 
 _GONE_INDEXED = (
     "SELECT 1 FROM versions INDEXED BY versions_gone WHERE gone_seq = ? AND bucket = ? AND key = ? AND seq = ?"
 )
+_KEPT_INDEXED = """
+    SELECT 1 FROM versions INDEXED BY versions_kept
+    WHERE gone_seq = ? AND digest IS NOT NULL AND bucket = ? AND key = ? AND seq = ?
+"""
 
 
 @dataclass
@@ -325,14 +329,15 @@ class RowPass:
         )
 
     def _sequence(self, name: tuple[str, bytes], row: tuple[Any, ...], counter: tuple[int, int]) -> None:
+        seq = max(row[2], row[10] or 0)
         self._run.report(
             Finding(
                 "sequence",
-                f"{shown(*name)}, version {version_id_of(row)}: sequence {row[2]} and commit time {row[9]} are beyond "
+                f"{shown(*name)}, version {version_id_of(row)}: sequence {seq} and commit time {row[9]} are beyond "
                 f"the counter's {counter[0]} and {counter[1]}",
                 where="counter",
                 expected=f"at most {counter[0]}, {counter[1]}",
-                found=f"{row[2]}, {row[9]}",
+                found=f"{seq}, {row[9]}",
                 affected=(named(*name, version_id_of(row)),),
                 affected_total=1,
                 remedy=self._run.restore_command(),
@@ -364,15 +369,9 @@ class RowPass:
     def _compare_indexes(self, tx: Connection, rows: list[tuple[Any, ...]]) -> None:
         """Whether each row is in its indexes; in the same view, so nothing changes in between."""
         for row in rows:
-            bucket, key, seq, version_id, digest = row[:5]
-            if digest is not None and not tx.execute(_INDEXED, (digest, bucket, key, seq)).fetchall():
-                self._index(row, "versions_by_digest")
-            if version_id == NULL_ID and row[10] is None and not tx.execute(_NULL_INDEXED, (bucket, key)).fetchall():
-                self._index(row, "versions_null")
-            if not tx.execute(_SEQ_INDEXED, (seq, bucket, key)).fetchall():
-                self._index(row, "versions_by_seq")
-            if row[10] is not None and not tx.execute(_GONE_INDEXED, (row[10], bucket, key, seq)).fetchall():
-                self._index(row, "versions_gone")
+            for name, sql, parameters in _entries(row):
+                if not tx.execute(sql, parameters).fetchall():
+                    self._index(row, name)
 
     def _index(self, row: tuple[Any, ...], name: str) -> None:
         self._run.report(
@@ -385,6 +384,22 @@ class RowPass:
                 remedy=self._run.repair_command(),
             )
         )
+
+
+def _entries(row: tuple[Any, ...]) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+    """The indexes that must have an entry of a row: the name, and a statement that finds the entry."""
+    bucket, key, seq, version_id, digest = row[:5]
+    gone_seq = row[10]
+    yield "versions_by_seq", _SEQ_INDEXED, (seq, bucket, key)
+    if digest is not None:
+        yield "versions_by_digest", _INDEXED, (digest, bucket, key, seq)
+    if gone_seq is None:
+        if version_id == NULL_ID:
+            yield "versions_null", _NULL_INDEXED, (bucket, key)
+        return
+    yield "versions_gone", _GONE_INDEXED, (gone_seq, bucket, key, seq)
+    if digest is not None:
+        yield "versions_kept", _KEPT_INDEXED, (gone_seq, bucket, key, seq)
 
 
 def _version_text(seq: int | None) -> str:

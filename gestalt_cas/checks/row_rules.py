@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from gestalt_cas import versions
+from gestalt_cas import version_ids
 from gestalt_cas.checks.findings import Affected
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, Headers, check_attributes, check_bucket
@@ -26,7 +26,7 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
     yield from _broken_name(bucket, key)
     if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
-    elif version_id != NULL_ID and not versions.could_be_id(version_id_of(row), seq):
+    elif version_id != NULL_ID and not version_ids.could_be(version_id_of(row), seq):
         yield f"the version id {version_id_of(row)!r} is not one that sequence {seq} can have"
     if not isinstance(size, int) or size < 0 or (digest is None and gone_digest is None and size):
         yield f"the size {size!r} cannot be"

@@ -6,6 +6,7 @@ asked what it makes of its file, through a connection that can only read.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -23,6 +24,7 @@ from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.payload_files import prove
 from gestalt_cas.sqlite import DriverError
 
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NAME = re.compile(r"[0-9a-f]{64}")
 _REVISIONS = {f"{number:04d}": number for number in range(1, schema.FORMAT + 1)}
 """The revision of each format so far."""
@@ -38,6 +40,8 @@ def is_damaged(directory: Path, error: StoreError) -> bool:
         return True
     if isinstance(error, NoStore):
         return _has_payloads(layout)
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FORBIDDEN:
+        return False
     if not isinstance(error, StoreUnusable) or not layout.blobs.is_dir() or not layout.database.is_file():
         return False
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from gestalt_cas import exhaustion
 from gestalt_cas.cli import exits
 from gestalt_cas.cli.output import Output
 from gestalt_cas.cli.session import DATA_DIR_VARIABLE, Session, data_dir_option
@@ -48,9 +49,11 @@ VERBS = {
     "sync": Verb("trees", "sync", "Make a prefix like a directory, or a directory like a prefix."),
     "diff": Verb("history", "diff", "Show what changed between two moments."),
     "snapshot": Verb("snapshots", "snapshot", "Name moments, and keep what was there."),
+    "rollback": Verb("rollbacks", "rollback", "Make a bucket or prefix what it was at an earlier moment."),
     "undelete": Verb("history", "undelete", "Bring a deleted object back."),
     "batch": Verb("batches", "batch", "Make changes from a file, all of them or none."),
     "check": Verb("checks", "check", "Look for damage and inconsistencies, and repair them."),
+    "prove": Verb("proofs", "prove", "Print one digest of what a bucket holds."),
     "gc": Verb("upkeep", "gc", "Remove payloads that no version reaches."),
     "purge": Verb("upkeep", "purge", "Remove an object with all its versions and bytes."),
     "backup": Verb("backups", "backup", "Copy the store to a directory, while it is in use."),
@@ -203,6 +206,10 @@ def run_process() -> int:
         reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         return run()
+    except (MemoryError, RuntimeError) as error:
+        if exhaustion.is_exhaustion(error):
+            exhaustion.leave(error)  # returning would wait for whatever threads there are
+        raise
     finally:
         try:
             sys.stdout.flush()

@@ -19,7 +19,7 @@ from gestalt_cas.paths import PathLimits, RemoteTree
 from gestalt_cas.trees import LocalFile, Removal, Skip, Step, Transfer, plan_download, walk
 
 if TYPE_CHECKING:
-    from gestalt_cas.moments import Moment
+    from gestalt_cas.moments import AsOf
     from gestalt_cas.store import ObjectReader, Store
 
 
@@ -44,7 +44,7 @@ def from_store(session: Session, source: Address, path: Path, options: DownloadO
         Run(session.output, progress, dry_run=options.dry_run) as run,
     ):
         remote = RemoteTree.at(with_bucket(store, source.bucket), source.rest)
-        moment = store.moment(options.as_of, remote.bucket, remote.prefix) if options.as_of else None
+        moment = store.moment(options.as_of, remote.bucket, remote.prefix) if options.as_of else ""
         _require_history(store, remote, moment)
         objects = objects_below(store, remote, moment)
         if options.dry_run and not path.exists():
@@ -60,12 +60,12 @@ def from_store(session: Session, source: Address, path: Path, options: DownloadO
         return run.finish()
 
 
-def _require_history(store: Store, tree: RemoteTree, moment: Moment | None) -> None:
+def _require_history(store: Store, tree: RemoteTree, moment: AsOf) -> None:
     """Raise NoSuchKey unless something is or once was below the prefix.
 
     An emptied prefix is a source like any other, but a mistyped one must not empty a directory with --delete.
     """
-    if moment is not None and any(True for _ in objects_below(store, tree, moment)):
+    if moment and any(True for _ in objects_below(store, tree, moment)):
         return
     if not store.list_versions(ListQuery(bucket=tree.bucket, prefix=tree.prefix, max_keys=1)).versions:
         raise NoSuchKey(f"{tree}: no such prefix")
@@ -81,7 +81,7 @@ class _Download:
     path: Path
     tree: Directory | None
     delete: bool
-    moment: Moment | None = None
+    moment: AsOf = ""
     removals: set[str] = field(default_factory=set)
     obstructed: list[tuple[Transfer, Obstacle]] = field(default_factory=list)
 
@@ -167,7 +167,7 @@ class _Download:
 
     def _opened(self, key: ObjectKey, version_id: str) -> ObjectReader:
         """What was listed; a version that was removed since is there for its moment only, while a snapshot keeps it."""
-        if self.moment is not None:
+        if self.moment:
             return self.store.read(key, as_of=self.moment)
         return self.store.read(key, version_id=version_id)
 

@@ -19,7 +19,7 @@ CONFLICT = 3
 DAMAGE = 4
 """Stored bytes, or the disk below them, are not to be relied on."""
 FULL = 5
-"""The disk is full, or a limit on room is reached."""
+"""The disk is full, a limit on room is reached, or there is no more memory (`exhaustion.py`)."""
 NO_STORE = 10
 BUSY = 11
 """Try again."""

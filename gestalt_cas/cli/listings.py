@@ -20,17 +20,17 @@ from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion
 
 if TYPE_CHECKING:
-    from gestalt_cas.moments import Moment
+    from gestalt_cas.moments import AsOf
     from gestalt_cas.store import Store, Usage
 
 Row = tuple[str, ObjectVersion | None]
 """A key with its version, or a common prefix with None."""
 
 
-def pages(store: Store, query: ListQuery, as_of: Moment | None = None) -> Iterator[ListPage]:
+def pages(store: Store, query: ListQuery, as_of: AsOf = "") -> Iterator[ListPage]:
     """Every page of a listing from `query` on, of the present or of a moment."""
     while True:
-        page = store.list_page(query) if as_of is None else store.list_page(query, as_of=as_of)
+        page = store.list_page(query, as_of=as_of)
         yield page
         if not page.has_more:
             return
@@ -68,7 +68,7 @@ def ls(session: Session, where: Address | None, recursive: bool, long: bool, hum
             return exits.OK
         bucket = with_bucket(store, where.bucket)
         query = ListQuery(bucket=bucket, prefix=where.rest, delimiter="" if recursive else "/")
-        moment = store.moment(as_of, bucket, where.rest) if as_of else None
+        moment = store.moment(as_of, bucket, where.rest) if as_of else ""
         for page in pages(store, query, moment):
             for name, version in rows(page):
                 _list_row(session.output, bucket, name, version, long, human, then=bool(as_of))

@@ -27,7 +27,7 @@ from gestalt_cas.paths import Parts, RemoteTree, order
 from gestalt_cas.trees import LocalFile, Remote, digest_of
 
 if TYPE_CHECKING:
-    from gestalt_cas.moments import Moment
+    from gestalt_cas.moments import AsOf
     from gestalt_cas.store import Store
 
 _T = TypeVar("_T")
@@ -158,9 +158,9 @@ def reason(error: OSError) -> str:
     return f"{text}: {error.name}" if isinstance(error, Obstacle) else text
 
 
-def objects_below(store: Store, tree: RemoteTree, moment: Moment | None = None) -> Iterator[Remote]:
+def objects_below(store: Store, tree: RemoteTree, as_of: AsOf = "") -> Iterator[Remote]:
     """Every object below the prefix, now or at a moment, by its name there, in name order."""
-    for page in pages(store, ListQuery(bucket=tree.bucket, prefix=tree.prefix), moment):
+    for page in pages(store, ListQuery(bucket=tree.bucket, prefix=tree.prefix), as_of):
         for version in page.objects:
             yield tree.name(version.key), version
 

@@ -70,6 +70,8 @@ def serve(
     if http_listen is not None:
         given = config_sources.merge(given, {"http": {"enabled": True, "listen": http_listen}})
     parsed = config.parse(given)
+    if parsed.telemetry.log_format:
+        logs.set_up(parsed.telemetry.log_format)
     target = targets.parse(grpc_target) if grpc_target else targets.default(parsed.data_dir)
     try:
         return server.serve(parsed, target, allow_unauthenticated=allow_unauthenticated)

@@ -8,13 +8,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sqlite
+from gestalt_cas.backups import backup
+from gestalt_cas.checks import checking
 from gestalt_cas.clock import now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity, command
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.pins import Pin
 from gestalt_cas.sqlite import Connection, DriverError
 
-NOTES = ("http.port", "check.last", "backup.last", clock_guard.NOTE, retention_runs.NOTE, retention.SETTING)
+NOTES = ("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING)
 _WAIT_SECONDS = 2.0
 _AHEAD_MS = 5_000
 _PLAUSIBLE_MS = 1_735_689_600_000
@@ -174,7 +176,7 @@ def _pins(layout: Layout, facts: Facts) -> list[Finding]:
 def _upkeep(layout: Layout, facts: Facts) -> list[Finding]:
     """How long ago the store was last checked and backed up."""
     findings = []
-    for note, verb, done in (("check.last", "check", "checked"), ("backup.last", "backup DEST", "backed up")):
+    for note, verb, done in ((checking.NOTE, "check", "checked"), (backup.NOTE, "backup DEST", "backed up")):
         found = facts.notes.get(note)
         at_ms = found.get("at_ms") if isinstance(found, dict) else None
         days = (now_ms() - at_ms) // _DAY_MS if isinstance(at_ms, int) else None

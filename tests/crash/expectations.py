@@ -39,6 +39,8 @@ class Expected:
     histories: dict[str, list[Version]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     opened: bool = False
+    moments: dict[int, dict[str, Version]] = field(default_factory=dict)
+    """What was there at the sequences that were remembered."""
     purged: set[Payload] = field(default_factory=set)
     """Payloads that were purged, and neither shared nor written again."""
     snapshots: dict[str, dict[str, Payload]] = field(default_factory=dict)
@@ -59,6 +61,11 @@ class Expected:
         elif kind == "batch":
             for number, one in enumerate(call["calls"]):
                 self.apply(one, answer[number] if answer is not None else None)
+        elif kind == "remember":
+            if answer is not None:
+                self.moments[answer] = self._objects()
+        elif kind == "rollback":
+            self._roll_back(self.moments[call["to"]], call["prefix"], answer)
         elif kind == "restore":
             self.opened = True
             for name, payloads in call["objects"].items():
@@ -75,6 +82,23 @@ class Expected:
         elif kind == "purge":
             self.purged |= {version.payload for version in self.histories.pop(key)}
             self.purged -= {version.payload for history in self.histories.values() for version in history}
+
+    def _objects(self) -> dict[str, Version]:
+        """The newest version of each key that has an object, without what only its call gave it."""
+        newest = {key: history[-1] for key, history in self.histories.items() if history}
+        return {
+            key: Version(version.payload, version.content_type, version.metadata)
+            for key, version in newest.items()
+            if version.payload != MARKER
+        }
+
+    def _roll_back(self, wanted: dict[str, Version], prefix: str, answers: list[dict[str, Any]] | None) -> None:
+        present = self._objects()
+        keys = sorted(key for key in {*wanted, *present} if key.startswith(prefix))
+        steps = [key for key in keys if wanted.get(key) != present.get(key)]
+        for number, key in enumerate(steps):
+            answer = answers[number] if answers is not None else None
+            self._append(key, wanted.get(key, Version(MARKER)), answer)
 
     def _append(self, key: str, version: Version, answer: dict[str, Any] | None) -> None:
         history = self.histories.setdefault(key, [])

@@ -158,6 +158,21 @@ class Session:
 
         self.call("batch", commit, calls=calls)
 
+    def remember(self, store: Store) -> int:
+        """The present moment, to which `roll_back` may be asked to go."""
+        seq: int = self.call("remember", lambda: store.moment().seq)
+        return seq
+
+    def roll_back(self, store: Store, to: int, prefix: str = "") -> None:
+        """In one transaction: after a crash every key below the prefix is as it was then, or none is touched."""
+
+        def roll_back() -> list[ObjectVersion]:
+            done = store.rollback(BUCKET, prefix, to=str(to))
+            pages = [store.list_versions(ListQuery(BUCKET, prefix=one.key.key), only_key=True) for one in done.steps()]
+            return [page.versions[0] for page in pages]
+
+        self.call("rollback", roll_back, to=to, prefix=prefix)
+
     def remove(self, store: Store, version: ObjectVersion) -> None:
         name, wanted = version.key.key, version.version_id
         self.call("remove", lambda: store.delete(version.key, version_id=wanted), key=name, version_id=wanted)
@@ -175,10 +190,11 @@ class Session:
         in which order they come. With `refuse` one more is refused in that COMMIT, since by then the first has made its
         key; it is not marked, as it has no effect whatever happens.
         """
-        committer, asked = store._database._committer, iter([False, True])
+        committer, asked, holding = store._database._committer, iter([False, True]), threading.Event()
 
         def hold() -> None:
-            if next(asked):  # just before COMMIT
+            if next(asked):  # in its transaction, which takes nobody in any more
+                holding.set()
                 until(lambda: len(committer._waiting) == len(writes) - 1 + refuse)
 
         def write(number: int) -> None:
@@ -194,7 +210,7 @@ class Session:
 
         with ThreadPoolExecutor(len(writes) + 1) as pool:
             first = pool.submit(write, 0)
-            until(lambda: committer._leader is not None or first.done())
+            until(lambda: holding.is_set() or first.done())
             others = [pool.submit(write, number) for number in range(1, len(writes))]
             if refuse:
                 others.append(pool.submit(be_refused))
@@ -382,11 +398,14 @@ def a_backup(directory: Path) -> None:
 
 
 def a_store_of_the_first_format(directory: Path) -> None:
-    """One as the first release left it: the tables that later revisions added are taken away again."""
+    """One as the first release left it: what later revisions added is taken away again."""
     a_store_with_objects(directory)
     connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
     for table in set(schema.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
         connection.execute(f"DROP TABLE {table}")
+    for index in ("versions_by_seq", "versions_gone", "versions_kept"):
+        connection.execute(f"DROP INDEX {index}")
+    connection.execute("ALTER TABLE versions DROP COLUMN gone_digest")
     connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.execute("PRAGMA user_version=1")
     connection.close()
@@ -490,6 +509,28 @@ def batches(session: Session) -> None:
         given_up.put(ObjectKey(BUCKET, "e"), [b"for nothing"])
         given_up.close()
         opened.collect_garbage()
+        session.put(opened, "a", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def rollback(session: Session) -> None:
+    """Back, forth, back below a prefix, and back with versioning suspended; payloads that are files and rows."""
+    with session.open() as opened:
+        first = session.remember(opened)
+        session.put(opened, "a", SMALL, by="me")
+        session.delete(opened, "kept")
+        session.put(opened, "old", MEDIUM)
+        session.inline(opened, 4096)
+        session.put(opened, "old/below", ("new and small", 300))
+        second = session.remember(opened)
+        session.roll_back(opened, first)
+        session.roll_back(opened, second)
+        opened.collect_garbage()
+        session.roll_back(opened, first, "old")
+        session.change(opened, versioning="suspended")
+        session.put(opened, "a", MEDIUM)
+        session.put(opened, "b", SMALL)
+        session.roll_back(opened, second)
         session.put(opened, "a", SMALL)
 
 

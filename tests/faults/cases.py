@@ -390,7 +390,7 @@ def _upgrade(store: Store, turn: Turn) -> None:
 def _upgraded(store: Store, turn: Turn) -> bool:
     """Whatever was left, the next try upgrades it, with all that it holds."""
     with Store.open(_old_store(turn)) as upgraded:
-        ((found,),) = rows(upgraded, "SELECT count(*) FROM versions")
+        ((found,),) = rows(upgraded, "SELECT count(*) FROM versions WHERE gone_seq IS NULL")
         assert found == OLD_VERSIONS
         put(upgraded, "upgraded", b"works")
         assert body(upgraded, "upgraded") == b"works"

@@ -10,7 +10,7 @@ from unittest import mock
 
 from sqlalchemy import Integer, select
 
-from gestalt_cas import Store, reachability, schema, staging, versions
+from gestalt_cas import Store, blob_rows, reachability, schema, staging
 from gestalt_cas import store as store_module
 from gestalt_cas.database import Database
 from gestalt_cas.payloads import Payloads
@@ -34,17 +34,17 @@ def _unlink_after_the_lock() -> AbstractContextManager[object]:
 def _no_second_look() -> AbstractContextManager[object]:
     def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
         if published:
-            versions.keep_blob(tx, found.digest, found.size, found.sums)
+            blob_rows.keep(tx, found.digest, found.size, found.sums)
 
     return mock.patch.object(Payloads, "vouch", vouch)
 
 
 def _own_file_taken_for_granted() -> AbstractContextManager[object]:
     def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
-        if not self._vouches(tx, versions.placed(tx, found.digest), found):
+        if not self._vouches(tx, blob_rows.placed(tx, found.digest), found):
             if not published:
                 self._blobs.publish(found)
-            versions.keep_blob(tx, found.digest, found.size, found.sums)
+            blob_rows.keep(tx, found.digest, found.size, found.sums)
 
     return mock.patch.object(Payloads, "vouch", vouch)
 
@@ -75,9 +75,9 @@ def _files_without_rows_trusted() -> AbstractContextManager[object]:
         return (row is None or not row.damaged) and self._blobs.has(found.digest, found.size)
 
     def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
-        if not vouches(self, tx, versions.placed(tx, found.digest), found):
+        if not vouches(self, tx, blob_rows.placed(tx, found.digest), found):
             self._blobs.publish(found)
-        versions.keep_blob(tx, found.digest, found.size, found.sums)
+        blob_rows.keep(tx, found.digest, found.size, found.sums)
 
     def publish(self: Payloads, found: Any) -> bool:
         if self._blobs.has(found.digest, found.size):

@@ -1,17 +1,9 @@
-"""Exercises the S3 client of the newest gestalt-sdk, generated and without buckets, in that SDK's own environment.
-
-Run as `python sdk_client_new.py` with GESTALT_HOST_SERVICE_SOCKET set; prints one JSON object per check: its name, and
-the traceback if it failed.
-"""
+"""The S3 client of releases from a25 on, which is generated from the protocol and has no buckets."""
 
 from __future__ import annotations
 
 import datetime
 import io
-import json
-import os
-import sys
-import traceback
 import urllib.request
 
 from gestalt.rpc_support import GestaltError, GestaltErrorCode
@@ -31,6 +23,10 @@ from gestalt.s3 import (
 FIVE_MIB = bytes(range(256)) * (5 * 2**20 // 256)
 
 
+def connect():
+    return S3.connect()
+
+
 def refused(code, call):
     found = None
     try:
@@ -43,7 +39,7 @@ def refused(code, call):
 
 
 def ref(key, version_id=""):
-    return S3ObjectRef(key=f"sdk-new/{key}", version_id=version_id)
+    return S3ObjectRef(key=f"generated/{key}", version_id=version_id)
 
 
 def write(s3, key, body=b"", **fields):
@@ -61,7 +57,7 @@ def body(s3, key, **fields):
 
 def check_write_and_head(s3):
     meta = write(s3, "bytes", b"hello world", content_type="text/plain", metadata={"Author": "ada"})
-    assert meta.ref.key == "sdk-new/bytes"
+    assert meta.ref.key == "generated/bytes"
     assert meta.ref.version_id
     assert meta.etag
     assert meta.size == 11
@@ -135,27 +131,27 @@ def check_versions(s3):
 def check_list_with_delimiter_and_pages(s3):
     for key in ("list/a.txt", "list/nested/b", "list/nested/c", "list/z.txt"):
         write(s3, key, key.encode())
-    page = s3.list_objects(prefix="sdk-new/list/", delimiter="/")
-    assert [meta.ref.key for meta in page.objects] == ["sdk-new/list/a.txt", "sdk-new/list/z.txt"]
-    assert page.common_prefixes == ["sdk-new/list/nested/"]
+    page = s3.list_objects(prefix="generated/list/", delimiter="/")
+    assert [meta.ref.key for meta in page.objects] == ["generated/list/a.txt", "generated/list/z.txt"]
+    assert page.common_prefixes == ["generated/list/nested/"]
     assert not page.has_more
     seen, token = [], ""
     while True:
-        page = s3.list_objects(ListObjectsRequest(prefix="sdk-new/list/", max_keys=1, continuation_token=token))
+        page = s3.list_objects(ListObjectsRequest(prefix="generated/list/", max_keys=1, continuation_token=token))
         seen += [meta.ref.key.rpartition("list/")[2] for meta in page.objects]
         token = page.next_continuation_token
         if not page.has_more:
             break
     assert seen == ["a.txt", "nested/b", "nested/c", "z.txt"]
     assert token == ""
-    page = s3.list_objects(prefix="sdk-new/list/", start_after="sdk-new/list/nested/b")
+    page = s3.list_objects(prefix="generated/list/", start_after="generated/list/nested/b")
     assert [meta.ref.key.rpartition("list/")[2] for meta in page.objects] == ["nested/c", "z.txt"]
 
 
 def check_copy(s3):
     meta = write(s3, "copy ?#+", b"body", content_type="a/b", metadata={"k": "v"})
     copied = s3.copy_object(source=ref("copy ?#+"), destination=ref("copied"), if_match=meta.etag).meta
-    assert copied.ref.key == "sdk-new/copied"
+    assert copied.ref.key == "generated/copied"
     assert copied.content_type == "a/b"
     assert copied.metadata == {"k": "v"}
     assert body(s3, "copied") == b"body"
@@ -206,23 +202,3 @@ def check_presign(s3):
         GestaltErrorCode.INVALID_ARGUMENT,
         lambda: s3.presign_object(PresignObjectRequest(ref=ref("presigned"), expires_seconds=-1)),
     )
-
-
-def main():
-    wanted = sys.argv[1:]
-    checks = {name: check for name, check in globals().items() if name.startswith("check_")}
-    assert os.environ["GESTALT_HOST_SERVICE_SOCKET"]
-    with S3.connect() as s3:
-        for name, check in checks.items():
-            if wanted and name not in wanted:
-                continue
-            failure = ""
-            try:
-                check(s3)
-            except Exception:  # noqa: BLE001 - whatever it is, it is this check's result
-                failure = traceback.format_exc()
-            print(json.dumps({"check": name, "failure": failure}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

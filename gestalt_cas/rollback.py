@@ -1,0 +1,333 @@
+"""Rolling a bucket or prefix back: one transaction after which every key has what it had at an earlier moment.
+
+Versions are only added, copies of what there was and delete markers, so a rollback can itself be rolled back, to the
+sequence before it. Where a key has the same payload, headers and metadata as then, nothing is done.
+
+The plan is made outside the writer lock, in short views: keys that changed since the moment are compared then and now,
+and every payload that is to come back has to be at its place. A pin keeps gc away until the end. Under the lock only
+what has changed since is planned anew, and a row that has lost its payload meanwhile ends the transaction; planning
+then begins once more. Whatever else ends it, a limit, a quota, a full disk, an interrupt or a kill, ends it whole.
+
+Others write on while the plan is made and wait while it is carried out, for MOST_SECONDS at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gestalt_cas import history, listing, moments, quotas, rollback_rows, versions
+from gestalt_cas import settings as store_settings
+from gestalt_cas.changes import NO_METADATA
+from gestalt_cas.clock import now_ms
+from gestalt_cas.diffs import Kind
+from gestalt_cas.errors import BlobMissing, PreconditionFailed, StoreBusy, StoreError, VersionRemoved
+from gestalt_cas.heartbeats import HeldPin
+from gestalt_cas.moments import Moment
+from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey
+from gestalt_cas.parts import Parts
+from gestalt_cas.rollback_rows import Removed, Return
+from gestalt_cas.sqlite import Connection
+
+log = logging.getLogger(__name__)
+
+MOST_KEYS = 250_000
+"""What may be changed while others wait, unless they are told to."""
+MOST_SECONDS = 10.0
+"""How long others may have to wait, unless they are told to."""
+_COMMIT_SECONDS = 1.5
+"""What of it is left to COMMIT, which cannot be given up: it writes some hundred MB for the most keys."""
+_VIEW_KEYS = 500
+_VIEW_CHANGES = 50_000
+_STEPS_AT_ONCE = 1000
+_FEW_KEYS = 1000
+"""So few that have changed meanwhile are left to be planned under the lock."""
+_ROUNDS, _TRIES = 5, 3
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is rolled back: the keys of `bucket` (a real name) that start with `prefix`, to `moment`."""
+
+    bucket: str
+    prefix: str
+    moment: Moment
+
+    @property
+    def name(self) -> str:
+        """BUCKET, or BUCKET/PREFIX."""
+        return f"{self.bucket}/{self.prefix}" if self.prefix else self.bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a rollback does to a key; `size` in bytes is of the object that comes back, or of the one that goes."""
+
+    kind: Kind
+    key: ObjectKey
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What a rollback did, or would do.
+
+    `seq_before` and `seq_after` are the store's last sequences before and after it: rolling back to `seq_before` undoes
+    it, unless it is not `undoable`: with versioning suspended it replaces null versions. They are the same when nothing
+    had to be done, and with a dry run.
+    """
+
+    scope: Scope
+    seq_before: int
+    seq_after: int
+    added: int
+    changed: int
+    deleted: int
+    plan: Sequence[Return]
+    undoable: bool
+
+    @property
+    def keys(self) -> int:
+        """How many keys it changes."""
+        return len(self.plan)
+
+    def steps(self) -> Iterator[Step]:
+        """What is done, in byte order of the keys."""
+        for one in self.plan:
+            size = one.size if one.seq is not None else one.size_now or 0
+            yield Step(_kind(one), ObjectKey(self.scope.bucket, one.key.decode()), size)
+
+
+class _Outdated(Exception):
+    """A row that was to be copied has lost its payload since the plan was made."""
+
+
+def preview(parts: Parts, scope: Scope) -> RolledBack:
+    """What rolling back would do now; nothing is changed. Raises what `roll_back` raises before its first change."""
+    plan = _Plan(parts, scope)
+    plan.follow()
+    plan.require_possible(stop_writes=True)
+    return plan.result(plan.until, plan.until)
+
+
+def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> RolledBack:
+    """Make the keys of a scope what they were at its moment; returns when that is durable.
+
+    With `stop_writes` it may change any number of keys and take as long as that needs; others that write then fail
+    when they have waited for too long. Nothing has changed when this raises, but for OutcomeUnknown: VersionRemoved
+    (what a key had was removed for good since), BlobMissing, PreconditionFailed (too many keys), StoreBusy (it would
+    have taken too long), QuotaExceeded, what `moments.resolve` and what a write raises.
+    """
+    pin = HeldPin(parts, f"rollback-{secrets.token_hex(6)}", "rollback", {"where": scope.name})
+    with pin:
+        for _ in range(_TRIES):
+            plan = _Plan(parts, scope)
+            plan.follow()
+            plan.require_possible(stop_writes=stop_writes)
+            if not plan.steps:
+                return plan.result(plan.until, plan.until)
+            pin.confirm()
+            try:
+                done = _carry_out(parts, plan, stop_writes=stop_writes)
+            except _Outdated:
+                continue
+            _shorten_wal(parts)
+            return done
+    raise StoreBusy(f"{scope.name}: versions lose their payloads faster than the plan can be made; try again")
+
+
+def _carry_out(parts: Parts, plan: _Plan, *, stop_writes: bool) -> RolledBack:
+    # The WAL is shortened when others have had their turn.
+    with parts.database.write(relieve=False) as tx:
+        check_time = _limit(plan.scope, stop_writes=stop_writes)
+        plan.catch_up(tx)
+        plan.require_possible(stop_writes=stop_writes)
+        before, _ = history.last(tx)
+        suspended = store_settings.for_writing(tx).suspended
+        add = _replace if suspended else _add
+        with rollback_rows.cached(tx, len(plan.steps)):
+            add(tx, plan.scope.bucket, plan.in_order(), check_time)
+        after, _ = history.last(tx)
+    return plan.result(before, after, undoable=not suspended)
+
+
+def _shorten_wal(parts: Parts) -> None:
+    try:
+        parts.database.tend_wal()
+    except StoreError as error:  # what was done is durable; the next commit shortens the WAL
+        log.warning("the WAL was not shortened after a rollback: %s", error)
+
+
+def _limit(scope: Scope, *, stop_writes: bool) -> Callable[[], None]:
+    """What is called now and then under the lock, from now on; it raises StoreBusy when others have waited enough."""
+    deadline = time.monotonic() + MOST_SECONDS - _COMMIT_SECONDS
+
+    def check() -> None:
+        if not stop_writes and time.monotonic() >= deadline:
+            raise StoreBusy(
+                f"{scope.name}: rolling back takes longer than the {MOST_SECONDS:g} s that other writers may be kept "
+                "waiting; nothing has changed; try again when less is going on, or with --stop-writes"
+            )
+
+    return check
+
+
+def _add(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None]) -> None:
+    """Add all versions with one commit time."""
+    rollback_rows.charge(tx, bucket, steps)
+    first, commit_ms = versions.draw(tx, now_ms(), len(steps))
+    for start in range(0, len(steps), _STEPS_AT_ONCE):
+        check_time()
+        if not rollback_rows.add(tx, bucket, steps[start : start + _STEPS_AT_ONCE], first + start, commit_ms):
+            raise _Outdated
+    check_time()
+
+
+def _replace(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None]) -> None:
+    """The same with versioning suspended: each is the key's null version then, and replaces the one before."""
+    at_ms = now_ms()
+    counted = quotas.any_stand(tx)
+    for number, step in enumerate(steps):
+        if number % _STEPS_AT_ONCE == 0:
+            check_time()
+        headers, metadata = _attributes(tx, bucket, step)
+        versions.append(
+            tx,
+            ObjectKey(bucket, step.key.decode()),
+            step.digest,
+            step.size,
+            headers=headers,
+            metadata=metadata,
+            suspended=True,
+            counted=counted,
+            now_ms=at_ms,
+        )
+    check_time()
+
+
+def _attributes(tx: Connection, bucket: str, step: Return) -> tuple[Headers, Mapping[str, str]]:
+    if step.seq is None or step.digest is None:
+        return NO_HEADERS, NO_METADATA
+    row = history.at(tx, bucket, step.key, step.seq)
+    if row is None or row.removed or row.digest != step.digest.hex():
+        raise _Outdated
+    return row.headers, row.metadata
+
+
+class _Plan:
+    """What takes the keys of a scope back, as the store was after the change `until`."""
+
+    def __init__(self, parts: Parts, scope: Scope) -> None:
+        self.scope = scope
+        self.until = scope.moment.seq
+        self.steps: dict[bytes, Return] = {}
+        self._parts = parts
+        self._prefix = scope.prefix.encode()
+        self._removed: set[bytes] = set()
+        self._present: set[bytes] = set()
+
+    def follow(self) -> None:
+        """Bring the plan up to the present in short views, until little has changed while that was done."""
+        for _ in range(_ROUNDS):
+            with self._parts.database.read() as tx:
+                self._require_moment(tx)
+                present, _ = history.last(tx)
+            keys = sorted(self._changed_until(present))
+            for start in range(0, len(keys), _VIEW_KEYS):
+                self._look_at(keys[start : start + _VIEW_KEYS])
+            self.until = present
+            if len(keys) <= _FEW_KEYS:
+                return
+
+    def catch_up(self, tx: Connection) -> None:
+        """Plan anew, in a write transaction, what has changed since; the plan is right then until it ends."""
+        self._require_moment(tx)
+        present, _ = history.last(tx)
+        self._plan(tx, sorted(set(self._changed(tx, self.until, present))))
+        self.until = present
+
+    def require_possible(self, *, stop_writes: bool) -> None:
+        """Raise VersionRemoved, or PreconditionFailed for more keys than others may be kept waiting for."""
+        if self._removed:
+            raise VersionRemoved(
+                f"{self.scope.name} cannot be rolled back to {self.scope.moment}: what {self._name_removed()} had then "
+                "was removed for good since"
+            )
+        if len(self.steps) > MOST_KEYS and not stop_writes:
+            raise PreconditionFailed(
+                f"{self.scope.name}: {len(self.steps)} keys would change; more than {MOST_KEYS} are rolled back with "
+                "--stop-writes only, since nothing else can write meanwhile"
+            )
+
+    def in_order(self) -> list[Return]:
+        """The steps in byte order of the keys, which is the order of the rows."""
+        return [self.steps[key] for key in sorted(self.steps)]
+
+    def result(self, before: int, after: int, *, undoable: bool = True) -> RolledBack:
+        plan = self.in_order()
+        kinds = [_kind(one) for one in plan]
+        counts = (kinds.count("added"), kinds.count("changed"), kinds.count("deleted"))
+        return RolledBack(self.scope, before, after, *counts, plan, undoable)
+
+    def _changed_until(self, present: int) -> set[bytes]:
+        keys: set[bytes] = set()
+        for after in range(self.until, present, _VIEW_CHANGES):
+            with self._parts.database.read() as tx:
+                keys.update(self._changed(tx, after, min(after + _VIEW_CHANGES, present)))
+        return keys
+
+    def _changed(self, tx: Connection, after: int, until: int) -> Iterator[bytes]:
+        return history.changed(tx, self.scope.bucket, self._prefix, listing.successor(self._prefix), after, until)
+
+    def _look_at(self, keys: Sequence[bytes]) -> None:
+        try:
+            with self._parts.database.read() as tx:
+                self._plan(tx, keys)
+        except BlobMissing:
+            # Without a pin gc may have come between the view and the look; a version that stands is damaged.
+            try:
+                with self._parts.database.read() as tx:
+                    self._plan(tx, keys)
+            except BlobMissing as damage:
+                self._parts.payloads.record_unfit(damage)
+                raise
+
+    def _plan(self, tx: Connection, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self.steps.pop(key, None)
+            self._removed.discard(key)
+            try:
+                step = rollback_rows.needed(tx, self.scope.bucket, key, self.scope.moment.seq)
+            except Removed:
+                self._removed.add(key)
+                continue
+            if step is not None:
+                self._require_payload(tx, step)
+                self.steps[key] = step
+
+    def _require_payload(self, tx: Connection, step: Return) -> None:
+        if step.digest is None or step.digest in self._present:
+            return
+        if not self._parts.payloads.present(tx, step.digest, step.size):
+            key = ObjectKey(self.scope.bucket, step.key.decode())
+            text = f"payload {step.digest.hex()}, which {key} had at {self.scope.moment}, is missing or cut short"
+            raise BlobMissing(text, digest=step.digest.hex())
+        self._present.add(step.digest)
+
+    def _require_moment(self, tx: Connection) -> None:
+        moments.resolve(tx, self.scope.moment, self.scope.bucket, self._prefix)
+
+    def _name_removed(self) -> str:
+        names = [key.decode() for key in sorted(self._removed)[:_NAMED]]
+        more = len(self._removed) - len(names)
+        return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def _kind(one: Return) -> Kind:
+    if one.seq is None:
+        return "deleted"
+    return "added" if one.size_now is None else "changed"

@@ -1,0 +1,38 @@
+"""Version ids: opaque to callers, made of the version's sequence and random bits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+
+_RANDOM = 9
+"""Random bytes of a version id."""
+
+
+def new(first: int, number: int) -> list[str]:
+    """Opaque ids for so many sequences from `first` on: the sequence, so lookups need no index, and 72 random bits.
+
+    The random part keeps a store that was restored from a backup from giving an id a second time.
+    """
+    drawn = secrets.token_bytes(_RANDOM * number)
+    raw = b"".join(
+        (first + index).to_bytes(6) + drawn[index * _RANDOM : (index + 1) * _RANDOM] for index in range(number)
+    )
+    # 15 bytes are 24 characters without padding, so many can be encoded together.
+    text = base64.b32hexencode(raw).decode().lower()
+    return [text[start : start + 24] for start in range(0, len(text), 24)]
+
+
+def seq_of(version_id: str) -> int | None:
+    """The sequence that an id holds; None for any text that is no id."""
+    try:
+        raw = base64.b32hexdecode(version_id.upper().encode("ascii"))
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    return int.from_bytes(raw[:6]) if len(raw) == 15 else None
+
+
+def could_be(version_id: str, seq: int) -> bool:
+    """Whether a version of this sequence can have been given this id."""
+    return seq_of(version_id) == seq
