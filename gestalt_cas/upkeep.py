@@ -19,7 +19,7 @@ from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
 from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
 from gestalt_cas.holds import Hold
-from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix
+from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix, utf8
 from gestalt_cas.parts import Parts
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
@@ -118,16 +118,16 @@ class Upkeep:
         """
         check_bucket(bucket)
         check_prefix(prefix)
-        with self._parts.database.write() as tx:
-            name = bucket or store_settings.default_bucket(tx)
-            if version_id:
-                lookup(tx, ObjectKey(name, prefix), version_id)
-            return holds.place(tx, Hold(name, prefix, version_id, now_ms()))
+        if version_id:
+            check_names(ObjectKey(bucket, prefix))
+        return self._parts.reserve.spend_on(lambda: self._place_hold(bucket, prefix, version_id))
 
     def release_hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> bool:
-        """End a hold; False when there is none of just this."""
-        with self._parts.database.write() as tx:
-            return holds.release(tx, bucket or store_settings.default_bucket(tx), prefix, version_id)
+        """End a hold; False when there is none of just this. Works on a full disk."""
+        check_bucket(bucket)
+        check_prefix(prefix)
+        utf8(version_id, "version id")
+        return self._parts.reserve.spend_on(lambda: self._release_hold(bucket, prefix, version_id))
 
     def apply_retention(
         self, bucket: str | None = None, prefix: str = "", *, progress: Progress | None = None
@@ -161,6 +161,17 @@ class Upkeep:
     def accept_clock(self) -> None:
         """Take the clock for right, so that retention and gc with a grace go on."""
         clock_guard.accept(self._parts, now_ms())
+
+    def _place_hold(self, bucket: str, prefix: str, version_id: str) -> Hold:
+        with self._parts.database.write() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            if version_id:
+                lookup(tx, ObjectKey(name, prefix), version_id)
+            return holds.place(tx, name, prefix, version_id, now_ms())
+
+    def _release_hold(self, bucket: str, prefix: str, version_id: str) -> bool:
+        with self._parts.database.write() as tx:
+            return holds.release(tx, bucket or store_settings.default_bucket(tx), prefix, version_id)
 
 
 def _checked(bucket: str | None, prefix: str) -> bytes:

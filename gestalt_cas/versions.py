@@ -259,17 +259,18 @@ def append(
     metadata: Mapping[str, str],
     suspended: bool,
     counted: bool = True,
+    guarded: bool = True,
     now_ms: int,
 ) -> ObjectVersion:
     """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
 
-    With versioning suspended it becomes the null version and the previous null version is removed for good. Raises
-    Protected when that one is held, and QuotaExceeded, with which the transaction must end, when the key's versions
-    would then take too much; not `counted` is for who knows that there is no quota.
+    With versioning suspended it becomes the null version and the previous null version is removed for good. Raises Held
+    when that one is held, and QuotaExceeded, with which the transaction must end, when the key's versions would then
+    take too much. Not `counted` is for who knows that there is no quota, not `guarded` that there is no hold.
     """
     encoded = key.key.encode()
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
-    if any(row[4] is not None for row in replaced):
+    if guarded and any(row[4] is not None for row in replaced):
         holds.refuse(connection, key.bucket, encoded, NULL_VERSION)
     if counted:
         quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
@@ -300,13 +301,14 @@ def append(
     )
 
 
-def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
+def remove(connection: Connection, version: ObjectVersion, now_ms: int, *, guarded: bool = True) -> None:
     """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker.
 
-    Its row stays for the history, without its hold on the payload. Raises Protected when the version is held.
+    Its row stays for the history, without its hold on the payload. Raises Held when the version is held; not `guarded`
+    is for who knows that there is no hold.
     """
     encoded = version.key.key.encode()
-    if not version.delete_marker:
+    if guarded and not version.delete_marker:
         holds.refuse(connection, version.key.bucket, encoded, version.version_id)
     gone_seq, gone_ms = draw(connection, now_ms)
     quotas.charge(connection, version.key.bucket, encoded, -version.size)

@@ -90,7 +90,7 @@ def root(directory: Path) -> str:
     def text(value: bytes | None) -> str:
         return (value or b"").hex()
 
-    wanted = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "holds", "retention.rules", "versioning")
+    wanted = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
     settings = sorted(query(directory, "SELECT name, value FROM settings"))
     quotas = query(directory, "SELECT bucket, prefix, max_bytes, used_bytes FROM quotas")
     current = query(directory, "SELECT bucket, key, seq FROM current")
@@ -114,6 +114,13 @@ def root(directory: Path) -> str:
         *(
             ["snapshot", *row[:2], text(row[2]), *row[3:]]
             for row in sorted(query(directory, "SELECT name, bucket, prefix, seq, created_ms FROM snapshots"))
+        ),
+        *(
+            ["hold", row[0], text(row[1]), *row[2:]]
+            for row in sorted(
+                query(directory, "SELECT bucket, prefix, version_id, created_ms FROM holds"),
+                key=lambda row: (*by_key(row), row[2]),
+            )
         ),
     ]
     whole = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)

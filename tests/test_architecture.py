@@ -55,6 +55,7 @@ ONLY_IN = {
         "backups",
         "blob_rows",
         "checks",
+        "holds",
         "horizons",
         "inlined",
         "pins",

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 import backups
 from backups import BACKUP_FILES, alter, empty_store_fixture, files, manifest, names, query, store_fixture, verify  # noqa: F401
-from gestalt_cas import BackedUp, ObjectKey, Store, holds, pins, restore
+from gestalt_cas import BackedUp, ObjectKey, Store, pins, restore
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.manifests import Kind
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreBusy, StoreUnusable
@@ -116,7 +116,7 @@ def test_what_belongs_to_the_store_or_a_process_stays_behind(store: Store, dest:
     assert query(dest, "SELECT * FROM unreachable") == []
     assert query(dest, "SELECT digest FROM blobs WHERE damaged_ms IS NOT NULL") == []
     settings = {name for (name,) in query(dest, "SELECT name FROM settings")}
-    assert settings == {*row_copies._SETTINGS, "backup.store", "backup.id"} - {holds.NOTE}
+    assert settings == {*row_copies._SETTINGS, "backup.store", "backup.id"}
     lost = blake3(b"bytes that nothing reaches").digest()
     assert query(dest, "SELECT * FROM blobs WHERE digest = ?", lost) == []
     assert not backups.blob_path(dest, lost).exists()
@@ -125,7 +125,7 @@ def test_what_belongs_to_the_store_or_a_process_stays_behind(store: Store, dest:
 def test_the_root_covers_every_setting_of_a_store(store: Store) -> None:
     """Whoever adds a setting changes the root digest, and with it the format of the manifest."""
     # Quotas are rows of their own table, which the root has as well.
-    assert {*row_copies._SETTINGS, "quotas"} == {*store.settings().by_name(), holds.NOTE}
+    assert {*row_copies._SETTINGS, "quotas"} == set(store.settings().by_name())
 
 
 def test_the_pin_stands_while_it_runs_and_is_gone_afterwards(store: Store, dest: Path) -> None:

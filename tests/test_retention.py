@@ -20,7 +20,7 @@ from clocks import DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: 
 from command_line import Command, command_in
 from gestalt_cas import ObjectKey, Store, retention, retention_runs
 from gestalt_cas.database import Database
-from gestalt_cas.errors import BeforeHorizon, Cancelled, ClockSuspect, InvalidArgument, InvalidConfig, Protected
+from gestalt_cas.errors import BeforeHorizon, Cancelled, ClockSuspect, Held, InvalidArgument, InvalidConfig
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.retention_runs import Applied, Foreseen, Going
 from storage import Child, body, full_at_every_other_commit, history, key, on_a_small_disk, put, rows
@@ -427,7 +427,7 @@ BODIES = [b"", b"s", b"small", b"m" * 700, b"n" * 700, b"l" * 5000]
 
 def play(store: Store, clock: Clock, steps: list[tuple[Any, ...]]) -> None:
     for number, step in enumerate(steps):
-        with suppress(Protected):
+        with suppress(Held):
             play_one(store, clock, number, *step)
 
 

@@ -21,6 +21,7 @@ feed, with BLOBs in lower-case hex and "" for the digest of a delete marker:
     ["gone",bucket,key,seq,gone_digest]      since format 3                  by bucket, key, seq
     ["horizon",bucket,seq,ms]                since format 3                  by bucket
     ["snapshot",name,bucket,prefix,seq,created_ms]  since format 3           by name
+    ["hold",bucket,prefix,version_id,created_ms]    since format 4           by bucket, prefix, version_id
 
 Not covered are marks of damage, pins, what gc has recorded, and notes: they say something about one directory or one
 process, and `check` and `gc` write them into a backup, too.
@@ -58,9 +59,9 @@ PATIENT_BYTES = 64 << 20
 Tell = Callable[[int, int], None]
 """Told how many pages are copied, and of how many."""
 
-_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "holds", "retention.rules", "versioning")
+_SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
-_i, _h, _k = schema.inlined.c, schema.horizons.c, schema.snapshots.c
+_i, _h, _k, _l = schema.inlined.c, schema.horizons.c, schema.snapshots.c, schema.holds.c
 _s, _n = schema.settings.c, schema.counter.c
 
 
@@ -87,10 +88,13 @@ _ROWS = {
     .order_by(_v.bucket, _v.key, _v.seq),
     "horizon": select(_h.bucket, _h.seq, _h.ms).order_by(_h.bucket),
     "snapshot": select(_k.name, _k.bucket, _hex(_k.prefix), _k.seq, _k.created_ms).order_by(_k.name),
+    "hold": select(_l.bucket, _hex(_l.prefix), _l.version_id, _l.created_ms).order_by(
+        _l.bucket, _l.prefix, _l.version_id
+    ),
 }
 _GONE = -2
 """Where a row of "version" has `gone_seq`: what was removed for good counts as no version."""
-_SINCE = {"gone": 3, "horizon": 3, "snapshot": 3}
+_SINCE = {"gone": 3, "horizon": 3, "snapshot": 3, "hold": 4}
 """The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
 _LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
 _PAYLOADS = Prepared(
@@ -108,7 +112,7 @@ _IS_FILE = _b.place == literal_column(str(schema.PLACE_FILE))
 _VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None), _IS_FILE))
 _DROP_UNREACHED = Prepared(delete(schema.blobs).where(~exists().where(_v.digest == _b.digest)))
 _DROP_LOOSE = Prepared(delete(schema.inlined).where(_i.id.not_in(select(_b.place))))
-_DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*_SETTINGS, STORE_NOTE))))
+_DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*store_settings.FIELDS, STORE_NOTE))))
 _DROP_PINS = Prepared(delete(schema.pins))
 _DROP_RECORD = Prepared(delete(schema.unreachable))
 _UNMARK = Prepared(update(schema.blobs).where(_b.damaged_ms.is_not(None)).values(damaged_ms=null()))
