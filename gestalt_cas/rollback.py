@@ -27,7 +27,7 @@ from gestalt_cas.diffs import Kind
 from gestalt_cas.errors import BlobMissing, PreconditionFailed, StoreBusy, StoreError, VersionRemoved
 from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.moments import Moment
-from gestalt_cas.objects import NO_HEADERS, NULL_VERSION, Headers, ObjectKey
+from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey
 from gestalt_cas.parts import Parts
 from gestalt_cas.rollback_rows import Removed, Return
 from gestalt_cas.sqlite import Connection
@@ -218,9 +218,7 @@ def _refuse_held(tx: Connection, bucket: str, steps: Iterable[Return]) -> None:
     if not store_settings.for_writing(tx).suspended or not holds.any_stand(tx):
         return
     for step in steps:
-        replaced = versions.by_id(tx, ObjectKey(bucket, step.key.decode()), NULL_VERSION)
-        if replaced is not None and not replaced.delete_marker:
-            holds.refuse(tx, bucket, step.key, NULL_VERSION)
+        versions.refuse_replacing(tx, bucket, step.key)
 
 
 def _attributes(tx: Connection, bucket: str, step: Return) -> tuple[Headers, Mapping[str, str]]:

@@ -270,8 +270,8 @@ def append(
     """
     encoded = key.key.encode()
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
-    if guarded and any(row[4] is not None for row in replaced):
-        holds.refuse(connection, key.bucket, encoded, NULL_VERSION)
+    if guarded and suspended:
+        _refuse_replacing(connection, key.bucket, encoded, replaced)
     if counted:
         quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
     seq, commit_ms = draw(connection, now_ms)
@@ -299,6 +299,16 @@ def append(
     return ObjectVersion(
         key, version_id, seq, size, digest.hex() if digest else "", commit_ms, headers, MappingProxyType(dict(metadata))
     )
+
+
+def refuse_replacing(connection: Connection, bucket: str, key: bytes) -> None:
+    """Raise Held when a version that is added with versioning suspended would take the place of one that is held."""
+    _refuse_replacing(connection, bucket, key, _NULL(connection, bucket=bucket, key=key))
+
+
+def _refuse_replacing(connection: Connection, bucket: str, key: bytes, replaced: Sequence[tuple[Any, ...]]) -> None:
+    if any(row[4] is not None for row in replaced):
+        holds.refuse(connection, bucket, key, NULL_VERSION)
 
 
 def remove(connection: Connection, version: ObjectVersion, now_ms: int, *, guarded: bool = True) -> None:

@@ -345,7 +345,9 @@ class StoreMachine(RuleBasedStateMachine):
             assert (found.files, found.fresh_files) == (len(unreached), 0)
         kept = before if dry_run or grace else sorted(reached)
         assert self.kept() == kept
-        assert rows(self.store, "SELECT count(*) FROM blobs") == [(len(kept),)]
+        ((known,),) = rows(self.store, "SELECT count(*) FROM blobs")
+        # Of an upload that its commit refused the file may be there until it is collected.
+        assert known <= len(kept) if dry_run or grace else known == len(kept)
 
     @rule(bucket=buckets, key=keys)
     def purge(self, bucket: str, key: str) -> None:

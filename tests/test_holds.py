@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -115,6 +115,20 @@ def test_a_held_null_version_is_not_replaced(store: Store, how: str, version_id:
     assert rows(store, "SELECT seq FROM counter") == seq
     store.release_hold(BUCKET, "k", version_id=version_id)
     replacements(store)[how]()
+
+
+def test_a_body_that_is_refused_is_not_taken(store: Store) -> None:
+    store.change_settings({"versioning": "suspended"})
+    put(store, "k", b"null")
+    store.hold(BUCKET, "k")
+    put(store, "other", b"by which this process knows that there are holds")
+
+    def taken() -> Iterator[bytes]:
+        raise AssertionError("the body was taken")
+        yield b""
+
+    with pytest.raises(Held):
+        store.write(key("k"), taken())
 
 
 def test_what_replaces_nothing_that_is_held_is_written(store: Store) -> None:
