@@ -1,19 +1,18 @@
 """What keeps a store well: the tools, each a method of `Store`, and the quotas.
 
-Every one works beside all other calls and processes. The work itself is in the modules that are named here.
+Every one works beside all other calls and processes. The work itself is in the modules that are named here; the larger
+ones are loaded by the first call that needs them, since the command is started anew for every `put` and `get`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gestalt_cas import clock_guard, holds, purging, quotas, retention_runs, statistics
+from gestalt_cas import clock_guard, holds, purging, quotas
 from gestalt_cas import settings as store_settings
-from gestalt_cas.backups import backup
-from gestalt_cas.backups.backup import BackedUp
 from gestalt_cas.changes import lookup
-from gestalt_cas.checks import checking
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
@@ -24,8 +23,11 @@ from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
-from gestalt_cas.retention_runs import Applied, Foreseen, Going
-from gestalt_cas.statistics import Glance, Stats
+
+if TYPE_CHECKING:
+    from gestalt_cas.backups.backup import BackedUp
+    from gestalt_cas.retention_runs import Applied, Foreseen, Going
+    from gestalt_cas.statistics import Glance, Stats
 
 
 class Upkeep:
@@ -57,6 +59,8 @@ class Upkeep:
 
         A check that was cut off is gone on with by the next of the same options; see `checks/checking.py`.
         """
+        from gestalt_cas.checks import checking
+
         return checking.check(self._parts, options, progress, on_finding, on_resume)
 
     def reclaimable_bytes(self) -> Reclaimable:
@@ -65,10 +69,14 @@ class Upkeep:
 
     def stats(self, *, progress: Progress | None = None) -> Stats:
         """Figures of the whole store; reads every row, in short views, so they are of several moments."""
+        from gestalt_cas import statistics
+
         return statistics.gather(self._parts, progress)
 
     def glance(self) -> Glance:
         """The figures that cost next to nothing: sizes, room, and what the last runs of the tools have noted down."""
+        from gestalt_cas import statistics
+
         return statistics.glance(self._parts)
 
     def purge(self, key: ObjectKey) -> Purged:
@@ -85,6 +93,8 @@ class Upkeep:
 
         Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
         """
+        from gestalt_cas.backups import backup
+
         return backup.back_up(self._parts, dest, with_keys=with_keys, progress=progress)
 
     def quotas(self) -> list[Quota]:
@@ -139,6 +149,8 @@ class Upkeep:
         other call; gc then frees the bytes. `progress` may raise to stop: the next run does the rest. Raises
         ClockSuspect when the clock is not to be trusted.
         """
+        from gestalt_cas import retention_runs
+
         return retention_runs.apply(self._parts, bucket, _checked(bucket, prefix), progress)
 
     def preview_retention(
@@ -148,6 +160,8 @@ class Upkeep:
 
         `each` is called with every version that would go, keys in byte order, and should be quick.
         """
+        from gestalt_cas import retention_runs
+
         return retention_runs.preview(self._parts, bucket, _checked(bucket, prefix), each)
 
     def look_at_clock(self) -> None:
