@@ -10,13 +10,15 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gestalt_cas import clock_guard, purging, quotas
+from gestalt_cas import clock_guard, holds, purging, quotas
 from gestalt_cas import settings as store_settings
+from gestalt_cas.changes import lookup
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
 from gestalt_cas.garbage import Collected, Collector, Reclaimable
-from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix
+from gestalt_cas.holds import Hold
+from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix, utf8
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.purging import Purged
@@ -114,6 +116,30 @@ class Upkeep:
         with self._parts.database.write() as tx:
             return quotas.drop(tx, bucket or store_settings.default_bucket(tx), prefix)
 
+    def holds(self) -> list[Hold]:
+        """All holds, in byte order of bucket and prefix."""
+        with self._parts.database.read() as tx:
+            return holds.standing(tx)
+
+    def hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> Hold:
+        """Have nothing remove the versions of the keys that start with `prefix`, until `release_hold`.
+
+        With `version_id` the prefix is a whole key, and just that version is held; raises NoSuchVersion when there is
+        none, or it is a delete marker. A hold that stands already stays as it is.
+        """
+        check_bucket(bucket)
+        check_prefix(prefix)
+        if version_id:
+            check_names(ObjectKey(bucket, prefix))
+        return self._parts.reserve.spend_on(lambda: self._place_hold(bucket, prefix, version_id))
+
+    def release_hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> bool:
+        """End a hold; False when there is none of just this. Works on a full disk."""
+        check_bucket(bucket)
+        check_prefix(prefix)
+        utf8(version_id, "version id")
+        return self._parts.reserve.spend_on(lambda: self._release_hold(bucket, prefix, version_id))
+
     def apply_retention(
         self, bucket: str | None = None, prefix: str = "", *, progress: Progress | None = None
     ) -> Applied:
@@ -150,6 +176,17 @@ class Upkeep:
     def accept_clock(self) -> None:
         """Take the clock for right, so that retention and gc with a grace go on."""
         clock_guard.accept(self._parts, now_ms())
+
+    def _place_hold(self, bucket: str, prefix: str, version_id: str) -> Hold:
+        with self._parts.database.write() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            if version_id:
+                lookup(tx, ObjectKey(name, prefix), version_id)
+            return holds.place(tx, name, prefix, version_id, now_ms())
+
+    def _release_hold(self, bucket: str, prefix: str, version_id: str) -> bool:
+        with self._parts.database.write() as tx:
+            return holds.release(tx, bucket or store_settings.default_bucket(tx), prefix, version_id)
 
 
 def _checked(bucket: str | None, prefix: str) -> bytes:

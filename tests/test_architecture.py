@@ -25,8 +25,8 @@ LAYERS = (
         "listing",
     }
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "inlined"}
-    | {"keys", "layout", "locks"}
+    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "holds"}
+    | {"inlined", "keys", "layout", "locks"}
     | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
     | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
     | {"upgrade", "version_ids", "versions", "wal"},
@@ -66,6 +66,7 @@ ONLY_IN = {
         "backups",
         "blob_rows",
         "checks",
+        "holds",
         "horizons",
         "inlined",
         "pins",
