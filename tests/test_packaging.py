@@ -59,6 +59,7 @@ def test_sdist_holds_every_source(built: Path) -> None:
     with tarfile.open(archive) as opened:
         inside = {name.partition("/")[2] for name in opened.getnames()}
     single = {
+        "CHANGELOG.md",
         "LICENSE",
         "Makefile",
         "README.md",
@@ -67,7 +68,8 @@ def test_sdist_holds_every_source(built: Path) -> None:
         "manifest.yaml",
         "pyproject.toml",
     }
-    expected = single | sources("gestalt_cas") | sources("migrations") | sources("tests") | sources("assets")
+    folders = ("assets", "docs", "gestalt_cas", "migrations", "tests")
+    expected = single.union(*map(sources, folders))
     assert not expected - inside
     assert not [name for name in inside if name.startswith((".venv", ".data", ".build")) or "__pycache__" in name]
 
@@ -137,7 +139,7 @@ def test_installed_command_puts_and_gets(installed: Installed) -> None:
 
 def test_installed_package_reads_its_config_schema(installed: Installed) -> None:
     assert installed.evaluate(
-        "import json; from gestalt_cas import config; print(json.dumps(config.schema()))"
+        "import json; from gestalt_cas import config_schema; print(json.dumps(config_schema.schema()))"
     ) == json.loads((ROOT / "config.schema.json").read_text())
 
 
