@@ -17,6 +17,7 @@ from benchmarks import (
     driving,
     findings,
     http,
+    instructions,
     listing,
     memory,
     reads,
@@ -379,3 +380,9 @@ def test_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 def test_quick_sizes_are_small() -> None:
     run = Run(Path(), [])
     assert (run.sized(5, 1), replace(run, quick=True).sized(5, 1)) == (5, 1)
+
+
+def test_instructions_are_read_from_whole_dumps_only() -> None:
+    dump = "version: 1\ncreator: callgrind\nevents: Ir\n\nfn=(1)\n1 12\n\ntotals: 5610012\n"
+    assert instructions.total(dump) == 5610012
+    assert instructions.total(dump.partition("totals")[0]) is None
