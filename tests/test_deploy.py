@@ -331,4 +331,7 @@ def test_nothing_is_wrong_with_a_store_in_a_volume_of_kubernetes(tmp_path: Path)
     os.chown(volume, -1, -1 if os.geteuid() else 10001)
     volume.chmod(0o2775)
     Store.open(volume / "store").close()
-    assert process("doctor", "--data-dir", volume / "store").code == exits.OK
+    *found, _ = process("doctor", "--json", "--data-dir", volume / "store").records
+    wrong = {one["subject"] for one in found if one["severity"] not in ("ok", "note")}
+    assert wrong <= {"file system"}, "tests may keep it in memory"
+    assert "permissions" in {one["subject"] for one in found}
