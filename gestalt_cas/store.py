@@ -407,12 +407,13 @@ class Store(Past):
         check_names(key)
         check_attributes(headers, metadata)
         rules.validate_write(conditions)
-        held = self._database.recent(holds.any_stand)
-        if conditions or held:
+        present = self._database.recent(store_settings.for_writing)
+        replacing = present is not None and present.suspended and self._database.recent(holds.any_stand)
+        if conditions or replacing:
             with self._database.read() as tx:
                 target = resolve(tx, key)
                 rules.check_write(conditions, key.key, versions.current(tx, target))
-                if held and store_settings.suspended(tx):
+                if replacing and store_settings.suspended(tx):
                     versions.refuse_replacing(tx, target.bucket, target.key.encode())
 
     @contextmanager

@@ -24,7 +24,7 @@ _where = click.argument("where", type=ADDRESS, metavar="BUCKET[/PREFIX]")
 def hold() -> None:
     """Have nothing remove a version, or any version below a prefix, until the hold is released.
 
-    Retention leaves the keys alone; rm --version-id, purge, and a write that would replace a held null version are
+    Retention passes it over; rm --version-id, purge, and a write that would replace a held null version are
     refused. Objects can be deleted and overwritten all the same: that adds to their history and removes nothing.
     """
 
