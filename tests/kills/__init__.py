@@ -2,6 +2,7 @@
 
 ledger.py      what was asked for and what was answered, key by key; compares that with what a store holds
 writers.py     threads that call a server over its socket and write the ledger
+keepers.py     processes on the directory that make batches, rollbacks and snapshots, and write it down
 audit.py       the look at a store after a kill: rows, files and SQLite itself
 campaign.py    the rounds; also a program: python -m kills.campaign --help
 """

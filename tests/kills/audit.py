@@ -10,9 +10,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import ObjectKey, ObjectVersion, Store
+from gestalt_cas import ObjectVersion, Store, pins
 from gestalt_cas.objects import ListQuery
-from kills.ledger import Ledger, Lost, Version
+from kills.ledger import Group, Ledger, Lost, Shown, Version
 from storage import rows
 
 BUCKET = "default"
@@ -33,15 +33,21 @@ class Found:
 def inspect(store: Store, ledger: Ledger, seen: set[str], chosen: random.Random, *, collect: bool) -> Found:
     """Raise Lost unless the store is as the ledger says and sound; `seen` has the versions whose bytes were read.
 
-    Nobody may be writing. With `collect` garbage is collected in the end, after which exactly the payloads that some
-    version reaches are left.
+    Nobody may be writing. What is due by rules is removed first, so that no server can do it later. With `collect`
+    garbage is collected in the end, after which exactly the payloads that some version reaches are left.
     """
     _expect(rows(store, "PRAGMA integrity_check"), [("ok",)], "integrity_check")
     _expect(rows(store, "PRAGMA foreign_key_check"), [], "foreign_key_check")
+    store.apply_retention()
     histories = _histories(store)
+    names = [snapshot.name for snapshot in store.snapshots()]
     took_effect, had_none = ledger.settle(
-        lambda name: [Version(one.version_id, one.digest) for one in histories.get(name, [])], set(histories)
+        {name: [Version(one.version_id, one.digest) for one in history] for name, history in histories.items()},
+        lambda group: {name: _shown(store, group, name) for name in names if group.owns(name)},
     )
+    for group in ledger.groups.values():
+        for seq, wanted in group.moments.items():
+            _expect(_shown(store, group, seq), wanted, f"what was below {group.prefix} at sequence {seq}")
     _compare_current(store, histories)
     _read_bytes(store, histories, seen, chosen)
     staging = store.clean_staging()
@@ -71,6 +77,13 @@ def _histories(store: Store) -> dict[str, list[ObjectVersion]]:
             return found
 
 
+def _shown(store: Store, group: Group, as_of: str) -> Shown:
+    """What the store says was below the group's prefix at a moment: the digests of the bytes that it serves, by key."""
+    page = store.list_page(ListQuery(BUCKET, prefix=group.prefix), as_of=as_of)
+    _expect(page.token, "", "a second page")
+    return {version.key.key: _read(store, version, as_of=as_of) for version in page.objects}
+
+
 def _compare_current(store: Store, histories: dict[str, list[ObjectVersion]]) -> None:
     """A listing shows exactly the keys whose newest version is an object."""
     listed: list[tuple[str, str]] = []
@@ -91,16 +104,18 @@ def _read_bytes(store: Store, histories: dict[str, list[ObjectVersion]], seen: s
     old = [version for version in objects if version.version_id in seen]
     fresh = [version for version in objects if version.version_id not in seen]
     for version in [*fresh, *chosen.sample(old, min(OLD_VERSIONS_READ, len(old)))]:
-        _read(store, version.key, version)
+        _read(store, version, version_id=version.version_id)
         seen.add(version.version_id)
 
 
-def _read(store: Store, key: ObjectKey, version: ObjectVersion) -> None:
+def _read(store: Store, version: ObjectVersion, **which: str) -> str:
+    """The digest of the version's bytes, which must be right; `which` says how it is asked for."""
     hasher = blake3()
-    with store.read(key, version_id=version.version_id) as reader:
+    with store.read(version.key, **which) as reader:
         for piece in reader:
             hasher.update(piece)
-    _expect(hasher.hexdigest(), version.digest, f"the bytes of {key.key}, version {version.version_id}")
+    _expect(hasher.hexdigest(), version.digest, f"the bytes of {version.key.key}, {which}")
+    return hasher.hexdigest()
 
 
 def _compare_files(store: Store, *, collect: bool) -> int:
@@ -124,11 +139,19 @@ def _compare_files(store: Store, *, collect: bool) -> int:
         else:
             others += name not in reached
     if collect:
+        _drop_pins(store)
         collected = store.collect_garbage()
         left = set(_files(store.directory))
         _expect(sorted(left - reached.keys()), [], f"payloads that {collected} left although nothing reaches them")
         _expect(sorted(reached.keys() - left), [], f"payloads that {collected} removed although a version reaches them")
     return others
+
+
+def _drop_pins(store: Store) -> None:
+    """Whoever held one was killed: two minutes later gc would do this."""
+    with store._database.write() as tx:
+        for pin in pins.standing(tx):
+            pins.drop(tx, pin.name)
 
 
 def _check_file(path: Path, *, read: bool) -> None:
