@@ -12,7 +12,9 @@ import pytest
 from gestalt_cas import Store
 from kills import audit
 from kills.campaign import Campaign
-from kills.ledger import Change, Group, GroupChange, Ledger, Lost, OwnedKey, RetainedKey, SharedKey, Shown, Version
+from kills.groups import Group, GroupChange, Shown
+from kills.ledger import Change, Ledger, OwnedKey, RetainedKey, SharedKey
+from kills.versions import Lost, Version
 from kills.writers import digest_of
 from storage import change, flip, key, payload_path
 
@@ -28,7 +30,7 @@ def test_killed_under_load_again_and_again(tmp_path: Path, processes: int, round
             campaign.round()
         print(campaign.totals)
         assert campaign.totals.calls > 20 * rounds
-        assert campaign.totals.changes > rounds
+        assert campaign.totals.changes >= rounds
 
 
 def test_an_unanswered_call_may_be_there_or_not_but_whole() -> None:

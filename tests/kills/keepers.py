@@ -18,8 +18,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from gestalt_cas import ObjectKey, Store
-from kills.ledger import Group, GroupChange, Lost
+from kills.groups import Group, GroupChange
+from kills.versions import Lost
 from kills.writers import digest_of, payload
+from wire.process import START_SECONDS
 
 BUCKET = "default"
 KEYS = 5
@@ -29,7 +31,10 @@ _FORKS.set_forkserver_preload(["kills.keepers"])
 
 
 class Keeper:
-    """A process of keepers under the campaign's control; `finish` brings the groups up to what its log tells."""
+    """A process of keepers under the campaign's control, from its first change on.
+
+    `finish` brings the groups up to what its log tells.
+    """
 
     def __init__(self, directory: Path, log: Path, groups: Sequence[Group], seed: str) -> None:
         self._groups = {group.prefix: group for group in groups}
@@ -40,6 +45,9 @@ class Keeper:
         self._process = _FORKS.Process(target=keep, args=(directory, log, list(groups), seed, theirs))
         self._process.start()
         theirs.close()
+        if not self._over.poll(START_SECONDS):
+            self._process.kill()
+            raise AssertionError("a keeper does not begin")
 
     def kill(self) -> None:
         self._process.kill()
@@ -65,12 +73,14 @@ class Keeper:
 def keep(directory: Path, log: Path, groups: Sequence[Group], seed: str, over: Connection) -> None:
     """What the process does, until the other end of `over` is closed."""
     fd = os.open(log, os.O_WRONLY | os.O_APPEND)
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
     with Store.open(directory, create=False) as store:
-        ones = [_One(store, fd, group, f"{seed} {group.prefix}", ended) for group in groups]
+        ones = [_One(store, fd, group, f"{seed} {group.prefix}", begun, ended) for group in groups]
         threads = [threading.Thread(target=one.run) for one in ones]
         for thread in threads:
             thread.start()
+        begun.wait()
+        over.send("begun")
         while not over.poll(0.05) and any(thread.is_alive() for thread in threads):
             pass  # the other end says nothing: it is readable when it has been closed
         ended.set()
@@ -81,12 +91,15 @@ def keep(directory: Path, log: Path, groups: Sequence[Group], seed: str, over: C
 class _One:
     """One thread with one group of keys."""
 
-    def __init__(self, store: Store, log: int, group: Group, seed: str, ended: threading.Event) -> None:
+    def __init__(
+        self, store: Store, log: int, group: Group, seed: str, begun: threading.Event, ended: threading.Event
+    ) -> None:
         self._store = store
         self._log = log
         self._group = group
         self._seed = seed
         self._random = random.Random(seed)
+        self._begun = begun
         self._ended = ended
         self._keys = [f"{group.prefix}{number}" for number in range(KEYS)]
 
@@ -97,6 +110,7 @@ class _One:
                 self._random.choices(turns, [50, 20, 10, 8, 12])[0]()
         except BaseException:  # noqa: BLE001 - for the campaign to show
             self._tell(failure=traceback.format_exc())
+            self._begun.set()
 
     def _tell(self, **record: object) -> None:
         """In one write, so that a kill tears none apart."""
@@ -109,6 +123,7 @@ class _One:
     def _answered(self, version_ids: Sequence[str] = ()) -> None:
         self._group.follow(answered=list(version_ids))
         self._tell(answered=list(version_ids))
+        self._begun.set()
 
     # ---- turns ----
 

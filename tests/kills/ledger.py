@@ -4,33 +4,21 @@ An owned key is changed by one writer only, one call after the other. So its his
 call that was on its way when the server was killed, which is absent or whole. A retained key is an owned one under a
 rule: of its noncurrent versions all but the newest KEPT may have gone, the oldest first. A shared key is changed by all
 writers under conditions; of its history each answered change must be there once, each refused one must not, and each
-version must follow the one that its writer named in the condition. A group is the keys of one keeper, who changes
-several at once: of the change that was on its way all is there or nothing.
+version must follow the one that its writer named in the condition. `groups.py` has keys of which several are changed
+at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kills.groups import Group, Shown
+from kills.versions import Lost, Version, agree
 
 KEPT = 2
 """How many noncurrent versions of a retained key are kept."""
-MOST_MOMENTS = 4
-"""How many sequences a group remembers."""
-
-
-class Lost(AssertionError):
-    """A store does not hold what was answered, or holds what nobody asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version or marker; `digest` is hex, "" for a marker, and `version_id` "" when no answer has told it."""
-
-    version_id: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +63,11 @@ class OwnedKey:
         Returns whether the unanswered call has had its effect, None when there was none.
         """
         change, self.pending = self.pending, None
-        happened = change is not None and _agree(change.on(self.versions), found)
-        if not (happened or _agree(self.versions, found)):
+        happened = change is not None and agree(change.on(self.versions), found)
+        if not (happened or agree(self.versions, found)):
             raise Lost(f"{self.name}: expected {self.versions}, on its way {change}, found {list(found)}")
         self.versions = list(found)
         return happened if change is not None else None
-
-
-def _agree(expected: Sequence[Version], found: Sequence[Version]) -> bool:
-    return len(expected) == len(found) and all(
-        one.digest == other.digest and one.version_id in ("", other.version_id)
-        for one, other in zip(expected, found, strict=True)
-    )
 
 
 @dataclass(slots=True)
@@ -122,131 +103,7 @@ class RetainedKey(OwnedKey):
 def _left(versions: Sequence[Version], found: Sequence[Version], fading: int) -> bool:
     """Whether `found` is what is left when some of the first `fading` have gone, the oldest first."""
     gone = len(versions) - len(found)
-    return 0 <= gone <= fading and _agree(versions[gone:], found)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupChange:
-    """What a keeper does at once: removes versions (key and version id), then adds some (key and digest), in order.
-
-    Or it makes a snapshot, or forgets one.
-    """
-
-    adds: tuple[tuple[str, str], ...] = ()
-    removes: tuple[tuple[str, str], ...] = ()
-    makes: str = ""
-    forgets: str = ""
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> GroupChange:
-        pairs = {name: tuple((key, text) for key, text in plain[name]) for name in ("adds", "removes")}
-        return cls(**pairs, makes=plain["makes"], forgets=plain["forgets"])
-
-
-Shown = dict[str, str]
-"""Digests of current objects by key."""
-
-
-@dataclass(slots=True)
-class Group:
-    """The keys below a prefix: their versions, oldest first, and what snapshots and remembered sequences show."""
-
-    prefix: str
-    versions: dict[str, list[Version]] = field(default_factory=dict)
-    snapshots: dict[str, Shown] = field(default_factory=dict)
-    moments: dict[str, Shown] = field(default_factory=dict)
-    pending: GroupChange | None = None
-
-    def follow(
-        self, *, begun: Mapping[str, Any] | None = None, answered: Sequence[str] | None = None, remembered: str = ""
-    ) -> int:
-        """What the keeper told: a change that it begins, that it was answered, or a sequence. Returns how many answers.
-
-        An answer has the version ids of what was added, "" for one that is not known.
-        """
-        if begun is not None:
-            self.pending = GroupChange.of(begun)
-            if self.pending.removes:
-                self.moments.clear()  # what was there then may have gone for good
-        if remembered:
-            self.moments[remembered] = self.objects(self.versions)
-            for oldest in list(self.moments)[:-MOST_MOMENTS]:
-                del self.moments[oldest]
-        if answered is None:
-            return 0
-        assert self.pending is not None
-        self.versions, self.snapshots = self._after(self.pending, answered)
-        self.pending = None
-        return 1
-
-    def owns(self, snapshot: str) -> bool:
-        return snapshot.startswith(self._own_names)
-
-    def new_name(self, number: int) -> str:
-        """A name for a snapshot."""
-        return f"{self._own_names}{number}"
-
-    @property
-    def _own_names(self) -> str:
-        return f"{self.prefix.rstrip('/')}-"
-
-    @staticmethod
-    def objects(versions: Mapping[str, Sequence[Version]]) -> Shown:
-        return {name: history[-1].digest for name, history in versions.items() if history and history[-1].digest}
-
-    def way_back(self, wanted: Shown) -> Iterator[tuple[str, str]]:
-        """What has to be added for the objects to be these."""
-        present = self.objects(self.versions)
-        for name in sorted({*wanted, *present}, key=str.encode):
-            if wanted.get(name) != present.get(name):
-                yield name, wanted.get(name, "")
-
-    def settle(self, found: Mapping[str, Sequence[Version]], shown: Mapping[str, Shown]) -> bool | None:
-        """Compare with the versions that the store holds and what its snapshots show; raises Lost.
-
-        Returns whether the change that was not answered is there, None when there was none.
-        """
-        change, self.pending = self.pending, None
-        happened = change is not None and self._agrees(*self._after(change, ()), found, shown)
-        if not (happened or self._agrees(self.versions, self.snapshots, found, shown)):
-            raise Lost(
-                f"{self.prefix}: expected {self.versions} and {self.snapshots}, on its way {change}, "
-                f"found {dict(found)} and {dict(shown)}"
-            )
-        self.versions = {name: list(history) for name, history in found.items()}
-        self.snapshots = dict(shown)
-        return happened if change is not None else None
-
-    def _after(
-        self, change: GroupChange, version_ids: Sequence[str]
-    ) -> tuple[dict[str, list[Version]], dict[str, Shown]]:
-        versions = {name: list(history) for name, history in self.versions.items()}
-        for name, version_id in change.removes:
-            versions[name] = [version for version in versions[name] if version.version_id != version_id]
-        for number, (name, digest) in enumerate(change.adds):
-            told = version_ids[number] if version_ids else ""
-            versions.setdefault(name, []).append(Version(told, digest))
-        snapshots = {name: shown for name, shown in self.snapshots.items() if name != change.forgets}
-        if change.makes:
-            snapshots[change.makes] = self.objects(self.versions)
-        return versions, snapshots
-
-    @staticmethod
-    def _agrees(
-        versions: Mapping[str, Sequence[Version]],
-        snapshots: Mapping[str, Shown],
-        found: Mapping[str, Sequence[Version]],
-        shown: Mapping[str, Shown],
-    ) -> bool:
-        names = {name for name, history in versions.items() if history}
-        return (
-            snapshots == shown
-            and names == found.keys()
-            and all(_agree(versions[name], history) for name, history in found.items())
-        )
+    return 0 <= gone <= fading and agree(versions[gone:], found)
 
 
 @dataclass(slots=True)

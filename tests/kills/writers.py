@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 from blake3 import blake3
 
-from kills.ledger import Change, Ledger, Lost, OwnedKey, SharedKey, Version
+from kills.ledger import Change, Ledger, OwnedKey, SharedKey
+from kills.versions import Lost, Version
 from wire import protos
 from wire.client import Client, frames
 
