@@ -11,39 +11,27 @@ given, because an absent key leaves the store's own value. The rest belongs to t
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from gestalt_cas import objects
+from gestalt_cas.config_schema import Setting, below, describe, dotted, part_of, quoted, schema, shown, wrong
 from gestalt_cas.errors import InvalidArgument, InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
 
 if TYPE_CHECKING:
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.protocols import Validator
+    pass
 
 STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes", "quotas", "retention.rules", "history.keepDays")
 """The keys whose values are kept in the store."""
 MAX_PREFIX_BYTES = objects.MAX_KEY_BYTES - 1
-_SCHEMA_FILE = "config.schema.json"
-_LONGEST_SHOWN = 80
 _LONGEST_DIRECTORY_NAME = 200
-_ARTICLES = {
-    "string": "a string",
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "array": "a list of strings",
-    "object": "an object",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,57 +108,14 @@ class Config:
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key as the schema has it. `type` is JSON Schema's word, `default` None where there is none."""
-
-    key: str
-    type: str
-    allowed: str
-    default: object
-    description: str
-
-
-@cache
-def schema() -> dict[str, Any]:
-    """`config.schema.json` as a mapping, which must not be changed; from the wheel, else from the checkout."""
-    from importlib import resources
-
-    packaged = resources.files("gestalt_cas").joinpath(_SCHEMA_FILE)
-    # An editable install and a run from the source tree have the file at the top level only.
-    found = packaged if packaged.is_file() else Path(__file__).resolve().parent.parent / _SCHEMA_FILE
-    return dict(json.loads(found.read_text(encoding="utf-8")))
-
-
-@cache
-def describe() -> tuple[Setting, ...]:
-    """Every key that takes a value, in the schema's order."""
-    return tuple(
-        Setting(key, part["type"], _allowed(part), part.get("default"), part["description"])
-        for key, part in _parts(schema())
-        if not _is_group(part)
-    )
-
-
-def markdown_table() -> str:
-    """The table of keys in README.md, without a final line break."""
-    rows = ["| Key | Value | Default | Meaning |", "| --- | --- | --- | --- |"]
-    for setting in describe():
-        default = "none" if setting.default is None else f"`{json.dumps(setting.default)}`"
-        cells = (f"`{setting.key}`", setting.allowed, default, setting.description)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
-
-
 def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
     """Validate a whole configuration; `name` is the provider's, and names the directory when there is no `dataDir`.
 
     Raises InvalidConfig with every fault, each under its dotted key.
     """
     tree = _present(mapping, schema(), "")
-    faults = dict.fromkeys(text for error in _validator().iter_errors(tree) for text in _faults(error))
-    if faults:
-        raise InvalidConfig("; ".join(sorted(faults)))
+    if faults := wrong(tree):
+        raise InvalidConfig("; ".join(faults))
     values = {setting.key: value for setting in describe() if (value := _lookup(tree, setting)) is not None}
     _check_names(values)
     return Config(
@@ -213,50 +158,6 @@ def _component(name: str) -> str:
     return f"{encoded[:100]}%-{blake3(encoded.encode()).hexdigest()}"
 
 
-@cache
-def _validator() -> Validator:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(schema())
-
-
-def _parts(group: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every property of the schema with its dotted key, groups before what they hold."""
-    for name, part in group["properties"].items():
-        yield above + name, part
-        if _is_group(part):
-            yield from _parts(part, f"{above}{name}.")
-
-
-def _is_group(part: Mapping[str, Any]) -> bool:
-    """Whether a part holds keys of the schema's; an object without any is a value, whose names are the user's."""
-    return "properties" in part
-
-
-def _below(part: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """What the schema says of a name within an object; None when it knows no such name."""
-    found = part["properties"].get(name) if _is_group(part) else part["additionalProperties"]
-    return found or None
-
-
-def _allowed(part: Mapping[str, Any]) -> str:
-    """What the schema allows for one key, in words."""
-    if "enum" in part:
-        return " or ".join(f'"{value}"' for value in part["enum"])
-    if part.get("minLength"):
-        return "a non-empty string"
-    if part["type"] == "object" and not _is_group(part):
-        return f"an object whose values are each {_allowed(part['additionalProperties'])}"
-    words = [_ARTICLES[part["type"]]]
-    if "minimum" in part:
-        words.append(f"from {part['minimum']}")
-    if "exclusiveMinimum" in part:
-        words.append(f"above {part['exclusiveMinimum']}")
-    if "maximum" in part:
-        words.append(f"up to {part['maximum']}")
-    return " ".join(words)
-
-
 def _present(value: object, part: Mapping[str, Any], key: str) -> Any:
     """`value` as plain dicts without the known keys that are null; only what the schema calls a group is walked."""
     if not isinstance(value, Mapping) or part["type"] != "object":
@@ -265,19 +166,19 @@ def _present(value: object, part: Mapping[str, Any], key: str) -> Any:
     result: dict[str, object] = {}
     for name, inner in value.items():
         if not isinstance(name, str):
-            raise InvalidConfig(f"{_dotted(key)}: {shown(name)} cannot be a key, since it is no string")
-        known = _below(part, name)
+            raise InvalidConfig(f"{dotted(key)}: {shown(name)} cannot be a key, since it is no string")
+        known = below(part, name)
         if known is None:
             result[name] = inner
         elif inner is not None:
-            result[name] = _present(inner, known, f"{key}.{_quoted(name)}" if key else _quoted(name))
+            result[name] = _present(inner, known, f"{key}.{quoted(name)}" if key else quoted(name))
     return result
 
 
 def _check_number(value: object, key: str) -> None:
     """Refuse what compares or prints badly: NaN passes every bound, and Python will not print a huge integer."""
     if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value.bit_length() > 64):
-        raise InvalidConfig(f"{_dotted(key)}: the number is too large or not finite")
+        raise InvalidConfig(f"{dotted(key)}: the number is too large or not finite")
 
 
 def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
@@ -287,12 +188,12 @@ def _lookup(tree: Mapping[str, Any], setting: Setting) -> object:
         value = value.get(name)
         if value is None:
             return None
-    return _typed(value, _part(setting.key.split(".")))
+    return _typed(value, part_of(setting.key.split(".")))
 
 
 def _typed(value: Any, part: Mapping[str, Any]) -> object:
     if part["type"] == "object":
-        return {name: _typed(inner, _below(part, name) or {}) for name, inner in value.items()}
+        return {name: _typed(inner, below(part, name) or {}) for name, inner in value.items()}
     return int(value) if part["type"] == "integer" else float(value) if part["type"] == "number" else value
 
 
@@ -389,62 +290,3 @@ def _directory(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise InvalidConfig(f"dataDir: {shown(text)} names the home directory of an unknown user") from None
-
-
-def _faults(error: ValidationError) -> Iterator[str]:
-    # A position in a list is left out: what is wrong with an element is said of the list's key.
-    path = [name for name in error.absolute_path if isinstance(name, str)]
-    instance: Any = error.instance
-    if error.validator != "additionalProperties":
-        told = "the value" if "signing" in path else shown(instance)  # a secret must not reach a log
-        yield f"{_dotted('.'.join(map(_quoted, path)))}: {told} is not {_allowed(_part(path))}"
-        return
-    for name in instance:
-        if name not in _part(path)["properties"]:
-            yield f"unknown key {'.'.join(map(_quoted, [*path, name]))}; {_advice(path, name)}"
-
-
-def _part(path: Iterable[str]) -> dict[str, Any]:
-    part = schema()
-    for name in path:
-        part = _below(part, name) or {}
-    return part
-
-
-def _advice(path: list[str], name: str) -> str:
-    from difflib import get_close_matches
-
-    known = {setting.key.casefold(): setting.key for setting in describe()}
-    here = list(_part(path)["properties"])
-    if path and f"{'.'.join(path)}.{here[0]}" not in known.values():  # within an object whose name is the user's
-        return f"the keys are {', '.join(here)}"
-    wrong = ".".join([*path, name])[:_LONGEST_SHOWN]
-    matches = get_close_matches(wrong.casefold(), known, n=1)
-    if not matches:
-        return f"the keys are {', '.join(known.values())}"
-    if "." in name:
-        return f"nested keys are written as objects: {known[matches[0]].replace('.', ': {', 1)}: …}}"
-    return f"did you mean {known[matches[0]]}?"
-
-
-def _dotted(key: str) -> str:
-    return key or "the configuration"
-
-
-def _quoted(name: str) -> str:
-    """A key as it is, or as a Python literal when it holds anything that could mislead in a message."""
-    return name if re.fullmatch(r"[\w-]{1,60}", name) else shown(name)
-
-
-def shown(value: object) -> str:
-    """A value for a message: one line, of bounded length."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "a list"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**64:
-        return str(int(value))
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

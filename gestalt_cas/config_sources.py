@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from gestalt_cas.config import shown
+from gestalt_cas.config_schema import shown
 from gestalt_cas.errors import InvalidConfig
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from gestalt_cas import http_errors, http_fields, ranges, sigv4, urls
+from gestalt_cas import cors, http_errors, http_fields, ranges, sigv4, urls
 from gestalt_cas.errors import (
     InvalidArgument,
     InvalidSignatureRequest,
@@ -69,10 +69,6 @@ _SUBRESOURCES = frozenset(
     }
 )
 """Parameters that ask S3 for something else than the object; ignoring one would answer the wrong question."""
-_EXPOSED = (
-    "ETag, Content-Length, Content-Range, Last-Modified, x-amz-version-id, x-amz-delete-marker, x-amz-missing-meta"
-)
-_PREFLIGHT_SECONDS = "3600"
 _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "TRACE", "CONNECT"})
 """Those that are counted under their own names."""
 
@@ -124,7 +120,7 @@ class Endpoint:
         return None
 
     async def _answered(self, request: web.BaseRequest, mount: Mount, call: HttpCall) -> web.StreamResponse:
-        shared = _cors_fields(mount, request.headers.get("Origin", ""))
+        shared = cors.fields(mount.config.http.cors_origins, request.headers.get("Origin", ""))
         shared |= {"x-amz-request-id": call.id, "Server": "gestalt-cas"}
         try:
             response = await self._serve(request, mount, shared, call)
@@ -142,7 +138,7 @@ class Endpoint:
         self, request: web.BaseRequest, mount: Mount, shared: Mapping[str, str], call: HttpCall
     ) -> web.StreamResponse:
         if request.method == "OPTIONS":
-            return _preflight(request, shared)
+            return cors.preflight(request, shared)
         if not mount.config.http.enabled:
             raise SignatureDoesNotMatch("AccessDenied", "presigned URLs are switched off")
         target = _authenticated(request, mount)
@@ -334,33 +330,6 @@ async def _empty(request: web.BaseRequest, status: int, fields: Mapping[str, str
     response = web.Response(status=status, headers=dict(fields))
     await response.prepare(request)
     return response
-
-
-def _cors_fields(mount: Mount, origin: str) -> dict[str, str]:
-    allowed = mount.config.http.cors_origins
-    if not allowed:
-        return {}
-    fields = {"Vary": "Origin"}
-    if origin and ("*" in allowed or origin in allowed) and http_fields.is_field_value(origin):
-        fields["Access-Control-Allow-Origin"] = origin
-        fields["Access-Control-Expose-Headers"] = _EXPOSED
-    return fields
-
-
-def _preflight(request: web.BaseRequest, shared: Mapping[str, str]) -> web.StreamResponse:
-    """Answer a CORS preflight, which browsers send unsigned (Fetch standard, "CORS-preflight request")."""
-    if "Access-Control-Allow-Origin" not in shared or "Access-Control-Request-Method" not in request.headers:
-        raise SignatureDoesNotMatch("AccessDenied", "this origin is not in http.corsOrigins")
-    answer = {
-        **shared,
-        "Access-Control-Allow-Methods": http_errors.METHODS,
-        "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
-        "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
-    }
-    wanted = request.headers.get("Access-Control-Request-Headers", "")
-    if wanted and http_fields.is_field_value(wanted):
-        answer["Access-Control-Allow-Headers"] = wanted
-    return web.Response(status=204, headers=answer)
 
 
 def _failure(

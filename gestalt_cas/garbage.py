@@ -34,6 +34,7 @@ from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
 from gestalt_cas.parts import Parts
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.reachability import Garbage
 from gestalt_cas.refusals import free_bytes
 from gestalt_cas.sqlite import Connection
@@ -53,12 +54,6 @@ _ESTIMATE_SECONDS = 0.25
 _ESTIMATE_LASTS = 5.0
 
 Result = TypeVar("Result")
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much (0: not known); may raise to stop between two steps."""
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """For callers who want to hear nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,7 @@ class Collector:
         removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault, and with a grace
         ClockSuspect.
         """
-        tell, begun_ms = progress or _silent, now_ms()
+        tell, begun_ms = progress or silent, now_ms()
         until_ms = begun_ms - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
         if dry_run:
             return self._foresee(until_ms, tell)
@@ -140,7 +135,7 @@ class Collector:
         What a version reaches, or a live pin keeps, stays.
         """
         sweep = _Sweep(self._parts, _ALWAYS, only=digests)
-        self._sweep(sweep, _silent)
+        self._sweep(sweep, silent)
         return sweep.so_far()
 
     def reclaimable(self) -> Reclaimable:

@@ -7,7 +7,6 @@ What a snapshot reaches stays, delete markers included. Where nothing is removed
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Integer, delete, func, literal_column, select
@@ -15,6 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from gestalt_cas import schema, settings
 from gestalt_cas.parts import Parts
+from gestalt_cas.progress import Progress
 from gestalt_cas.removals import KEPT_BY_SNAPSHOT
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
@@ -25,7 +25,6 @@ STRETCH_ROWS = 2_000
 BATCH_ROWS = 200
 """Rows that one transaction drops: some milliseconds of the writer lock."""
 
-Progress = Callable[[str, int, int], None]
 
 _v, _h = schema.versions.c, schema.horizons.c
 _OLDEST = Prepared(

@@ -22,6 +22,7 @@ from gestalt_cas import clock_guard, horizons, reachability, removals, retention
 from gestalt_cas.clock import now_ms
 from gestalt_cas.objects import NO_HEADERS, NULL_VERSION, ObjectKey, ObjectVersion
 from gestalt_cas.parts import Parts
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.retention import Candidate, Rule, Stretch, Verdict
 from gestalt_cas.sqlite import Connection
 
@@ -30,9 +31,6 @@ BATCH_ROWS = 200
 FIRST_BATCH_ROWS = 16
 BATCH_SECONDS = 0.05
 _FORESEEN_AT_ONCE = 1_000
-
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much (0: not known); may raise to stop between two steps."""
 
 
 @dataclass(slots=True)
@@ -91,10 +89,6 @@ class Foreseen:
     freed_bytes: int
 
 
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """For callers who want to hear nothing."""
-
-
 # ---- applying ----
 
 
@@ -104,7 +98,7 @@ def apply(parts: Parts, bucket: str | None, prefix: bytes, progress: Progress | 
     With a bucket ("": the default one) only of its keys that start with `prefix`. Raises ClockSuspect, StoreBusy,
     StorageFault.
     """
-    run = _Run(parts, bucket, prefix, progress or _silent, now_ms())
+    run = _Run(parts, bucket, prefix, progress or silent, now_ms())
     clock_guard.require(parts, run.now_ms)
     while not run.through():
         pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from gestalt_cas.figures import Distribution
 from gestalt_cas.history import Horizon
 from gestalt_cas.parts import Parts
 from gestalt_cas.pins import Pin
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.quotas import Quota
 from gestalt_cas.settings import recall
 from gestalt_cas.sqlite import Connection
@@ -125,8 +126,6 @@ class Payloads:
     loose_bytes: int = 0
 
 
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much (0: not known)."""
 Counted = TypeVar("Counted", Contents, Payloads)
 
 
@@ -283,10 +282,6 @@ def count_payloads(parts: Parts, progress: Progress) -> Payloads:
 def _plus(found: Counted, row: tuple[Any, ...]) -> Counted:
     """The counts with those of one more row."""
     return type(found)(*(count + more for count, more in zip(astuple(found), row, strict=True)))
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    """For callers who want to hear nothing."""
 
 
 def heap(directory: Path, *, notes: str = "\0") -> Heap:

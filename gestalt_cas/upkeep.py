@@ -16,9 +16,10 @@ from gestalt_cas.checks import checking
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
-from gestalt_cas.garbage import Collected, Collector, Progress, Reclaimable
+from gestalt_cas.garbage import Collected, Collector, Reclaimable
 from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix
 from gestalt_cas.parts import Parts
+from gestalt_cas.progress import Progress
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
 from gestalt_cas.retention_runs import Applied, Foreseen, Going

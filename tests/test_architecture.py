@@ -11,8 +11,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "request_ids"},
-    {"chunks", "conditions", "config", "config_sources", "frames", "http_errors", "http_fields", "listing"}
+    {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "progress", "request_ids"},
+    {
+        "chunks",
+        "conditions",
+        "config",
+        "config_schema",
+        "config_sources",
+        "frames",
+        "http_errors",
+        "http_fields",
+        "listing",
+    }
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
     {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "inlined"}
     | {"keys", "layout", "locks"}
@@ -40,10 +50,10 @@ LAYERS = (
     }
     | {"payloads", "proofs", "purging", "releases", "retention_runs", "rollback", "statistics", "store", "strays"}
     | {"trees", "upkeep"},
-    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "endpoint", "host", "http_downloads"}
+    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
     | {"observing", "patience", "pools", "provider", "rpc", "server"}
-    | {"targets", "wire_pb2"},
+    | {"targets", "uploads", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
@@ -71,7 +81,7 @@ ONLY_IN = {
     },
     "alembic": {"upgrade"},
     "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
-    "aiohttp": {"endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
+    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},

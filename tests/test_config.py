@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gestalt_cas import config
+from gestalt_cas import config, config_schema
 from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Telemetry, default_data_dir, parse
 from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
@@ -600,12 +600,12 @@ def test_schema_is_valid_and_only_says_what_every_compiler_knows() -> None:
 
 def test_the_keys_are_these() -> None:
     assert [key for key, _ in leaves(SCHEMA)] == KEYS
-    assert [setting.key for setting in config.describe()] == KEYS
+    assert [setting.key for setting in config_schema.describe()] == KEYS
     assert set(config.STORE_KEYS) < set(KEYS)
 
 
-@pytest.mark.parametrize("setting", config.describe(), ids=lambda setting: setting.key)
-def test_description_is_the_schemas(setting: config.Setting) -> None:
+@pytest.mark.parametrize("setting", config_schema.describe(), ids=lambda setting: setting.key)
+def test_description_is_the_schemas(setting: config_schema.Setting) -> None:
     part = dict(leaves(SCHEMA))[setting.key]
     assert (setting.type, setting.description) == (part["type"], part["description"])
     assert setting.default == part.get("default")
@@ -739,7 +739,7 @@ def check_table(text: str) -> None:
 
 
 def test_markdown_table() -> None:
-    check_table(config.markdown_table())
+    check_table(config_schema.markdown_table())
 
 
 def test_readme_table_matches_schema() -> None:
@@ -773,11 +773,14 @@ def test_an_installed_package_brings_its_own_schema(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "gestalt_cas", tmp_path / "gestalt_cas", ignore=shutil.ignore_patterns("__pycache__"))
     inside = {**SCHEMA, "title": "the packaged one"}
     (tmp_path / "gestalt_cas" / "config.schema.json").write_text(json.dumps(inside), "utf-8")
-    code = "import gestalt_cas.config as c; print(c.__file__, c.schema()['title'], c.parse({'bucket': 'b'}).settings)"
+    code = (
+        "from gestalt_cas import config, config_schema\n"
+        "print(config.__file__, config_schema.schema()['title'], config.parse({'bucket': 'b'}).settings)"
+    )
     shown = run_python(code, tmp_path)
     assert shown == f"{tmp_path}/gestalt_cas/config.py the packaged one {{'bucket': 'b'}}"
 
 
 def test_a_checkout_uses_the_schema_at_its_top() -> None:
     assert not (ROOT / "gestalt_cas" / "config.schema.json").exists()
-    assert config.schema() == SCHEMA
+    assert config_schema.schema() == SCHEMA

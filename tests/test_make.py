@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -112,5 +113,24 @@ def test_ci_runs_what_the_readme_names() -> None:
     assert script.stat().st_mode & 0o111
     lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "set -euo pipefail"
-    # The tests' summary has to be the last line of the run.
-    assert lines[-2:] == ["make check", "make test"]
+    assert lines.index("make check") < lines.index('if make test >"$log" 2>&1; then')
+
+
+@pytest.mark.parametrize("outcome", [0, 2])
+def test_ci_ends_with_the_summary_and_begins_with_what_failed(tmp_path: Path, outcome: int) -> None:
+    said = ["FAILED tests/test_a.py::test_b - E", "E   OSError: no room", "= 1 failed, 2 passed ="]
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    answer = "".join(f"echo '{line}'\n" for line in said) + f"exit {outcome}\n"
+    (tools / "make").write_text(f'#!/bin/sh\n[ "$1" = test ] || exit 0\n{answer}')
+    for name in ("nginx", "curl"):
+        (tools / name).write_text("#!/bin/sh\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    run = subprocess.run([ROOT / ".ci/run"], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == outcome
+    lines = run.stdout.splitlines()
+    assert lines[-1] == said[-1]
+    assert (lines[: len(lines) - len(said)] != []) == bool(outcome)
+    assert (said[0] in lines[:-3]) == bool(outcome)

@@ -33,7 +33,7 @@ from gestalt_cas import __version__, schema
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.manifests import Manifest, State
-from gestalt_cas.backups.payload_copies import PayloadCopier, Progress, Tally
+from gestalt_cas.backups.payload_copies import PayloadCopier, Tally
 from gestalt_cas.backups.row_copies import Contents, RowCopy, Vouchers
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
@@ -49,6 +49,7 @@ from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
 from gestalt_cas.parts import Parts
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.reserve import Reserve
 from gestalt_cas.sqlite import DriverError
 
@@ -110,7 +111,7 @@ def back_up(
             before = destinations.judge(target, identity.store, _sequence(parts))
             detail: dict[str, object] = {"directory": str(target.root), "pid": os.getpid()}
             with HeldPin(parts, f"backup-{identity.backup}", "backup", detail) as pin:
-                done = _Backup(parts, target, locks, pin, identity, before, progress or _silent).run(with_keys)
+                done = _Backup(parts, target, locks, pin, identity, before, progress or silent).run(with_keys)
     parts.reserve.spend_on(lambda: parts.note(NOTE, _noted(done)))
     return done
 
@@ -278,10 +279,6 @@ class _Backup:
     def _tell(self, what: str, done: int, total: int) -> None:
         self._pin.check()
         self._progress(what, done, total)
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """For callers who want to hear nothing."""
 
 
 def _identity(parts: Parts) -> str:

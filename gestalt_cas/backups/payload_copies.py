@@ -29,8 +29,6 @@ COPIERS = 4
 """Payloads at a time: each waits for the disk to sync, and several syncs cost little more than one."""
 _AHEAD = 4 * COPIERS
 
-Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much (0: not known); may raise to stop between two steps."""
 OnDamage = Callable[[Damage, Callable[[], bool]], None]
 """Told what is wrong with a payload, and how to ask whether what was judged still stands under its name."""
 

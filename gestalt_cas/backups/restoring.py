@@ -27,7 +27,7 @@ from gestalt_cas import schema
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.backup import Lost, described
 from gestalt_cas.backups.manifests import Kind, Manifest, State
-from gestalt_cas.backups.payload_copies import PayloadCopier, Progress, Tally
+from gestalt_cas.backups.payload_copies import PayloadCopier, Tally
 from gestalt_cas.backups.row_copies import Contents, RowCopy
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
@@ -36,6 +36,7 @@ from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import DatabaseDamaged, DigestMismatch, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import LOCKS, Layout
 from gestalt_cas.locks import FileLock
+from gestalt_cas.progress import Progress, silent
 
 _EMPTY = {"blobs", "staging", "lost+found", *LOCKS}
 """What a restore that was cut off at once leaves, beside what an empty directory may have."""
@@ -91,7 +92,7 @@ def restore(
         with _undisturbed(source):
             found = manifests.state(source.root)
             rows_file = _rows_of(source, found, allow_incomplete)
-            run = _Restore(source, target, found, allow_incomplete, progress or _silent, on_lost or _unheard)
+            run = _Restore(source, target, found, allow_incomplete, progress or silent, on_lost or _unheard)
             with destinations.claimed(target):
                 _refuse_used(target)
                 return run.run(rows_file)
@@ -239,10 +240,6 @@ class _Restore:
             lost=lost,
             doubts=tuple(self._doubts),
         )
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """For callers who want to hear nothing."""
 
 
 def _unheard(_: Lost) -> None:

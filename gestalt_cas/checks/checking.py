@@ -27,7 +27,7 @@ from typing import Any
 
 from gestalt_cas.checks import row_checks
 from gestalt_cas.checks.findings import Finding
-from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Progress, Tally, broken
+from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken
 from gestalt_cas.checks.layout_checks import check_layout
 from gestalt_cas.checks.order_checks import check_index_rows, check_order
 from gestalt_cas.checks.payload_checks import PayloadPass
@@ -40,6 +40,7 @@ from gestalt_cas.errors import StoreError, TooManyStreams
 from gestalt_cas.locks import FileLock
 from gestalt_cas.parts import Parts
 from gestalt_cas.payload_files import is_want
+from gestalt_cas.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def check(
     Raises InvalidArgument for a backup that cannot be one, StoreBusy and the like when something keeps the check from
     its work; damage is what it reports, not what it raises. Whatever ends it early, it can be gone on with.
     """
-    run = Inspection(parts, options, progress or _silent, on_finding or _unheard)
+    run = Inspection(parts, options, progress or silent, on_finding or _unheard)
     check_backup(run)
     with _alone(parts) as alone:
         course = _Course(run, on_resume, resumable=alone)
@@ -76,10 +77,6 @@ def check(
             course.note_position()
             raise
         return course.finish()
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """For callers who want to hear nothing."""
 
 
 def _unheard(_finding: Finding) -> None:

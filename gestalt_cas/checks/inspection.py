@@ -17,10 +17,9 @@ from gestalt_cas.checks.findings import Finding, Subset
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.parts import Parts
+from gestalt_cas.progress import Progress
 from gestalt_cas.sqlite import Connection
 
-Progress = Callable[[str, int, int], None]
-"""Told what is looked at, how far that is, and of how much (0: not known); may raise to stop between two steps."""
 OnFinding = Callable[[Finding], None]
 
 _KEPT_FINDINGS = 10_000
