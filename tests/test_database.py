@@ -748,7 +748,6 @@ def test_after_close_every_call_says_so(store: Store) -> None:
         store.settings,
         lambda: store.change_settings({"bucket": "x"}),
         store._database.checkpoint,
-        lambda: store._database.mend(lambda tx: None),
         store.buckets,
         store.claim_server,
     ):
@@ -760,7 +759,8 @@ def test_after_close_every_call_says_so(store: Store) -> None:
 def test_a_write_that_had_to_wait_for_a_close_says_so(store: Store) -> None:
     put(store, "k", b"one")
     store._database.close()  # the locks are still open
-    for call in (lambda: store.delete(key("k")), store._database.checkpoint):
+    mend = store._database.mend
+    for call in (lambda: store.delete(key("k")), store._database.checkpoint, lambda: mend(lambda tx: None)):
         with pytest.raises(ShuttingDown):
             call()
 
