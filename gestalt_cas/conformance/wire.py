@@ -19,6 +19,7 @@ import grpc
 from google.protobuf import text_format
 
 from gestalt_cas.conformance import protos
+from gestalt_cas.conformance.requests import Requests
 
 Messages = list[Any]
 Bodies = list[bytes]
@@ -99,7 +100,7 @@ def _kept_in(exchange: Exchange) -> Iterator[None]:
         raise
 
 
-class Wire:
+class Wire(Requests):
     """The S3 service at a target as one generation of SDKs sees it. Thread-safe; a context manager.
 
     `shared` is for what several checks of a run need and is costly to make.
@@ -138,44 +139,6 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # ---- messages ----
-
-    def ref(self, key: str, *, bucket: str = "", version_id: str = "") -> Any:
-        if self.bucketed:
-            return self.pb.S3ObjectRef(bucket=bucket, key=key, version_id=version_id)
-        return self.pb.S3ObjectRef(key=key, version_id=version_id)
-
-    def open_frame(self, key: str, *, bucket: str = "", version_id: str = "", **fields: Any) -> Any:
-        """The first frame of an upload; `fields` are those of WriteObjectOpen."""
-        opened = self.pb.WriteObjectOpen(ref=self.ref(key, bucket=bucket, version_id=version_id), **fields)
-        return self.pb.WriteObjectRequest(open=opened)
-
-    def data_frame(self, data: bytes) -> Any:
-        return self.pb.WriteObjectRequest(data=data)
-
-    def read_request(
-        self,
-        key: str,
-        *,
-        bucket: str = "",
-        version_id: str = "",
-        start: int | None = None,
-        end: int | None = None,
-        ranged: bool = False,
-        modified_since: float | None = None,
-        unmodified_since: float | None = None,
-        **conditions: str,
-    ) -> Any:
-        """A ReadObjectRequest; a range is sent if `start` or `end` is given, or an empty one if `ranged`."""
-        request = self.pb.ReadObjectRequest(ref=self.ref(key, bucket=bucket, version_id=version_id), **conditions)
-        if ranged or start is not None or end is not None:
-            request.range.CopyFrom(self.pb.ByteRange(start=start, end=end))
-        if modified_since is not None:
-            request.if_modified_since.FromNanoseconds(int(modified_since * 10**9))
-        if unmodified_since is not None:
-            request.if_unmodified_since.FromNanoseconds(int(unmodified_since * 10**9))
-        return request
 
     # ---- calls ----
 

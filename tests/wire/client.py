@@ -17,10 +17,11 @@ from typing import Any, Self
 import grpc
 import pytest
 
+from gestalt_cas.conformance.requests import Requests
+from gestalt_cas.conformance.wire import frames
 from wire import protos
 
 DEADLINE_SECONDS = 60
-FRAME_BYTES = 64 * 1024
 LATER_SDK_MESSAGE_BYTES = 64 * 1024 * 1024
 QUIET = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 
@@ -62,11 +63,7 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 15) -> 
         time.sleep(0.01)
 
 
-def frames(body: bytes, size: int = FRAME_BYTES) -> list[bytes]:
-    return [body[start : start + size] for start in range(0, len(body), size)]
-
-
-class Client:
+class Client(Requests):
     """The S3 service as one generation of SDKs sees it."""
 
     def __init__(self, target: str, generation: SimpleNamespace, *options: tuple[str, Any]) -> None:
@@ -99,18 +96,8 @@ class Client:
         return self.stubs[method](request, timeout=timeout)
 
     def ref(self, key: str, *, bucket: str = "", version_id: str = "") -> Any:
-        if not self.pb.bucketed:
-            assert not bucket, "a bucketless client cannot name a bucket"
-            return self.pb.S3ObjectRef(key=key, version_id=version_id)
-        return self.pb.S3ObjectRef(bucket=bucket, key=key, version_id=version_id)
-
-    def open_frame(self, key: str, *, bucket: str = "", version_id: str = "", **fields: Any) -> Any:
-        """The first frame of an upload; `fields` are those of WriteObjectOpen."""
-        opened = self.pb.WriteObjectOpen(ref=self.ref(key, bucket=bucket, version_id=version_id), **fields)
-        return self.pb.WriteObjectRequest(open=opened)
-
-    def data_frame(self, data: bytes) -> Any:
-        return self.pb.WriteObjectRequest(data=data)
+        assert self.pb.bucketed or not bucket, "a bucketless client cannot name a bucket"
+        return super().ref(key, bucket=bucket, version_id=version_id)
 
     def upload(self, requests: Iterable[Any], timeout: float = DEADLINE_SECONDS) -> Any:
         """Start an upload and return its future; `requests` is drawn from in a thread of grpc's."""
@@ -132,29 +119,6 @@ class Client:
         status = status_of(lambda: self.head(key, **where))
         assert status in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND), status
         return status is grpc.StatusCode.OK
-
-    def read_request(
-        self,
-        key: str,
-        *,
-        bucket: str = "",
-        version_id: str = "",
-        start: int | None = None,
-        end: int | None = None,
-        ranged: bool = False,
-        modified_since: float | None = None,
-        unmodified_since: float | None = None,
-        **conditions: str,
-    ) -> Any:
-        """A ReadObjectRequest; a range is sent if `start` or `end` is given, or an empty one if `ranged`."""
-        request = self.pb.ReadObjectRequest(ref=self.ref(key, bucket=bucket, version_id=version_id), **conditions)
-        if ranged or start is not None or end is not None:
-            request.range.CopyFrom(self.pb.ByteRange(start=start, end=end))
-        if modified_since is not None:
-            request.if_modified_since.FromNanoseconds(int(modified_since * 10**9))
-        if unmodified_since is not None:
-            request.if_unmodified_since.FromNanoseconds(int(unmodified_since * 10**9))
-        return request
 
     def read_stream(self, key: str, timeout: float = DEADLINE_SECONDS, **fields: Any) -> Any:
         """The running call; iterate it for ReadObjectChunk frames."""
