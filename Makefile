@@ -10,7 +10,9 @@ TESTS ?=
 # Passed to the benchmarks: make bench BENCH="--dir .build/bench" keeps the stores for later runs, BENCH="writes reads"
 # runs those alone; make soak SOAK="--seconds 60".
 BENCH ?=
-# Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7".
+# Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7",
+# make interleavings INTERLEAVINGS="copy 'rollback to a snapshot'" for some scenarios alone.
+INTERLEAVINGS ?=
 KILL ?=
 HISTORIES ?=
 SOAK ?=
@@ -56,15 +58,15 @@ REMOVAL := clock_guard garbage horizons pins purging reachability releases remov
 empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
-coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
+coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 5 minutes)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
 	  commits damage database garbage heartbeats horizons inlined past pins purging quotas reachability removals reserve \
 	  retention rollback statistics store strays versions)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
-interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
-	@PYTHONPATH=tests $(BIN)/python -m interleavings all
+interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (about an hour)
+	@PYTHONPATH=tests $(BIN)/python -m interleavings all $(INTERLEAVINGS)
 
 kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)
