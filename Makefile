@@ -45,10 +45,11 @@ install-dev: $(INSTALLED_DEV) ## the same with all that the tests need
 run: $(INSTALLED) ## serve the store in .data until stopped
 	@exec $(BIN)/gestalt-cas serve --data-dir "$(DATA_DIR)" $(ARGS)
 
-# As many tests at a time as there are cores; JOBS=0 runs them one after the other in one process.
+# One test at a time more than there are cores, neighbours in one process, since they share servers; JOBS=0 runs them one
+# after the other.
 JOBS ?= auto
 test: $(INSTALLED_DEV) ## run every test
-	@$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gestalt_cas.config import Limits as Limits
     from gestalt_cas.diffs import Difference as Difference
     from gestalt_cas.errors import StoreError as StoreError
+    from gestalt_cas.holds import Hold as Hold
     from gestalt_cas.moments import Moment as Moment
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
@@ -56,6 +57,7 @@ _HOMES = {
     "Difference": "diffs",
     "Finding": "checks.findings",
     "Headers": "objects",
+    "Hold": "holds",
     "ListQuery": "objects",
     "ObjectKey": "objects",
     "ObjectVersion": "objects",
@@ -79,6 +81,7 @@ __all__ = [
     "Difference",
     "Finding",
     "Headers",
+    "Hold",
     "Limits",
     "ListQuery",
     "Moment",

@@ -142,10 +142,21 @@ class Batch:
         """Make all changes, durably, in one transaction; returns them with their versions.
 
         When one of them fails nothing has changed: its error is raised, the message beginning with the number of the
-        change, from 1. A second call, or one after `close`, raises InvalidArgument.
+        change, from 1. Either way the batch has ended: a second call, or one after `close`, raises InvalidArgument.
         """
         self._check_open()
+        try:
+            self._commit()
+        finally:
+            self.close()
+        return self.changes
+
+    def close(self) -> None:
+        """Give up what was not committed; a second call does nothing."""
         self._ended = True
+        self._stack.close()
+
+    def _commit(self) -> None:
         if self._pin is not None:
             self._pin.confirm()
         with self._parts.database.write() as tx:
@@ -155,12 +166,6 @@ class Batch:
                     change.version = change.work(tx)
                 except StoreError as error:
                     raise _named(error, f"change {number} ({change.what})") from error
-        return self.changes
-
-    def close(self) -> None:
-        """Give up what was not committed; a second call does nothing."""
-        self._ended = True
-        self._stack.close()
 
     def _add(self, what: str, work: Work) -> Change:
         change = Change(what, work)

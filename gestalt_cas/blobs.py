@@ -19,7 +19,7 @@ from gestalt_cas import chunks
 from gestalt_cas.config import Limits
 from gestalt_cas.durability import sync_directory
 from gestalt_cas.errors import BlobMissing, DigestMismatch, StoreError
-from gestalt_cas.layout import Layout
+from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.quarantine import set_aside
 from gestalt_cas.refusals import fault, is_path_of, translated
 from gestalt_cas.staging import Held, Pieces, Staged, Staging
@@ -34,7 +34,8 @@ class Blobs:
 
     def __init__(self, layout: Layout, limits: Limits) -> None:
         self._layout = layout
-        self._fan_out = [str(layout.blobs / f"{first:02x}") for first in range(256)]
+        place = str(layout.blobs)
+        self._fan_out = [f"{place}/{name}" for name in FAN_OUT]
         self.staging = Staging(layout, limits)
 
     def path(self, digest: bytes) -> Path:

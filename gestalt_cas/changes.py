@@ -12,7 +12,7 @@ from itertools import takewhile
 from types import MappingProxyType
 
 from gestalt_cas import conditions as rules
-from gestalt_cas import history, moments, quotas, versions
+from gestalt_cas import history, holds, moments, quotas, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
@@ -52,7 +52,8 @@ class Changes:
     ) -> ObjectVersion:
         """Add a version of `key` with this payload; `vouch` makes sure of its row and bytes, or raises.
 
-        Raises PreconditionFailed before it changes anything, and QuotaExceeded, with which the transaction must end.
+        Raises PreconditionFailed and Held before it changes anything, and QuotaExceeded, with which the transaction
+        must end.
         """
         target = self._target(tx, key)
         if conditions:
@@ -67,7 +68,7 @@ class Changes:
         """Make the source's payload, headers and metadata the newest version of `to`.
 
         The tags of `conditions` judge the source, `conditions.current_version` the destination. Raises NoSuchKey,
-        NoSuchVersion, PreconditionFailed, BlobMissing, or QuotaExceeded, with which the transaction must end.
+        NoSuchVersion, PreconditionFailed, BlobMissing, Held, or QuotaExceeded, with which the transaction must end.
         """
         found = lookup(tx, source, source_version_id)
         rules.check_copy(conditions, found)
@@ -83,14 +84,14 @@ class Changes:
     def delete(self, tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion | None:
         """Append a delete marker, or remove the version for good; returns what was added or removed, None for nothing.
 
-        Deleting what is not there is no error.
+        Deleting what is not there is no error. Raises Held before it changes anything.
         """
         target = self._target(tx, key)
         if not version_id:
             return self._append(tx, target, None, 0, NO_HEADERS, NO_METADATA)
         found = versions.by_id(tx, target, version_id)
         if found is not None:
-            versions.remove(tx, found, self._now_ms())
+            versions.remove(tx, found, self._now_ms(), guarded=self._guarded(tx))
         return found
 
     def undelete(self, tx: Connection, key: ObjectKey) -> ObjectVersion:
@@ -125,8 +126,13 @@ class Changes:
             metadata=metadata,
             suspended=self._database.settled(tx, store_settings.for_writing).suspended,
             counted=self._database.settled(tx, quotas.any_stand),
+            guarded=self._guarded(tx),
             now_ms=self._now_ms(),
         )
+
+    def _guarded(self, tx: Connection) -> bool:
+        """Whether something may be held."""
+        return self._database.settled(tx, holds.any_stand)
 
     def _now_ms(self) -> int:
         return now_ms() if self._dated_ms is None else self._dated_ms

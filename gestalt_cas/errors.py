@@ -63,6 +63,18 @@ class Protected(PreconditionFailed):
     """Something keeps what was to be removed for good; the message names it, and nothing was changed."""
 
 
+class Held(StoreError):
+    """A hold keeps what was to be removed for good, or replaced; nothing was changed. `hold` is its name.
+
+    No failed precondition, whatever else of its kind is one: a caller who makes its writes conditional takes that for a
+    race that it has lost.
+    """
+
+    def __init__(self, message: str, *, hold: str = "") -> None:
+        super().__init__(message)
+        self.hold = hold
+
+
 class NotModified(PreconditionFailed):
     """A read condition says that the caller's copy is still good; the attributes are the object's."""
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from gestalt_cas import pins
 from gestalt_cas.clock import now_ms
-from gestalt_cas.errors import StoreBusy, StoreError
+from gestalt_cas.errors import ShuttingDown, StoreBusy, StoreError
 from gestalt_cas.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -75,5 +75,7 @@ class HeldPin:
         while not self._ended.wait(pins.BEAT_SECONDS) and not self._lost.is_set():
             try:
                 self._parts.reserve.spend_on(self._beat)
+            except ShuttingDown:  # the store was closed before its owner was done, and stays so
+                return
             except (StoreError, OSError) as error:
                 log.warning("no sign of life for the pin %s, trying again: %s", self.name, error)

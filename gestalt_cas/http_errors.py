@@ -34,6 +34,7 @@ TABLE: dict[type[StoreError], tuple[int, str]] = {
     errors.NoSuchVersion: (404, "NoSuchVersion"),
     errors.NoSuchSnapshot: (404, "NoSuchKey"),
     errors.Protected: (403, "AccessDenied"),  # as S3 answers for a version under object lock
+    errors.Held: (403, "AccessDenied"),
     errors.MethodNotAllowed: (405, "MethodNotAllowed"),
     errors.PeerStalled: (408, "RequestTimeout"),
     errors.PreconditionFailed: (412, "PreconditionFailed"),

@@ -210,9 +210,9 @@ class Layout:
 
     def refuse_orphans(self) -> None:
         """Raise StoreUnusable rather than make an empty store over payloads without rows: gc would remove them all."""
-        for name in FAN_OUT:
-            directory = self.blobs / name
-            if directory.is_dir() and next(directory.iterdir(), None) is not None:
+        place = str(self.blobs)  # 256 joined paths cost more than looking into the directories
+        for name in sorted(self._present()):
+            if os.path.isdir(f"{place}/{name}") and os.listdir(f"{place}/{name}"):
                 raise StoreUnusable(
                     f"{self.root} holds payloads but no {_DATABASE}: put the database back from a backup, or name "
                     "another directory"
@@ -231,17 +231,22 @@ class Layout:
         """Make and sync what is missing below the directory; raises OSError."""
         if stat.S_IMODE(self.root.stat().st_mode) & 0o077 and self.root.stat().st_uid == os.geteuid():
             self.root.chmod(0o700)
-        present = {entry.name for entry in os.scandir(self.blobs)} if self.blobs.is_dir() else set()
+        present = self._present()
         missing = [name for name in FAN_OUT if name not in present]
         if self.staging.is_dir() and not missing:
             return
-        self.blobs.mkdir(mode=0o700, exist_ok=True)
+        blobs = self.blobs
+        blobs.mkdir(mode=0o700, exist_ok=True)
         for name in missing:
-            (self.blobs / name).mkdir(mode=0o700, exist_ok=True)
-        sync_directory(self.blobs)
+            (blobs / name).mkdir(mode=0o700, exist_ok=True)
+        sync_directory(blobs)
         self.staging.mkdir(mode=0o700, exist_ok=True)
         sync_directory(self.root)
         sync_directory(self.root.parent)
+
+    def _present(self) -> set[str]:
+        """The names of the fan-out that are there."""
+        return set(os.listdir(self.blobs)).intersection(FAN_OUT) if self.blobs.is_dir() else set()
 
 
 def out_of_files(directory: Path) -> bool:

@@ -25,6 +25,7 @@ STATUS: dict[type[StoreError], grpc.StatusCode] = {
     errors.NoSuchKey: Code.NOT_FOUND,
     errors.NoSuchSnapshot: Code.NOT_FOUND,
     errors.PreconditionFailed: Code.FAILED_PRECONDITION,
+    errors.Held: Code.PERMISSION_DENIED,  # what S3's AccessDenied for a version under object lock becomes
     errors.InvalidRange: Code.OUT_OF_RANGE,
     errors.Cancelled: Code.CANCELLED,
     errors.StoreBusy: Code.UNAVAILABLE,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gestalt_cas import reachability, removals, versions
+from gestalt_cas import holds, reachability, removals, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import NoSuchKey, Protected
 from gestalt_cas.garbage import Collector
@@ -43,7 +43,8 @@ class Purged:
 def purge(parts: Parts, collector: Collector, key: ObjectKey) -> Purged:
     """Remove the key whole; its bucket is a real name.
 
-    Raises NoSuchKey when it has neither version nor marker, and Protected while a snapshot shows one of its versions.
+    Raises NoSuchKey when it has neither version nor marker, Protected while a snapshot shows one of its versions, and
+    Held while one of them is held, or whatever is below a prefix of the key: no trace of that is removed.
     What earlier removals left in the history is stripped as well.
     Works on a full disk. Cut off in the midst, the versions are gone and the next gc removes the payloads.
     """
@@ -83,6 +84,7 @@ def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tu
     were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
     """
     with parts.database.write() as tx:
+        holds.refuse_key(tx, key.bucket, key.key.encode())
         found = versions.everything(tx, key)
         at_ms = now_ms()
         for version in reversed(found):  # the oldest first, so that what is then the newest is found at once

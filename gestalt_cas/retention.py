@@ -10,9 +10,12 @@ other is noncurrent since the commit time of the one that follows it. It goes wh
 `drop_markers` a key whose versions that stay are all delete markers loses those too. With `expire_days` a current
 object that is older gets a delete marker; what it then is to the other terms is judged from the next run on.
 
+A key below a held prefix (`holds.py`) is left alone. A single version that is held stays, and with it the delete
+markers that hide it; it counts among the noncurrent ones all the same.
+
 Since times never decrease from version to version, what goes of a key is all that stands before one sequence, its
-`bound`. So a key is judged by a few look-ups however long its history is, and what goes is its oldest versions, in
-order. Every function works in the transaction of its caller.
+`bound`, but for what is held. So a key is judged by a few look-ups however long its history is, and what goes is its
+oldest versions, in order. Every function works in the transaction of its caller.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from itertools import pairwise
 
 from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, select
 
-from gestalt_cas import schema
+from gestalt_cas import holds, schema
 from gestalt_cas.config import key_range
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.listing import successor
@@ -79,9 +82,10 @@ _NTH = Prepared(select(_v.seq).where(_HERE).order_by(_v.seq.desc()).limit(_ONE).
 _LAST = Prepared(select(_v.seq).where(_HERE, _v.seq <= _p("until")).order_by(_v.seq.desc()).limit(_ONE))
 _NEWEST = Prepared(select(_v.commit_ms, _IS_OBJECT).where(_HERE).order_by(_v.seq.desc()).limit(_ONE))
 _OBJECT_FROM = Prepared(select(_v.seq).where(_HERE, _v.seq >= _p("bound"), _IS_OBJECT).limit(_ONE))
+_HELD_OBJECT = Prepared(select(_v.seq).where(_HERE, _IS_OBJECT, holds.IS_HELD).limit(_ONE))
 _GOING = Prepared(
     select(_v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms)
-    .where(_HERE, _v.seq > _p("after"), _v.seq < _p("bound"))
+    .where(_HERE, _v.seq > _p("after"), _v.seq < _p("bound"), ~holds.IS_HELD)
     .order_by(_v.seq)
     .limit(_p("limit", Integer))
 )
@@ -127,7 +131,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What goes of a key: every version before the sequence `bound`; and whether it gets a delete marker."""
+    """What goes of a key: every version before the sequence `bound` that no hold keeps.
+
+    `expires`: its object gets a delete marker.
+    """
 
     bound: int = 0
     expires: bool = False
@@ -224,6 +231,8 @@ def candidates(
     found = [
         Candidate(stretch.bucket, row[0], row[2], row[7]) for row in rows if _is_wanted(stretch.rule, now_ms, *row[1:7])
     ]
+    if found and holds.any_stand(connection):
+        found = [one for one in found if holds.above(connection, one.bucket, one.key) is None]
     return found, following
 
 
@@ -243,14 +252,14 @@ def judge(connection: Connection, candidate: Candidate, rule: Rule, now_ms: int)
     """What goes of a key as it is now; `now_ms` is the time that the candidate was found by."""
     here = {"bucket": candidate.bucket, "key": candidate.key}
     newest = _NEWEST(connection, **here)
-    if not newest:
+    if not newest or holds.above(connection, candidate.bucket, candidate.key) is not None:
         return Verdict()
     bound = _noncurrent_bound(connection, candidate, rule) if rule.of_noncurrent else 0
     ((commit_ms, is_object),) = newest
     if is_object:
         days = rule.expire_days
         return Verdict(bound, days is not None and commit_ms < now_ms - days * DAY_MS)
-    if rule.drop_markers and not _OBJECT_FROM(connection, bound=bound, **here):
+    if rule.drop_markers and not (_OBJECT_FROM(connection, bound=bound, **here) or _HELD_OBJECT(connection, **here)):
         bound = ALL_OF_THEM
     return Verdict(bound)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 
-from gestalt_cas import clock_guard, horizons, reachability, removals, retention, settings, versions
+from gestalt_cas import clock_guard, holds, horizons, reachability, removals, retention, settings, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.objects import NO_HEADERS, NULL_VERSION, ObjectKey, ObjectVersion
 from gestalt_cas.parts import Parts
@@ -186,8 +186,9 @@ class _Run:
             applied.count(version)
         if len(found) > room:
             return room, found[room - 1].seq
-        if verdict.expires:
-            self._expire(tx, ObjectKey(candidate.bucket, candidate.key.decode()), applied)
+        key = ObjectKey(candidate.bucket, candidate.key.decode())
+        if verdict.expires and not _keeps_its_place(tx, key):
+            self._expire(tx, key, applied)
         return len(found), -1
 
     def _expire(self, tx: Connection, key: ObjectKey, applied: Applied) -> None:
@@ -199,6 +200,11 @@ class _Run:
             tx, key, None, 0, headers=NO_HEADERS, metadata={}, suspended=suspended, counted=True, now_ms=now_ms()
         )
         applied.expired += 1
+
+
+def _keeps_its_place(tx: Connection, key: ObjectKey) -> bool:
+    """Whether no delete marker can be added, since it would take the place of a null version that is held."""
+    return settings.suspended(tx) and holds.of(tx, key.bucket, key.key.encode(), NULL_VERSION) is not None
 
 
 def _stretches(tx: Connection, rules: dict[str, dict[str, object]], bucket: str | None, prefix: bytes) -> list[Stretch]:
@@ -248,8 +254,9 @@ def _going(tx: Connection, stretch: Stretch, begun_ms: int) -> Iterator[Going]:
         for candidate in found:
             verdict = retention.judge(tx, candidate, stretch.rule, begun_ms)
             yield from _removed(tx, candidate, verdict)
-            if verdict.expires:
-                yield from _expired(tx, ObjectKey(candidate.bucket, candidate.key.decode()), verdict)
+            key = ObjectKey(candidate.bucket, candidate.key.decode())
+            if verdict.expires and not _keeps_its_place(tx, key):
+                yield from _expired(tx, key, verdict)
 
 
 def _removed(tx: Connection, candidate: Candidate, verdict: Verdict) -> Iterator[Going]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gestalt_cas import history, listing, moments, quotas, rollback_rows, versions
+from gestalt_cas import history, holds, listing, moments, quotas, rollback_rows, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.changes import NO_METADATA
 from gestalt_cas.clock import now_ms
@@ -111,6 +111,8 @@ def preview(parts: Parts, scope: Scope) -> RolledBack:
     plan = _Plan(parts, scope)
     plan.follow()
     plan.require_possible(stop_writes=True)
+    with parts.database.read() as tx:
+        _refuse_held(tx, scope.bucket, plan.in_order())
     return plan.result(plan.until, plan.until)
 
 
@@ -120,7 +122,8 @@ def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> Rolle
     With `stop_writes` it may change any number of keys and take as long as that needs; others that write then fail
     when they have waited for too long. Nothing has changed when this raises, but for OutcomeUnknown: VersionRemoved
     (what a key had was removed for good since), BlobMissing, PreconditionFailed (too many keys), StoreBusy (it would
-    have taken too long), QuotaExceeded, what `moments.resolve` and what a write raises.
+    have taken too long), QuotaExceeded, Held (of a null version that it would replace), what `moments.resolve` and what
+    a write raises.
     """
     pin = HeldPin(parts, f"rollback-{secrets.token_hex(6)}", "rollback", {"where": scope.name})
     with pin:
@@ -190,7 +193,7 @@ def _add(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Calla
 def _replace(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None]) -> None:
     """The same with versioning suspended: each is the key's null version then, and replaces the one before."""
     at_ms = now_ms()
-    counted = quotas.any_stand(tx)
+    counted, guarded = quotas.any_stand(tx), holds.any_stand(tx)
     for number, step in enumerate(steps):
         if number % _STEPS_AT_ONCE == 0:
             check_time()
@@ -204,9 +207,18 @@ def _replace(tx: Connection, bucket: str, steps: Sequence[Return], check_time: C
             metadata=metadata,
             suspended=True,
             counted=counted,
+            guarded=guarded,
             now_ms=at_ms,
         )
     check_time()
+
+
+def _refuse_held(tx: Connection, bucket: str, steps: Iterable[Return]) -> None:
+    """Raise Held when `_replace` would."""
+    if not store_settings.for_writing(tx).suspended or not holds.any_stand(tx):
+        return
+    for step in steps:
+        versions.refuse_replacing(tx, bucket, step.key)
 
 
 def _attributes(tx: Connection, bucket: str, step: Return) -> tuple[Headers, Mapping[str, str]]:

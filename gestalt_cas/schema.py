@@ -23,9 +23,9 @@ from sqlalchemy import (
 
 APPLICATION_ID = 0x67634153
 """SQLite's application_id of every store ("gcAS"), so that another program's database is never taken for one."""
-REVISION = "0003"
+REVISION = "0004"
 """The Alembic revision that this code reads and writes; `FORMAT` is the same as SQLite's user_version."""
-FORMAT = 3
+FORMAT = 4
 PAGE_SIZE = 8192
 """Bytes per database page, fixed when a store is created (measured against 16384: see README.md, "On disk")."""
 
@@ -177,5 +177,17 @@ snapshots = Table(
     Column("seq", Integer, nullable=False, comment="the last change that it shows"),
     Column("created_ms", Integer, nullable=False, comment="Unix milliseconds"),
     PrimaryKeyConstraint("name"),
+    sqlite_with_rowid=False,
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("bucket", Text, nullable=False),
+    Column("version_id", Text, nullable=False, comment="'': every version; else just this one, the prefix is its key"),
+    Column("prefix", LargeBinary, nullable=False, comment="UTF-8 bytes; empty: the whole bucket"),
+    Column("created_ms", Integer, nullable=False, comment="Unix milliseconds"),
+    # In this order the held prefixes lie together, and that of a key is found by a few seeks.
+    PrimaryKeyConstraint("bucket", "version_id", "prefix"),
     sqlite_with_rowid=False,
 )

@@ -17,13 +17,24 @@ _DIALECT = sqlite_dialect(paramstyle="qmark")
 
 
 class Prepared:
-    """A Core statement compiled once; a call runs it on a driver connection and returns all rows."""
+    """A Core statement, compiled when it is first used; a call runs it on a driver connection and returns all rows."""
+
+    sql: str
+    _names: tuple[str, ...]
+    _defaults: dict[str, Any]
 
     def __init__(self, clause: ClauseElement) -> None:
-        compiled: Any = clause.compile(dialect=_DIALECT)
+        self._clause = clause
+
+    def __getattr__(self, name: str) -> Any:
+        """Compile when what comes of it is not there yet: a process needs few of the statements."""
+        if name not in Prepared.__annotations__:
+            raise AttributeError(name)
+        compiled: Any = self._clause.compile(dialect=_DIALECT)
         self.sql = str(compiled)
-        self._names: tuple[str, ...] = tuple(compiled.positiontup or ())
-        self._defaults: dict[str, Any] = {k: v for k, v in compiled.params.items() if v is not None}
+        self._names = tuple(compiled.positiontup or ())
+        self._defaults = {k: v for k, v in compiled.params.items() if v is not None}
+        return vars(self)[name]
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
         if self._defaults:

@@ -20,6 +20,7 @@ from gestalt_cas import (
     clock_guard,
     garbage,
     history,
+    holds,
     pins,
     quotas,
     reachability,
@@ -184,6 +185,7 @@ class Stats(AtOnce):
     sequence: int
     last_commit_ms: int
     snapshots: int
+    holds: int
     horizons: Mapping[str, Horizon]
     format: int = schema.FORMAT
     revision: str = schema.REVISION
@@ -230,7 +232,7 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         ((sequence, last_commit_ms),) = _COUNTER(tx)
         live = tuple(pins.live(tx, now_ms()))
         limits = tuple(quotas.standing(tx))
-        named, known = len(snapshots.standing(tx)), history.horizons(tx)
+        named, held, known = len(snapshots.standing(tx)), holds.count(tx), history.horizons(tx)
     return Stats(
         **{field.name: getattr(found, field.name) for field in fields(AtOnce)},
         contents=contents,
@@ -243,6 +245,7 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
         sequence=sequence,
         last_commit_ms=last_commit_ms,
         snapshots=named,
+        holds=held,
         horizons=known,
     )
 

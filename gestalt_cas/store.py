@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, listing, pages, quotas, ranges, versions
+from gestalt_cas import allowances, holds, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.batches import Batch
@@ -146,7 +146,7 @@ class Store(Past):
         """Store a new version of `key` from `chunks`; it is durable when this returns.
 
         Headers and metadata are replaced as a whole, nothing is inherited. Conditions are judged in the transaction
-        that adds the version (and once before the body is taken, to refuse early); so are quotas, for which
+        that adds the version (and once before the body is taken, to refuse early); so are holds, and quotas, for which
         `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called before the
         body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
         for OutcomeUnknown.
@@ -407,9 +407,13 @@ class Store(Past):
         check_names(key)
         check_attributes(headers, metadata)
         rules.validate_write(conditions)
-        if conditions:
+        held = self._database.recent(holds.any_stand)
+        if conditions or held:
             with self._database.read() as tx:
-                rules.check_write(conditions, key.key, versions.current(tx, resolve(tx, key)))
+                target = resolve(tx, key)
+                rules.check_write(conditions, key.key, versions.current(tx, target))
+                if held and store_settings.suspended(tx):
+                    versions.refuse_replacing(tx, target.bucket, target.key.encode())
 
     @contextmanager
     def _advised(self) -> Iterator[None]:

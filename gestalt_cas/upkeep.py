@@ -1,29 +1,33 @@
 """What keeps a store well: the tools, each a method of `Store`, and the quotas.
 
-Every one works beside all other calls and processes. The work itself is in the modules that are named here.
+Every one works beside all other calls and processes. The work itself is in the modules that are named here; the larger
+ones are loaded by the first call that needs them, since the command is started anew for every `put` and `get`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gestalt_cas import clock_guard, purging, quotas, retention_runs, statistics
+from gestalt_cas import clock_guard, holds, purging, quotas
 from gestalt_cas import settings as store_settings
-from gestalt_cas.backups import backup
-from gestalt_cas.backups.backup import BackedUp
-from gestalt_cas.checks import checking
+from gestalt_cas.changes import lookup
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
 from gestalt_cas.garbage import Collected, Collector, Reclaimable
-from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix
+from gestalt_cas.holds import Hold
+from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix, utf8
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
-from gestalt_cas.retention_runs import Applied, Foreseen, Going
-from gestalt_cas.statistics import Glance, Stats
+
+if TYPE_CHECKING:
+    from gestalt_cas.backups.backup import BackedUp
+    from gestalt_cas.retention_runs import Applied, Foreseen, Going
+    from gestalt_cas.statistics import Glance, Stats
 
 
 class Upkeep:
@@ -55,6 +59,8 @@ class Upkeep:
 
         A check that was cut off is gone on with by the next of the same options; see `checks/checking.py`.
         """
+        from gestalt_cas.checks import checking
+
         return checking.check(self._parts, options, progress, on_finding, on_resume)
 
     def reclaimable_bytes(self) -> Reclaimable:
@@ -63,10 +69,14 @@ class Upkeep:
 
     def stats(self, *, progress: Progress | None = None) -> Stats:
         """Figures of the whole store; reads every row, in short views, so they are of several moments."""
+        from gestalt_cas import statistics
+
         return statistics.gather(self._parts, progress)
 
     def glance(self) -> Glance:
         """The figures that cost next to nothing: sizes, room, and what the last runs of the tools have noted down."""
+        from gestalt_cas import statistics
+
         return statistics.glance(self._parts)
 
     def purge(self, key: ObjectKey) -> Purged:
@@ -83,6 +93,8 @@ class Upkeep:
 
         Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
         """
+        from gestalt_cas.backups import backup
+
         return backup.back_up(self._parts, dest, with_keys=with_keys, progress=progress)
 
     def quotas(self) -> list[Quota]:
@@ -104,6 +116,30 @@ class Upkeep:
         with self._parts.database.write() as tx:
             return quotas.drop(tx, bucket or store_settings.default_bucket(tx), prefix)
 
+    def holds(self) -> list[Hold]:
+        """All holds, in byte order of bucket and prefix."""
+        with self._parts.database.read() as tx:
+            return holds.standing(tx)
+
+    def hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> Hold:
+        """Have nothing remove the versions of the keys that start with `prefix`, until `release_hold`.
+
+        With `version_id` the prefix is a whole key, and just that version is held; raises NoSuchVersion when there is
+        none, or it is a delete marker. A hold that stands already stays as it is.
+        """
+        check_bucket(bucket)
+        check_prefix(prefix)
+        if version_id:
+            check_names(ObjectKey(bucket, prefix))
+        return self._parts.reserve.spend_on(lambda: self._place_hold(bucket, prefix, version_id))
+
+    def release_hold(self, bucket: str, prefix: str = "", *, version_id: str = "") -> bool:
+        """End a hold; False when there is none of just this. Works on a full disk."""
+        check_bucket(bucket)
+        check_prefix(prefix)
+        utf8(version_id, "version id")
+        return self._parts.reserve.spend_on(lambda: self._release_hold(bucket, prefix, version_id))
+
     def apply_retention(
         self, bucket: str | None = None, prefix: str = "", *, progress: Progress | None = None
     ) -> Applied:
@@ -113,6 +149,8 @@ class Upkeep:
         other call; gc then frees the bytes. `progress` may raise to stop: the next run does the rest. Raises
         ClockSuspect when the clock is not to be trusted.
         """
+        from gestalt_cas import retention_runs
+
         return retention_runs.apply(self._parts, bucket, _checked(bucket, prefix), progress)
 
     def preview_retention(
@@ -122,6 +160,8 @@ class Upkeep:
 
         `each` is called with every version that would go, keys in byte order, and should be quick.
         """
+        from gestalt_cas import retention_runs
+
         return retention_runs.preview(self._parts, bucket, _checked(bucket, prefix), each)
 
     def look_at_clock(self) -> None:
@@ -136,6 +176,17 @@ class Upkeep:
     def accept_clock(self) -> None:
         """Take the clock for right, so that retention and gc with a grace go on."""
         clock_guard.accept(self._parts, now_ms())
+
+    def _place_hold(self, bucket: str, prefix: str, version_id: str) -> Hold:
+        with self._parts.database.write() as tx:
+            name = bucket or store_settings.default_bucket(tx)
+            if version_id:
+                lookup(tx, ObjectKey(name, prefix), version_id)
+            return holds.place(tx, name, prefix, version_id, now_ms())
+
+    def _release_hold(self, bucket: str, prefix: str, version_id: str) -> bool:
+        with self._parts.database.write() as tx:
+            return holds.release(tx, bucket or store_settings.default_bucket(tx), prefix, version_id)
 
 
 def _checked(bucket: str | None, prefix: str) -> bytes:

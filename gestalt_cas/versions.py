@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from gestalt_cas import quotas, removals, schema, version_ids
+from gestalt_cas import holds, quotas, removals, schema, version_ids
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
@@ -259,16 +259,19 @@ def append(
     metadata: Mapping[str, str],
     suspended: bool,
     counted: bool = True,
+    guarded: bool = True,
     now_ms: int,
 ) -> ObjectVersion:
     """Add a version (`digest` None: a delete marker) as the newest of `key`, and make it current.
 
-    With versioning suspended it becomes the null version and the previous null version is removed for good. Raises
-    QuotaExceeded, with which the transaction must end, when the key's versions would then take too much; not `counted`
-    is for who knows that there is no quota.
+    With versioning suspended it becomes the null version and the previous null version is removed for good. Raises Held
+    when that one is held, and QuotaExceeded, with which the transaction must end, when the key's versions would then
+    take too much. Not `counted` is for who knows that there is no quota, not `guarded` that there is no hold.
     """
     encoded = key.key.encode()
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
+    if guarded and suspended:
+        _refuse_replacing(connection, key.bucket, encoded, replaced)
     if counted:
         quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
     seq, commit_ms = draw(connection, now_ms)
@@ -298,13 +301,26 @@ def append(
     )
 
 
-def remove(connection: Connection, version: ObjectVersion, now_ms: int) -> None:
+def refuse_replacing(connection: Connection, bucket: str, key: bytes) -> None:
+    """Raise Held when a version that is added with versioning suspended would take the place of one that is held."""
+    _refuse_replacing(connection, bucket, key, _NULL(connection, bucket=bucket, key=key))
+
+
+def _refuse_replacing(connection: Connection, bucket: str, key: bytes, replaced: Sequence[tuple[Any, ...]]) -> None:
+    if any(row[4] is not None for row in replaced):
+        holds.refuse(connection, bucket, key, NULL_VERSION)
+
+
+def remove(connection: Connection, version: ObjectVersion, now_ms: int, *, guarded: bool = True) -> None:
     """Remove one version or delete marker for good; what is then the newest becomes current, unless it is a marker.
 
-    Its row stays for the history, without its hold on the payload.
+    Its row stays for the history, without its hold on the payload. Raises Held when the version is held; not `guarded`
+    is for who knows that there is no hold.
     """
-    gone_seq, gone_ms = draw(connection, now_ms)
     encoded = version.key.key.encode()
+    if guarded and not version.delete_marker:
+        holds.refuse(connection, version.key.bucket, encoded, version.version_id)
+    gone_seq, gone_ms = draw(connection, now_ms)
     quotas.charge(connection, version.key.bucket, encoded, -version.size)
     removals.leave(connection, version.key.bucket, encoded, version.seq, gone_seq, gone_ms)
     left = newest(connection, version.key)

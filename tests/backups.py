@@ -115,6 +115,13 @@ def root(directory: Path) -> str:
             ["snapshot", *row[:2], text(row[2]), *row[3:]]
             for row in sorted(query(directory, "SELECT name, bucket, prefix, seq, created_ms FROM snapshots"))
         ),
+        *(
+            ["hold", row[0], text(row[1]), *row[2:]]
+            for row in sorted(
+                query(directory, "SELECT bucket, prefix, version_id, created_ms FROM holds"),
+                key=lambda row: (*by_key(row), row[2]),
+            )
+        ),
     ]
     whole = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     return blake3(whole.encode("ascii")).hexdigest()

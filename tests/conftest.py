@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,53 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from gestalt_cas import Store
+import in_memory
+from gestalt_cas import Store, reserve
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit and tests of ctrl-C would wait for.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Images of containers say so, but then each of the many processes that tests start would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Time limits per example only measure how busy the machine is.
 settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=5000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have everything temporary in memory, unless somebody has said where, or there is too little."""
+    if hasattr(config, "workerinput") or "TMPDIR" in os.environ or config.option.basetemp is not None:
+        return
+    if (place := in_memory.make()) is not None:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(place)
+        config.option.basetemp = str(place / "t")  # pytest's own names are too long for sockets
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many a test waits for a while."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return len(mine) + 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Leave what tests that failed have left; the next run removes it."""
+    if exitstatus == pytest.ExitCode.OK:
+        in_memory.remove()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_reserve() -> Iterator[None]:
+    """There are thousands of stores; those that are opened in this process need not keep 16 MiB back each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reserve, "_LARGEST", 1 << 16)
+        yield
 
 
 @pytest.fixture

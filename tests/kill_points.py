@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any
 
-# Imported here, before any fork, since the store imports it only when it needs it.
-import alembic.command  # noqa: F401
-
+import before_forks
 from gestalt_cas import sqlite
+
+before_forks.make_ready()
 
 KILLED = 9
 

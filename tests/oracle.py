@@ -36,6 +36,8 @@ class Oracle:
         self.suspended = False
         self.default_bucket = "default"
         self.quotas: dict[tuple[str, str], int] = {}
+        self.holds: set[tuple[str, str, str]] = set()
+        """Bucket, prefix and "", or bucket, key and version id."""
         self.versions: dict[Name, list[Version]] = {}
         self.used_ids: set[str] = set()
 
@@ -87,6 +89,19 @@ class Oracle:
             and growth > 0
             and self.used(bucket, prefix) + growth > most
         }
+
+    def holding(self, name: Name, version_id: str = "") -> set[str]:
+        """The holds that keep a version of a key, which is no marker; without an id those of its prefixes."""
+        bucket, key = name
+        alone = bool(version_id) and (bucket, key, version_id) in self.holds
+        found = {f"{bucket}/{key}, version {version_id}"} if alone else set()
+        prefixes = {prefix for home, prefix, single in self.holds if home == bucket and not single}
+        return found | {f"{bucket}/{prefix}" if prefix else bucket for prefix in prefixes if key.startswith(prefix)}
+
+    def keeping_place(self, name: Name) -> set[str]:
+        """The holds that keep a new version, or marker, from taking the place of a key's null version."""
+        null = self.find(name, NULL) if self.suspended else None
+        return set() if null is None or null.data is None else self.holding(name, NULL)
 
     def newest(self, name: Name) -> Version | None:
         stack = self.versions.get(name)

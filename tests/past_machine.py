@@ -15,6 +15,7 @@ from gestalt_cas import ByteRange, ListQuery, ObjectKey, horizons
 from gestalt_cas.errors import (
     BeforeHorizon,
     DigestMismatch,
+    Held,
     InvalidArgument,
     InvalidRange,
     NoSuchKey,
@@ -56,6 +57,7 @@ KINDS = (
         "look",
     ]
     + ["roll back", "roll back", "retain", "retain", "forget", "collect", "purge"]
+    + ["hold", "hold one", "hold one", "release", "release", "release"]
 )
 again = st.tuples(st.sampled_from(KINDS), st.sampled_from(FEW_KEYS), st.sampled_from(SMALL), picks)
 Again = tuple[str, str, bytes, int]
@@ -140,6 +142,13 @@ class PastMachine(StoreMachine):
                 self.collect_garbage(which % 2 == 0, 0.0)
             elif kind == "purge":
                 self.purge("default", key)
+            elif kind == "hold":
+                self.hold("default", key)
+            elif kind == "hold one":
+                self.hold_version("default", key, which % 10)
+            elif kind == "release":
+                if self.oracle.holds:
+                    self.release_hold(which)
             else:
                 self.look_back([which, which * 7 % 100])
             self.every_row_is_known()
@@ -150,11 +159,8 @@ class PastMachine(StoreMachine):
         if not standing:
             return
         _, entry = standing[-1 - which % 7 % len(standing)]
-        removed = self.store.delete(ObjectKey(*entry.name), version_id=entry.version.version_id)
-        assert removed is not None
-        assert removed.seq == entry.seq
-        assert self.oracle.remove(entry.name, entry.version.version_id) is entry.version
-        self.past.follow(self.oracle, entry.name, self.last_change())
+        assert self.oracle.find(entry.name, entry.version.version_id) is entry.version
+        self.remove(entry.name, ObjectKey(*entry.name), entry.version.version_id)
 
     # ---- looking ----
 
@@ -271,6 +277,7 @@ class PastMachine(StoreMachine):
         wanted = self.past.differences(home, prefix, present, moment[1])
         then = [(self.oracle.name(home, key), self.past.object_at((home, key), moment[1])) for key, _ in wanted]
         lost = VersionRemoved if any(entry is not None and not entry.held for _, entry in then) else None
+        holding = set[str]().union(*(self.oracle.keeping_place(name) for name, _ in then))
         try:
             done = self.answered(
                 lambda: self.store.rollback(bucket, prefix, to=moment[0], dry_run=dry_run),
@@ -281,6 +288,11 @@ class PastMachine(StoreMachine):
             assert self.oracle.quotas
             assert not dry_run
             done = None
+        except Held as error:
+            self.held_by(error, holding)
+            done = None
+        else:
+            assert done is None or not holding
         if done is None:
             assert self.last_change() == present
             return
@@ -339,10 +351,12 @@ class PastMachine(StoreMachine):
         going: list[Entry] = []
         for name in sorted(self.past.entries, key=lambda name: name[1].encode()):
             spared = exempt and name[1].startswith("a/b") and len(prefix) <= len("a/b")
+            spared = spared or bool(self.oracle.holding(name))
             if name[0] != bucket or not name[1].startswith(prefix) or spared:
                 continue
             stack = [entry for entry in self.past.entries[name] if entry.gone is None]
-            left = stack if keep is None else stack[-keep - 1 :]
+            held = [entry for entry in stack if entry.is_object and self.oracle.holding(name, entry.version.version_id)]
+            left = stack if keep is None else [*held, *stack[-keep - 1 :]]
             if markers and not any(entry.is_object for entry in left):
                 left = []
             going += [entry for entry in stack if entry not in left]

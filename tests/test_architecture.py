@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -24,8 +25,8 @@ LAYERS = (
         "listing",
     }
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "inlined"}
-    | {"keys", "layout", "locks"}
+    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "holds"}
+    | {"inlined", "keys", "layout", "locks"}
     | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
     | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
     | {"upgrade", "version_ids", "versions", "wal"},
@@ -65,6 +66,7 @@ ONLY_IN = {
         "backups",
         "blob_rows",
         "checks",
+        "holds",
         "horizons",
         "inlined",
         "pins",
@@ -98,8 +100,13 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.
 ROOMS = sorted({room(path) for path in FILES})
 
 
-def imports(path: Path) -> Iterator[tuple[str, ...]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, ...], ...]:
     """Dotted names of everything that a file imports, wherever in it."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, ...]]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -589,11 +588,14 @@ def test_without_its_pin_it_fails_before_anything_is_replaced(
     first = store.back_up(dest)
     put(store, "new", b"new bytes")
 
+    before = set(threading.enumerate())
+
     def drop(what: str, _done: int, _total: int) -> None:
         if what == "checking rows":
+            (heartbeat,) = (thread for thread in threading.enumerate() if thread not in before)
             change(store, "DELETE FROM pins")
-            while beats < 1 and any(thread.name == "gestalt-cas-heartbeat" for thread in threading.enumerate()):
-                time.sleep(0.001)  # the heartbeat ends when it finds out
+            if beats < 1:
+                heartbeat.join()  # it ends when it finds out
 
     with pytest.raises(StoreBusy, match=r"the pin backup-.* has gone"):
         store.back_up(dest, progress=drop)

@@ -6,10 +6,12 @@ import itertools
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
 from gestalt_cas import Conditions, ListQuery, ObjectKey, Store, batches
+from gestalt_cas import pins as pins_of
 from gestalt_cas.errors import (
     Cancelled,
     InvalidArgument,
@@ -177,6 +179,34 @@ def test_a_batch_is_over_when_it_was_committed(store: Store) -> None:
         with pytest.raises(InvalidArgument, match="committed or given up"):
             again()
     changes.close()
+
+
+def heartbeats() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "gestalt-cas-heartbeat"]
+
+
+@pytest.mark.parametrize("create", ["", "*"], ids=["committed", "refused"])
+def test_a_batch_that_has_ended_keeps_gc_from_nothing(store: Store, create: str) -> None:
+    """Whether or not its owner ever closes it."""
+    put(store, "k", b"there")
+    changes = store.transaction()
+    changes.put(key("k"), [b"x"], conditions=Conditions(if_none_match=create))
+    assert pins(store) == [("batch",)]
+    with pytest.raises(PreconditionFailed) if create else nullcontext():
+        changes.commit()
+    assert pins(store) == []
+    assert heartbeats() == []
+
+
+def test_signs_of_life_end_with_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that was never closed must not keep a thread going for the rest of the process."""
+    monkeypatch.setattr(pins_of, "BEAT_SECONDS", 0.01)
+    abandoned = store.transaction()
+    abandoned.put(key("k"), [b"x"])
+    (thread,) = heartbeats()
+    store.close()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_batch_has_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

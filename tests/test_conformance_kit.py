@@ -170,6 +170,15 @@ def test_the_command_says_what_is_wrong_with_it(arguments: list[str], says: str)
     assert says in done.stderr
 
 
+def test_a_configuration_that_the_provider_refuses_is_told_in_its_words(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"dataDir": "{directory}", "buckets": "no such key"}')
+    done = command("--exec", f"{sys.executable} -m gestalt_cas provider", "--config", str(config))
+    assert done.returncode == 2
+    assert "INVALID_ARGUMENT: unknown key buckets" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_checks_are_listed() -> None:
     done = command("--list", "--json")
     listed = [json.loads(line) for line in done.stdout.splitlines()]

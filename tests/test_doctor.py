@@ -29,8 +29,9 @@ OK, NOTE, WARNING, ERROR, DAMAGE = Severity
 
 
 @pytest.fixture(name="directory")
-def directory_fixture(tmp_path: Path) -> Path:
-    """A store at rest, checked and backed up just now, with one object."""
+def directory_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store at rest, checked and backed up just now, with one object and a reserve as large as it should be."""
+    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 << 20)
     with Store.open(tmp_path / "store") as store:
         put(store, "k", b"x" * 100)
         for name in ("check.last", "backup.last"):
@@ -276,6 +277,7 @@ def test_mount_options_are_those_of_the_mount_that_holds_the_path(monkeypatch: p
 
 
 def test_mounts_that_break_promises(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_disk, "magic", lambda _: 0xEF53)
     monkeypatch.setattr(doctor_disk, "mount_options", lambda _: {"rw", "barrier=0"})
     assert "without barriers" in worst(directory, "file system").text
     monkeypatch.setattr(doctor_disk, "mount_options", lambda _: {"ro"})

@@ -15,7 +15,7 @@ PLAY = """
 
 
 def test_a_sample_of_the_orders_in_which_two_processes_can_run() -> None:
-    assert child(PLAY, "sample", 800, 29) == "800 schedules\n"
+    assert child(PLAY, "sample", 500, 29) == "500 schedules\n"
 
 
 def test_faults_that_are_put_in_are_caught() -> None:

@@ -26,6 +26,7 @@ EXPECTED = {
     "NotModified": Code.FAILED_PRECONDITION,
     "SnapshotExists": Code.FAILED_PRECONDITION,
     "Protected": Code.FAILED_PRECONDITION,
+    "Held": Code.PERMISSION_DENIED,
     "InvalidRange": Code.OUT_OF_RANGE,
     "Cancelled": Code.CANCELLED,
     "StoreBusy": Code.UNAVAILABLE,

@@ -59,6 +59,7 @@ def test_sdist_holds_every_source(built: Path) -> None:
     with tarfile.open(archive) as opened:
         inside = {name.partition("/")[2] for name in opened.getnames()}
     single = {
+        "CHANGELOG.md",
         "LICENSE",
         "Makefile",
         "README.md",
@@ -67,7 +68,8 @@ def test_sdist_holds_every_source(built: Path) -> None:
         "manifest.yaml",
         "pyproject.toml",
     }
-    expected = single | sources("gestalt_cas") | sources("migrations") | sources("tests") | sources("assets")
+    folders = ("assets", "docs", "gestalt_cas", "migrations", "tests")
+    expected = single.union(*map(sources, folders))
     assert not expected - inside
     assert not [name for name in inside if name.startswith((".venv", ".data", ".build")) or "__pycache__" in name]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -52,3 +54,11 @@ def test_the_client_example_talks_to_a_server(shell: dict[str, str], directory: 
         server.terminate()
         server.communicate(timeout=10)
     assert server.returncode == 0
+
+
+def test_the_session_with_presigned_urls_prints_what_the_readme_shows(shell: dict[str, str], directory: Path) -> None:
+    with socket.socket() as probe:
+        if shutil.which("curl") is None or probe.connect_ex(("127.0.0.1", 9000)) == 0:
+            pytest.skip("it needs curl, and port 9000 free")
+    (directory / "presign.py").write_text(block("python", "presign_object"))
+    run_console([block("console", "presign.py")], shell, directory, HOME)

@@ -18,7 +18,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def reserve(tmp_path: Path) -> Reserve:
+def reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reserve:
+    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 * MIB)  # which other tests do without
     return Reserve(Layout(tmp_path))
 
 
@@ -199,7 +200,7 @@ def test_other_failures_cost_no_reserve(reserve: Reserve, tmp_path: Path) -> Non
     assert (tmp_path / "reserve").exists()
 
 
-def test_several_processes_handle_it_at_once(tmp_path: Path) -> None:
+def test_several_processes_handle_it_at_once(reserve: Reserve, tmp_path: Path) -> None:
     code = """
         from gestalt_cas.layout import Layout
         from gestalt_cas.reserve import Reserve
@@ -217,7 +218,6 @@ def test_several_processes_handle_it_at_once(tmp_path: Path) -> None:
             process.tell()
         first.finish()
         second.finish()
-    reserve = Reserve(Layout(tmp_path))
     assert reserve.make()
     assert (tmp_path / "reserve").stat().st_size == reserve.wanted_bytes()
 

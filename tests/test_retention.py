@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,15 @@ from clocks import DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: 
 from command_line import Command, command_in
 from gestalt_cas import ObjectKey, Store, retention, retention_runs
 from gestalt_cas.database import Database
-from gestalt_cas.errors import BeforeHorizon, Cancelled, ClockSuspect, InvalidArgument, InvalidConfig
+from gestalt_cas.errors import (
+    BeforeHorizon,
+    Cancelled,
+    ClockSuspect,
+    Held,
+    InvalidArgument,
+    InvalidConfig,
+    NoSuchVersion,
+)
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.retention_runs import Applied, Foreseen, Going
 from storage import Child, body, full_at_every_other_commit, history, key, on_a_small_disk, put, rows
@@ -378,7 +387,9 @@ class Kept:
     follower_ms: int | None = None
 
 
-def expected(found: list[ObjectVersion], terms: dict[str, Any], now_ms: int, *, suspended: bool) -> dict[str, str]:
+def expected(
+    found: list[ObjectVersion], terms: dict[str, Any], now_ms: int, *, suspended: bool, held: Collection[str] = ()
+) -> dict[str, str]:
     """What goes of a key, by version id with the reason; `found` is its versions, the newest first."""
     gone: dict[str, str] = {}
     keep, days = terms.get("keepNoncurrent"), terms.get("keepDays")
@@ -387,6 +398,8 @@ def expected(found: list[ObjectVersion], terms: dict[str, Any], now_ms: int, *, 
         by_age = days is not None and (now_ms - newer.modified_ms) > days * DAY
         if (by_count or keep is None) and (by_age or days is None) and (keep is not None or days is not None):
             gone[version.version_id] = "noncurrent"
+    for version_id in held:
+        gone.pop(version_id, None)
     stay = [version for version in found if version.version_id not in gone]
     if terms.get("dropMarkers") and stay and all(version.delete_marker for version in stay):
         gone |= {version.version_id: "marker" for version in found if version.delete_marker}
@@ -394,7 +407,7 @@ def expected(found: list[ObjectVersion], terms: dict[str, Any], now_ms: int, *, 
     expire, newest = terms.get("expireDays"), found[0]
     if expire is not None and not newest.delete_marker and now_ms - newest.modified_ms > expire * DAY:
         for version in stay:
-            if suspended and version.version_id == "null":
+            if suspended and version.version_id == "null" and "null" not in held:
                 gone["null"] = "replaced"
     return gone
 
@@ -418,30 +431,43 @@ STEP = st.one_of(
     st.tuples(st.just("versioning"), st.sampled_from(["enabled", "suspended"])),
     st.tuples(st.just("snapshot"), st.sampled_from(["", "bucket", "bucket/a/"])),
     st.tuples(st.just("forget")),
+    st.tuples(st.just("hold"), st.sampled_from(KEYS), st.integers(0, 4)),
 )
 BODIES = [b"", b"s", b"small", b"m" * 700, b"n" * 700, b"l" * 5000]
 """The first three are rows of the database when `inline` is set."""
 
 
 def play(store: Store, clock: Clock, steps: list[tuple[Any, ...]]) -> None:
-    for number, (what, *how) in enumerate(steps):
-        if what == "put":
-            put(store, how[0], BODIES[how[1]])
-        elif what == "delete":
-            store.delete(key(how[0]))
-        elif what == "remove":
-            found = everything(store).get(how[0], [])
-            if found:
-                store.delete(key(how[0]), version_id=found[how[1] % len(found)].version_id)
-        elif what == "wait":
-            clock.advance(how[0])
-        elif what == "versioning":
-            store.change_settings({"versioning": how[0]})
-        elif what == "snapshot":
-            bucket, _, prefix = how[0].partition("/")
-            store.create_snapshot(f"s{number}", bucket, prefix)
-        elif store.snapshots():
-            store.delete_snapshot(store.snapshots()[0].name)
+    for number, step in enumerate(steps):
+        with suppress(Held):
+            play_one(store, clock, number, *step)
+
+
+def play_one(store: Store, clock: Clock, number: int, what: str, *how: Any) -> None:
+    if what == "put":
+        put(store, how[0], BODIES[how[1]])
+    elif what == "delete":
+        store.delete(key(how[0]))
+    elif what == "remove":
+        found = everything(store).get(how[0], [])
+        if found:
+            store.delete(key(how[0]), version_id=found[how[1] % len(found)].version_id)
+    elif what == "wait":
+        clock.advance(how[0])
+    elif what == "versioning":
+        store.change_settings({"versioning": how[0]})
+    elif what == "snapshot":
+        bucket, _, prefix = how[0].partition("/")
+        store.create_snapshot(f"s{number}", bucket, prefix)
+    elif what == "hold":
+        found = everything(store).get(how[0], [])
+        if not how[1]:
+            store.hold("bucket", how[0])
+        elif found:
+            with suppress(NoSuchVersion):  # a delete marker
+                store.hold("bucket", how[0], version_id=found[how[1] % len(found)].version_id)
+    elif store.snapshots():
+        store.delete_snapshot(store.snapshots()[0].name)
 
 
 def everything(store: Store) -> dict[str, list[ObjectVersion]]:
@@ -507,8 +533,10 @@ def test_what_goes_and_what_that_frees_on_random_histories(
             stay: dict[str, list[str]] = {}
             for name, found in everything(store).items():
                 fits = [start for start in rules if f"bucket/{name}".startswith(start)]
-                terms = rules[max(fits, key=len)] if fits else {}
-                gone = expected(found, terms, clock.now, suspended=suspended)
+                frozen = any(name.startswith(one.prefix) for one in store.holds() if not one.version_id)
+                held = {one.version_id for one in store.holds() if one.version_id and one.prefix == name}
+                terms = rules[max(fits, key=len)] if fits and not frozen else {}
+                gone = expected(found, terms, clock.now, suspended=suspended, held=held)
                 wanted |= {(name, version_id): reason for version_id, reason in gone.items()}
                 stay[name] = [version.version_id for version in found if version.version_id not in gone]
             going: list[Going] = []
@@ -522,6 +550,7 @@ def test_what_goes_and_what_that_frees_on_random_histories(
                 foreseen.versions, foreseen.markers, foreseen.bytes, foreseen.expired, foreseen.dropped
             )
             markers = {one.version.key.key for one in going if one.reason == "expired"}
+            assert not suspended or not any(one.prefix in markers for one in store.holds() if one.version_id == "null")
             now = {name: [one.version_id for one in found] for name, found in everything(store).items()}
             for name, ids in stay.items():
                 assert now.get(name, [])[name in markers :] == ids

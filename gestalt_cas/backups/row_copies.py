@@ -21,6 +21,7 @@ feed, with BLOBs in lower-case hex and "" for the digest of a delete marker:
     ["gone",bucket,key,seq,gone_digest]      since format 3                  by bucket, key, seq
     ["horizon",bucket,seq,ms]                since format 3                  by bucket
     ["snapshot",name,bucket,prefix,seq,created_ms]  since format 3           by name
+    ["hold",bucket,prefix,version_id,created_ms]    since format 4           by bucket, prefix, version_id
 
 Not covered are marks of damage, pins, what gc has recorded, and notes: they say something about one directory or one
 process, and `check` and `gc` write them into a backup, too.
@@ -60,7 +61,7 @@ Tell = Callable[[int, int], None]
 
 _SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
 _v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
-_i, _h, _k = schema.inlined.c, schema.horizons.c, schema.snapshots.c
+_i, _h, _k, _l = schema.inlined.c, schema.horizons.c, schema.snapshots.c, schema.holds.c
 _s, _n = schema.settings.c, schema.counter.c
 
 
@@ -87,10 +88,13 @@ _ROWS = {
     .order_by(_v.bucket, _v.key, _v.seq),
     "horizon": select(_h.bucket, _h.seq, _h.ms).order_by(_h.bucket),
     "snapshot": select(_k.name, _k.bucket, _hex(_k.prefix), _k.seq, _k.created_ms).order_by(_k.name),
+    "hold": select(_l.bucket, _hex(_l.prefix), _l.version_id, _l.created_ms).order_by(
+        _l.bucket, _l.prefix, _l.version_id
+    ),
 }
 _GONE = -2
 """Where a row of "version" has `gone_seq`: what was removed for good counts as no version."""
-_SINCE = {"gone": 3, "horizon": 3, "snapshot": 3}
+_SINCE = {"gone": 3, "horizon": 3, "snapshot": 3, "hold": 4}
 """The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
 _LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
 _PAYLOADS = Prepared(

@@ -9,6 +9,7 @@
     payloads    rows of blobs against files both ways, and the bytes that are to be read
     index       the index by digest against its rows, only when SQLite's check of it had to be given up
     quotas      used bytes against a recount
+    holds       versions that are held are there
     references  SQLite's foreign key check
 
 A check never deletes, and holds neither a view nor write.lock for long. Where it stands is noted in the store now and
@@ -27,6 +28,7 @@ from typing import Any
 
 from gestalt_cas.checks import row_checks
 from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.hold_checks import check_holds
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken
 from gestalt_cas.checks.layout_checks import check_layout
 from gestalt_cas.checks.order_checks import check_index_rows, check_order
@@ -123,6 +125,7 @@ class _Course:
             "payloads": self._payloads,
             "index": self._once(self._check_index),
             "quotas": self._once(check_quotas),
+            "holds": self._once(check_holds),
             "references": self._once(check_references),
         }
 

@@ -16,6 +16,7 @@ DAMAGE = {
     "schema": "tables or columns are not those of this release",
     "row": "a row breaks a rule that every write keeps",
     "sequence": "the counter is behind the rows, or commit times fall while sequences rise",
+    "hold": "a version that is held is not there",
     "row-missing": "a version's payload has no row in blobs",
     "size": "version, row and file do not agree on the payload's size",
     "sums": "the row's chunk sums are not those of the payload",

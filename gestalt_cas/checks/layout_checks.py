@@ -19,10 +19,9 @@ def check_layout(run: Inspection) -> None:
     """Check that all directories are there, and the modes of everything but payloads and staging files."""
     layout = run.parts.layout
     _check_directory(run, layout.root, required=True)
-    for path in (layout.blobs, layout.staging):
+    blobs = layout.blobs
+    for path in (blobs, layout.staging, *(blobs / name for name in FAN_OUT)):
         _check_directory(run, path, required=True)
-    for name in FAN_OUT:
-        _check_directory(run, layout.blobs / name, required=True)
     _check_directory(run, layout.quarantine, required=False)
     _report_strangers(run)
     files = [layout.database, *layout.beside(layout.database), layout.reserve]

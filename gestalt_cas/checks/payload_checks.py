@@ -39,11 +39,13 @@ class PayloadPass:
             _, upper = reachability.bounds(first)
             start = max(after, _before(first))
             names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
+            reached = start
             for reached in self._directory(names, start, upper):
                 yield reached
                 tell(self._run, reached)
                 self._run.pace.batch_done()
-            yield upper
+            if reached != upper:
+                yield upper
         self._close_gap()
 
     def _directory(self, names: Names, place: bytes, upper: bytes) -> Iterator[bytes]:
@@ -217,7 +219,7 @@ def _lengths(run: Inspection, rows: list[PayloadRow]) -> dict[bytes, int | None]
 
 def _listed(run: Inspection, first: int) -> Names:
     """What stands in a fan-out directory; reports what does not belong there."""
-    directory = run.parts.layout.blobs / FAN_OUT[first]
+    directory = f"{run.parts.layout.blobs}/{FAN_OUT[first]}"
     names: Names = {}
     try:
         with os.scandir(directory) as entries:
@@ -237,7 +239,7 @@ def _listed(run: Inspection, first: int) -> Names:
         # A directory that is missing is the layout's finding; its payloads are found missing one by one.
         if not isinstance(error, FileNotFoundError):
             text = f"the directory {directory} cannot be read: {error.strerror}"
-            run.report(Finding("unreadable", text, where=str(directory), found=str(error.strerror)))
+            run.report(Finding("unreadable", text, where=directory, found=str(error.strerror)))
     return names
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
@@ -260,6 +261,7 @@ def _report_index(run: Inspection, name: str, wanted: str | None, found: str | N
     run.report(finding)
 
 
+@cache
 def _expected() -> tuple[dict[str, Shape], dict[str, str]]:
     """What SQLite makes of the definitions in `schema.py`, asked of a database in memory."""
     with closing(sqlite.driver.connect(":memory:")) as empty:

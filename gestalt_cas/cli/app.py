@@ -64,6 +64,7 @@ VERBS = {
     "doctor": Verb("reports", "doctor", "Examine what is around the store, with remedies."),
     "quota": Verb("quotas", "quota", "Limit the bytes that a bucket or prefix may take."),
     "retention": Verb("retention", "retention", "Show or remove what goes by the rules of the settings."),
+    "hold": Verb("holds", "hold", "Have nothing remove a version, or what is below a prefix."),
     "keys": Verb("keys", "keys", "Replace the keys that sign presigned URLs."),
     "serve": Verb("serving", "serve", "Serve the store over gRPC, without a host."),
     "provider": Verb("serving", "provider", "Serve as a provider under a Gestalt host."),

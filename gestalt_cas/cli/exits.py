@@ -56,6 +56,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.NotModified: CONFLICT,
     errors.SnapshotExists: CONFLICT,
     errors.Protected: CONFLICT,
+    errors.Held: CONFLICT,
     errors.SettingsConflict: CONFLICT,
     errors.ClockSuspect: CONFLICT,
     errors.Cancelled: INTERRUPTED,

@@ -94,6 +94,7 @@ def _lines(found: Stats, human: bool) -> Iterator[tuple[str, str]]:
         what = shown(bucket) if bucket else "every bucket"
         yield "history", f"of {what} is complete from sequence {known.seq} ({_when(known.ms)}) on"
     yield "snapshots", str(found.snapshots)
+    yield "holds", str(found.holds)
     yield "sequence", f"{found.sequence}, last commit {_when(found.last_commit_ms)}"
     yield "format", f"{found.format}, revision {found.revision}"
     bug = "has the WAL-reset bug" if found.sqlite_wal_reset_bug else "without the WAL-reset bug"

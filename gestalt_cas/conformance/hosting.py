@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from gestalt_cas.conformance import protos
 from gestalt_cas.conformance.registry import Deviation
 from gestalt_cas.conformance.wire import open_channel
@@ -119,7 +121,7 @@ class Host:
                 found = Running(process, f"unix://{home / 's'}", _filled(self.config, home / "data"), self.version)
                 try:
                     if configured:
-                        found.configure()
+                        _configured(found)
                     yield found
                 finally:
                     found.lifecycle.close()
@@ -141,6 +143,13 @@ class Host:
             return subprocess.Popen(
                 self.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
             )
+
+
+def _configured(found: Running) -> None:
+    try:
+        found.configure()
+    except grpc.RpcError as error:
+        raise Deviation("to be configured with what was given", f"{error.code().name}: {error.details()}") from None
 
 
 def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:

@@ -100,6 +100,7 @@ _COUNTED: tuple[tuple[str, str, Callable[[Stats], float | None]], ...] = (
     ("damaged_payloads", "Payloads known to be damaged.", lambda stats: stats.payloads.damaged),
     ("reclaimable_bytes", "Bytes that gc would free.", lambda stats: stats.reclaimable_bytes),
     ("snapshots", "Snapshots.", lambda stats: stats.snapshots),
+    ("holds", "Holds of a version or a prefix.", lambda stats: stats.holds),
     ("staging_files", "Uploads on their way, and what cut-off ones left.", lambda stats: stats.staging.count),
     ("staging_bytes", "Bytes of the files in staging.", lambda stats: stats.staging.bytes),
     ("quarantined_files", "Damaged files that were set aside.", lambda stats: stats.quarantine.count),

@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Imported before any fork, since the store imports it only when it needs it.
-import alembic.command  # noqa: F401
 from blake3 import blake3
 
+import before_forks
 from gestalt_cas import (
     Conditions,
     Headers,
@@ -50,6 +49,8 @@ from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import ClockSuspect, Damage, PreconditionFailed
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.objects import ListQuery
+
+before_forks.make_ready()
 
 BUCKET, BACKUP = "bucket", "backup"
 SMALL, MEDIUM, LARGE = ("small", 700), ("medium", 20_000), ("large", (1 << 20) + 300_000)

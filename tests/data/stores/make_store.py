@@ -73,6 +73,7 @@ def fill(store: Store) -> None:
     put(store, "", "gone", b"nothing reaches these bytes any more")
     remove(store, "gone")
     fill_suspended(store)
+    fill_past(store)
     put(store, "", "rotten", ROTTEN)
     put(store, "", "lost", LOST)
     store.note("http.port", 41234)
@@ -89,6 +90,16 @@ def fill_suspended(store: Store) -> None:
     store.delete(ObjectKey("", "null marker"))
     store.change_settings({"versioning": "enabled"})
     put(store, "", "null", b"over the null version", headers=HEADERS)
+
+
+def fill_past(store: Store) -> None:
+    """What a snapshot keeps of a version that was removed, and a rule; since format 3."""
+    if not hasattr(store, "create_snapshot"):
+        return
+    put(store, "", "past", b"a snapshot shows this")
+    store.create_snapshot("before", "main", "pa")
+    remove(store, "past")
+    store.change_settings({"retention.rules": {"main/none": {"keepDays": 1}}, "history.keepDays": 0})
 
 
 def fill_last(store: Store) -> None:

@@ -1,0 +1,165 @@
+"""Holds: versions that nothing may remove until the hold is released.
+
+A hold is of one version, or of every version of the keys of a bucket that start with a prefix, those to come included.
+Removing such a version for good is refused, whoever asks: a delete by version id, a write, copy or delete that would
+replace it as the null version, a rollback that would, and purge. Retention passes it over. It is judged in the
+transaction that removes, so a hold counts from the commit that sets it on.
+
+Delete markers are not held, and adding one is no removal: objects can be deleted and undeleted under a hold, as under
+S3's (S3 API reference, "Object Lock": legal hold, delete markers). Replacing the null version is where S3 gives no
+answer, since it refuses to suspend versioning where holds can be. Here the write is refused: what it would destroy is
+what the hold is for, and a caller who is told can write once versioning is enabled again. What was removed before the
+hold was set has gone: snapshots keep it, or the history knows of it for a while, as without a hold.
+
+Every function works in the transaction of its caller. Where there are no holds each is one seek of an empty table.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from itertools import takewhile
+
+from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from gestalt_cas import schema
+from gestalt_cas.errors import Held
+from gestalt_cas.objects import NULL_VERSION
+from gestalt_cas.sqlite import Connection
+from gestalt_cas.statements import Prepared, parameter
+
+_h, _v = schema.holds.c, schema.versions.c
+_ROW = (_h.bucket, _h.prefix, _h.version_id, _h.created_ms)
+_ONE: ColumnElement[int] = literal_column("1")
+_JUST_THIS = and_(
+    _h.bucket == parameter("bucket"), _h.prefix == parameter("prefix"), _h.version_id == parameter("version_id")
+)
+_FIND = Prepared(select(*_ROW).where(_JUST_THIS))
+_OF_PREFIX = _h.version_id == literal_column("''")
+_LAST_PREFIX = Prepared(
+    select(*_ROW)
+    .where(_OF_PREFIX, _h.bucket == parameter("bucket"), _h.prefix <= parameter("most"))
+    .order_by(_h.prefix.desc())
+    .limit(_ONE)
+)
+IS_HELD = (
+    select(_ONE)
+    .select_from(schema.holds)
+    .where(_h.bucket == _v.bucket, _h.prefix == _v.key, _h.version_id == _v.version_id)
+    .correlate(schema.versions)
+    .exists()
+)
+"""Of a row of versions that was not removed: whether a hold of just this version keeps it."""
+_SOME = Prepared(select(_ONE).select_from(schema.holds).limit(_ONE))
+_COUNT = Prepared(select(func.count()).select_from(schema.holds))
+_ALL = Prepared(select(*_ROW).order_by(_h.bucket, _h.prefix, _h.version_id))
+_PLACE = Prepared(
+    upsert(schema.holds).values({column.name: parameter(column.name) for column in _ROW}).on_conflict_do_nothing()
+)
+_RELEASE = Prepared(delete(schema.holds).where(_JUST_THIS).returning(_h.created_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One hold; with a `version_id` the prefix is a whole key, and just that version is held.
+
+    `created_ms` in Unix milliseconds.
+    """
+
+    bucket: str
+    prefix: str
+    version_id: str
+    created_ms: int
+
+    @property
+    def name(self) -> str:
+        """BUCKET, BUCKET/PREFIX, or BUCKET/KEY with the version."""
+        return f"{self._where}, version {self.version_id}" if self.version_id else self._where
+
+    @property
+    def release(self) -> str:
+        """The command that ends it."""
+        version = f" --version-id {self.version_id}" if self.version_id else ""
+        return f"gestalt-cas hold release {shlex.quote(self._where)}{version}"
+
+    @property
+    def _where(self) -> str:
+        return f"{self.bucket}/{self.prefix}" if self.prefix else self.bucket
+
+
+def any_stand(connection: Connection) -> bool:
+    """Whether there is a hold at all; most stores have none, and pay for no more than this question."""
+    return bool(_SOME(connection))
+
+
+def count(connection: Connection) -> int:
+    """How many there are."""
+    return int(_COUNT(connection)[0][0])
+
+
+def standing(connection: Connection) -> list[Hold]:
+    """All holds, in byte order of bucket and prefix."""
+    return [_hold(*row) for row in _ALL(connection)]
+
+
+def place(connection: Connection, bucket: str, prefix: str, version_id: str, now_ms: int) -> Hold:
+    """Set a hold; one that stands already stays as it is. Returns the one that stands then."""
+    just_this = {"bucket": bucket, "prefix": prefix.encode(), "version_id": version_id}
+    _PLACE(connection, **just_this, created_ms=now_ms)
+    return _hold(*_FIND(connection, **just_this)[0])
+
+
+def release(connection: Connection, bucket: str, prefix: str, version_id: str) -> bool:
+    """End the hold of just this; False when there is none."""
+    return bool(_RELEASE(connection, bucket=bucket, prefix=prefix.encode(), version_id=version_id))
+
+
+def stands(connection: Connection, hold: Hold) -> bool:
+    """Whether it has not been released."""
+    prefix = hold.prefix.encode()
+    return bool(_FIND(connection, bucket=hold.bucket, prefix=prefix, version_id=hold.version_id))
+
+
+def above(connection: Connection, bucket: str, key: bytes) -> Hold | None:
+    """The hold of the longest prefix that the key starts with; None when no such prefix is held.
+
+    Of all prefixes that sort up to the key the last one is looked at. Unless the key starts with it, whatever held
+    prefix the key has is no longer than what the two have in common, so the next look is up to that.
+    """
+    most = key
+    while rows := _LAST_PREFIX(connection, bucket=bucket, most=most):
+        prefix = rows[0][1]
+        if key.startswith(prefix):
+            return _hold(*rows[0])
+        most = bytes(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(key, prefix, strict=False)))
+    return None
+
+
+def of(connection: Connection, bucket: str, key: bytes, version_id: str) -> Hold | None:
+    """What holds a version, which is no delete marker; None when nothing does."""
+    rows = _FIND(connection, bucket=bucket, prefix=key, version_id=version_id)
+    return _hold(*rows[0]) if rows else above(connection, bucket, key)
+
+
+def refuse(connection: Connection, bucket: str, key: bytes, version_id: str) -> None:
+    """Raise Held when the version, which is no delete marker, is held."""
+    found = of(connection, bucket, key, version_id)
+    if found is not None:
+        what = "the null version" if version_id == NULL_VERSION else f"version {version_id}"
+        raise _held(found, f"{bucket}/{key.decode()}, {what}")
+
+
+def refuse_key(connection: Connection, bucket: str, key: bytes) -> None:
+    """Raise Held when a prefix of the key is held, whatever versions there are."""
+    found = above(connection, bucket, key)
+    if found is not None:
+        raise _held(found, f"{bucket}/{key.decode()}")
+
+
+def _held(hold: Hold, what: str) -> Held:
+    return Held(f"{what}: the hold on {hold.name} keeps it; release that first ({hold.release})", hold=hold.name)
+
+
+def _hold(bucket: str, prefix: bytes, version_id: str, created_ms: int) -> Hold:
+    return Hold(bucket, prefix.decode(), version_id, created_ms)
