@@ -61,7 +61,7 @@ comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 5 minutes)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
-	  commits damage database garbage heartbeats horizons inlined past pins purging quotas reachability removals reserve \
+	  commits damage database garbage heartbeats holds horizons inlined past pins purging quotas reachability removals reserve \
 	  retention rollback statistics store strays versions)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 

@@ -12,12 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-<<<<<<< HEAD
-from gestalt_cas import Store, garbage, locks, staging, strays
-=======
 import before_forks
-from gestalt_cas import Store, garbage, locks, staging
->>>>>>> main
+from gestalt_cas import Store, garbage, locks, staging, strays
 from gestalt_cas.errors import StoreError
 
 before_forks.make_ready()
