@@ -10,7 +10,9 @@ TESTS ?=
 # Passed to the benchmarks: make bench BENCH="--dir .build/bench" keeps the stores for later runs, BENCH="writes reads"
 # runs those alone; make soak SOAK="--seconds 60".
 BENCH ?=
-# Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7".
+# Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7",
+# make interleavings INTERLEAVINGS="copy 'rollback to a snapshot'" for some scenarios alone.
+INTERLEAVINGS ?=
 KILL ?=
 HISTORIES ?=
 SOAK ?=
@@ -51,18 +53,21 @@ test: $(INSTALLED_DEV) ## run every test
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
-COMMIT_PATH := gestalt_cas/allowances.py,gestalt_cas/blob_rows.py,gestalt_cas/blobs.py,gestalt_cas/changes.py,gestalt_cas/chunks.py,gestalt_cas/database.py,gestalt_cas/database_faults.py,gestalt_cas/intake.py,gestalt_cas/payloads.py,gestalt_cas/quotas.py,gestalt_cas/staging.py,gestalt_cas/store.py,gestalt_cas/version_ids.py,gestalt_cas/versions.py
-REMOVAL := gestalt_cas/garbage.py,gestalt_cas/pins.py,gestalt_cas/purging.py,gestalt_cas/reachability.py,gestalt_cas/removals.py,gestalt_cas/clock_guard.py,gestalt_cas/horizons.py,gestalt_cas/retention.py,gestalt_cas/retention_runs.py
-coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal, about 4 minutes
-	@$(BIN)/python -m pytest -q --cov --cov-report= tests/test_blobs.py tests/test_chunks.py tests/test_database.py \
-	  tests/test_store.py tests/test_versions.py tests/test_reserve.py tests/test_garbage.py tests/test_pins.py \
-	  tests/test_purging.py tests/test_reachability.py tests/test_quotas.py tests/test_rollback.py tests/test_statistics.py \
-	  tests/test_retention.py tests/test_horizons.py tests/test_clock_guard.py
-	@$(BIN)/python -m coverage report --include=$(COMMIT_PATH),$(REMOVAL) --fail-under=100
+COMMIT_PATH := allowances batches blob_rows blobs changes chunks commits database database_faults heartbeats inlined intake \
+  payloads quotas rollback rollback_rows staging store version_ids versions
+REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_runs snapshots strays
+empty :=
+comma := ,
+MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
+coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 5 minutes)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
+	  commits damage database garbage heartbeats holds horizons inlined past pins purging quotas reachability removals reserve \
+	  retention rollback statistics store strays versions)
+	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
-interleavings: $(INSTALLED_DEV) ## uploads, copies and reads beside gc in every order of their steps, about 20 minutes
-	@PYTHONPATH=tests $(BIN)/python -m interleavings all
+interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (about an hour)
+	@PYTHONPATH=tests $(BIN)/python -m interleavings all $(INTERLEAVINGS)
 
 kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)
@@ -78,7 +83,7 @@ sdk-matrix: $(INSTALLED_DEV) ## the provider under all published SDK releases (a
 	@PYTHONPATH=tests $(BIN)/python -m sdks.matrix $(SDKS)
 
 # One that is not there fails the target: what pyproject.toml declares is what was run.
-CORE := tests/test_store.py tests/test_versions.py tests/test_contract_*.py tests/test_host.py
+CORE := tests/test_store.py tests/test_versions.py tests/test_contract_*.py tests/test_host.py $(patsubst %,tests/test_%.py,batches past removals retention rollback)
 pythons: $(INSTALLED_DEV) ## the core tests under each of PYTHONS (2 to 5 minutes each)
 	@set -e; for python in $(PYTHONS); do \
 	  place=".build/pythons/$$(basename "$$python")"; \

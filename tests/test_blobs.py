@@ -426,6 +426,21 @@ def test_the_cleaner_copes_with_files_that_go(
     assert names(layout) == []
 
 
+def test_the_cleaner_copes_with_a_file_that_goes_while_it_holds_it(
+    blobs: Blobs, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (layout.staging / "a.part").write_bytes(b"going")
+    real = Path.unlink
+
+    def late(path: Path, **options: bool) -> None:
+        real(path)
+        real(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", late)
+    assert blobs.staging.clean() == 0
+    assert names(layout) == []
+
+
 def test_the_cleaner_leaves_what_nobody_staged(blobs: Blobs, layout: Layout, tmp_path: Path) -> None:
     (layout.staging / "directory").mkdir()
     (layout.staging / "link").symlink_to(tmp_path)
@@ -477,6 +492,33 @@ def test_discarding_never_raises(blobs: Blobs, monkeypatch: pytest.MonkeyPatch, 
     assert len(os.listdir("/proc/self/fd")) == before - 1
     assert blobs.staging.budget._taken == 0
     assert blobs.staging.clean() == 1
+
+
+def test_a_staging_file_that_somebody_removed_is_discarded_as_well(blobs: Blobs, layout: Layout) -> None:
+    found = blobs.stage([DATA])
+    found.path.unlink()
+    found.discard()
+    assert blobs.staging.budget._taken == 0
+    assert names(layout) == []
+
+
+def test_what_is_held_in_memory_gives_its_bytes_back_once(blobs: Blobs) -> None:
+    held = blobs.hold([DATA], len(DATA))
+    assert blobs.staging.budget._taken == len(DATA)
+    held.discard()
+    held.discard()
+    assert blobs.staging.budget._taken == 0
+
+
+def test_the_disk_is_told_to_begin_before_the_end_of_an_upload(blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(staging, "_BEGIN_BYTES", 2 * MIB)
+    monkeypatch.setattr(staging, "begin_writing", lambda fd, begun, count: told.append((begun, count)))
+    found = blobs.stage([bytes(MIB)] * 5)
+    assert found.size == 5 * MIB
+    assert [begun for begun, _ in told] == [0, *(begun + count for begun, count in told[:-1])]
+    assert len(told) == 2
+    found.discard()
 
 
 # ---- a disk that fails ----

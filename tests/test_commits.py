@@ -453,6 +453,41 @@ def test_a_follower_that_is_interrupted_while_a_leader_works_for_it_waits_for_th
     assert crowd.committer.commit(adding("later"), timeout=WAIT) == "later"
 
 
+def test_a_follower_that_is_interrupted_as_it_is_to_lead_hands_leadership_on(
+    disk: Disk, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Woken(Interrupted):
+        """Ctrl-C in the moment in which the wait is over."""
+
+        def acquire(self) -> bool:
+            self.real.acquire()
+            raise KeyboardInterrupt
+
+    real, leaving = commits._Member.__init__, adding("a")
+
+    def make(self: commits._Member, *arguments: Any) -> None:
+        real(self, *arguments)
+        if self.work is leaving:
+            self._wake = Woken(self._wake)  # type: ignore[assignment]
+
+    monkeypatch.setattr(commits._Member, "__init__", make)
+    interrupted, after = crowd.come(leaving), crowd.come(adding("b"))
+    crowd.go()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.result(WAIT)
+    assert after.result(WAIT) == "b"
+    assert disk.names() == ["first", "b"]
+
+
+def test_a_wait_is_ended_and_leadership_let_go_of_once(disk: Disk, committer: Committer) -> None:
+    member = commits._Member(adding("a"), 0, 0.0)
+    member.wake()
+    member.wake()
+    member.wait()
+    committer._let_go(member)
+    assert committer.commit(adding("b"), timeout=WAIT) == "b"
+
+
 def test_many_writers_on_a_real_database_all_stand(tmp_path: Path) -> None:
     from gestalt_cas import Store
     from storage import body, put

@@ -143,6 +143,14 @@ def test_every_connection_has_the_settings_that_keep_commits(store: Store) -> No
         assert reader.execute("PRAGMA query_only").fetchall() == [(1,)]
 
 
+def test_what_the_platform_needs_is_set_on_connections_that_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SQLITE_PRAGMAS", ("PRAGMA checkpoint_fullfsync=ON",))
+    with Store.open(tmp_path / "store") as store, store._database.write() as tx:
+        assert tx.execute("PRAGMA checkpoint_fullfsync").fetchall() == [(1,)]
+
+
 def test_idle_readers_are_kept_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_IDLE_READERS", 2)
     blocks = [store._database.read() for _ in range(4)]
@@ -673,12 +681,14 @@ def test_a_restart_lets_the_wal_begin_anew(store: Store) -> None:
 
 @pytest.mark.parametrize("code", [IOERR, FULL, BUSY])
 def test_a_commit_stands_when_the_checkpoint_after_it_fails(
-    store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
+    monkeypatch.setattr(wal, "_SMALL_COMMITS", 1)
     monkeypatch.setattr(wal, "RELIEF_BYTES", 1)
     monkeypatch.setattr(wal, "STEP_BYTES", 1)
     break_writer(store, "PRAGMA wal_checkpoint", code)
     put(store, "k", b"one")
+    assert "checkpoint after a commit failed" in caplog.text
     assert body(store, "k") == b"one"
     put(store, "k", b"two")
     assert len(history(store, "k")) == 2
@@ -689,6 +699,16 @@ def test_a_checkpoint_that_fails_says_so(store: Store, code: int, error: type[St
     break_writer(store, "PRAGMA wal_checkpoint", code)
     with pytest.raises(error):
         store._database.checkpoint()
+
+
+def test_background_work_that_cannot_shorten_the_wal_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "PASSIVE_BYTES", 1)
+    put(store, "k", b"one")
+    break_writer(store, "PRAGMA wal_checkpoint", IOERR)
+    with pytest.raises(StorageFault):
+        store._database.tend_wal()
+    put(store, "k", b"two")
+    assert body(store, "k") == b"two"
 
 
 def test_a_commit_stands_when_the_wal_cannot_be_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -739,7 +759,8 @@ def test_after_close_every_call_says_so(store: Store) -> None:
 def test_a_write_that_had_to_wait_for_a_close_says_so(store: Store) -> None:
     put(store, "k", b"one")
     store._database.close()  # the locks are still open
-    for call in (lambda: store.delete(key("k")), store._database.checkpoint):
+    mend = store._database.mend
+    for call in (lambda: store.delete(key("k")), store._database.checkpoint, lambda: mend(lambda tx: None)):
         with pytest.raises(ShuttingDown):
             call()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from crash import shim
-from faults.cases import CASES
+from faults.catalogue import CASES
 from storage import ROOT
 
 try:

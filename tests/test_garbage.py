@@ -644,6 +644,14 @@ def test_an_estimate_that_takes_too_long_is_a_lower_bound(store: Store, monkeypa
     assert "at least 0 bytes reclaimable" in store._collector.advice()
 
 
+@pytest.mark.parametrize("out", [True, False])
+def test_the_advice_tells_of_a_file_system_that_can_hold_no_more_files(
+    store: Store, monkeypatch: pytest.MonkeyPatch, out: bool
+) -> None:
+    monkeypatch.setattr(garbage, "out_of_files", lambda root: out)
+    assert ("can hold no more files" in store._collector.advice()) == out
+
+
 def no_more_room(directory: Path, **limits: int) -> str:
     with Store.open(directory, create=False, limits=Limits(**limits)) as store, pytest.raises(DiskFull) as caught:
         put(store, "k", b"more")

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from gestalt_cas import ObjectKey, Store, blobs, garbage, pins
 from gestalt_cas.database import Database
-from gestalt_cas.errors import DiskFull, NoSuchKey, StorageFault
+from gestalt_cas.errors import DiskFull, NoSuchKey, Protected, StorageFault
 from gestalt_cas.purging import Purged
 from storage import Failing, body, broken, change, history, key, payload_path, payloads, put, rows
 
@@ -250,6 +250,19 @@ def test_what_was_removed_before_goes_as_well(store: Store) -> None:
     assert (purged.versions, purged.files, purged.bytes, purged.shared) == (1, 2, 11, 1)
     assert payloads(store) == [payload_path(store, b"shared").name]
     assert rows(store, "SELECT gone_digest FROM versions WHERE key = ?", b"k") == [(b"",)] * 3
+
+
+def test_what_a_snapshot_shows_is_not_purged(store: Store) -> None:
+    shown = put(store, "k", b"shown")
+    store.create_snapshot("before")
+    with pytest.raises(Protected, match="snapshots: before; delete them first"):
+        store.purge(key("k"))
+    store.delete(key("k"), version_id=shown.version_id)
+    with pytest.raises(Protected, match="kept by snapshots: before"):
+        store.purge(key("k"))
+    assert body(store, "k", as_of="before") == b"shown"
+    store.delete_snapshot("before")
+    assert store.purge(key("k")) == purged(0, files=1, bytes=5)
 
 
 def test_a_key_of_which_only_traces_are_left_can_be_purged_once(store: Store) -> None:

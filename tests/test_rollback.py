@@ -87,6 +87,15 @@ def change_everything(store: Store) -> int:
     return seq
 
 
+def test_while_the_store_never_rests_the_plan_is_finished_under_the_lock(
+    store: Store, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollback, "_FEW_KEYS", -1)
+    wanted = state(store, as_of=moment)
+    assert counts(store.rollback(BUCKET, to=moment)) == (1, 3, 1)
+    assert state(store) == wanted
+
+
 def test_everything_is_as_it_was(store: Store, moment: str) -> None:
     wanted, before = state(store, as_of=moment), last(store)
     untouched = store.head(key("same"))

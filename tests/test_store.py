@@ -1516,6 +1516,16 @@ def test_invalid_settings_make_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_of_a_disk_of_which_nothing_can_be_told_no_shortage_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(layout: Layout) -> bool:
+        raise broken()
+
+    monkeypatch.setattr(Layout, "full", fail)
+    assert store.shortage() == ""
+    monkeypatch.setattr(Layout, "full", lambda layout: True)
+    assert "is full" in store.shortage()
+
+
 def test_a_full_disk_shows_although_the_store_is_sound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (store.health(), store.shortage()) == ("", "")
     monkeypatch.setattr(Layout, "full", lambda self: True)

@@ -43,8 +43,16 @@ class Expected:
     """What was there at the sequences that were remembered."""
     purged: set[Payload] = field(default_factory=set)
     """Payloads that were purged, and neither shared nor written again."""
-    snapshots: dict[str, dict[str, Payload]] = field(default_factory=dict)
-    """What each snapshot shows, by key."""
+    snapshots: dict[str, dict[str, Version]] = field(default_factory=dict)
+    """What each snapshot reaches, by key: objects, and delete markers."""
+    horizon: int = -1
+    """The last of the remembered sequences that must be refused, since the history has forgotten what was removed."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """Notes by name, and the time that each must have at least."""
+    _gone: list[tuple[str, Version, int]] = field(default_factory=list)
+    """What was removed and the history knows of: key, version, and the last sequence that was remembered before."""
+    _once_kept: list[tuple[str, Version]] = field(default_factory=list)
+    """What snapshots showed that are deleted: a removed version of it keeps its payload until gc lets go of it."""
 
     def apply(self, call: dict[str, Any], answer: Any) -> None:
         kind, key = call["kind"], call.get("key", "")
@@ -63,7 +71,7 @@ class Expected:
                 self.apply(one, answer[number] if answer is not None else None)
         elif kind == "remember":
             if answer is not None:
-                self.moments[answer] = self._objects()
+                self.moments[answer] = objects(self._newest())
         elif kind == "rollback":
             self._roll_back(self.moments[call["to"]], call["prefix"], answer)
         elif kind == "restore":
@@ -71,29 +79,60 @@ class Expected:
             for name, payloads in call["objects"].items():
                 self.histories[name] = [Version((payload, size)) for payload, size in payloads]
         elif kind == "remove":
-            left = [version for version in self.histories[key] if version.version_id != call["version_id"]]
-            self.histories[key] = left
-
+            self._remove(key, call["version_id"])
+        elif kind == "undelete":
+            while self.histories[key][-1].payload == MARKER:
+                self._go(key, self.histories[key].pop())
+        elif kind == "bring back":
+            found = [version for version in self.histories[key] if version.version_id == call["version_id"]]
+            self._append(key, found[0], answer)
         elif kind == "snapshot":
-            shown = {key: history[-1].payload for key, history in self.histories.items() if history}
-            self.snapshots[call["name"]] = {key: payload for key, payload in shown.items() if payload != MARKER}
+            shown = {key: version for key, version in self._newest().items() if key.startswith(call["prefix"])}
+            self.snapshots[call["name"]] = shown
         elif kind == "forget snapshot":
-            del self.snapshots[call["name"]]
+            self._once_kept += self.snapshots.pop(call["name"]).items()
         elif kind == "purge":
-            self.purged |= {version.payload for version in self.histories.pop(key)}
+            self.purged |= {version.payload for version in self.histories[key]}
+            for version in self.histories.pop(key):
+                self._go(key, version)
             self.purged -= {version.payload for history in self.histories.values() for version in history}
+        elif kind == "forget":
+            self._forget()
+        elif kind == "note" and answer is not None:
+            self.notes[call["name"]] = answer
 
-    def _objects(self) -> dict[str, Version]:
-        """The newest version of each key that has an object, without what only its call gave it."""
-        newest = {key: history[-1] for key, history in self.histories.items() if history}
-        return {
-            key: Version(version.payload, version.content_type, version.metadata)
-            for key, version in newest.items()
-            if version.payload != MARKER
-        }
+    def stands(self, key: str, version: Version) -> bool | None:
+        """Whether a version that was there once can be read as of then; None: it may be, or may not."""
+        if any(one is version for one in self.histories.get(key, ())) or self._is_kept(key, version):
+            return True
+        return None if any(one is version for _, one in self._once_kept) else False
 
-    def _roll_back(self, wanted: dict[str, Version], prefix: str, answers: list[dict[str, Any]] | None) -> None:
-        present = self._objects()
+    def _is_kept(self, key: str, version: Version) -> bool:
+        return any(shown.get(key) is version for shown in self.snapshots.values())
+
+    def _remove(self, key: str, version_id: str) -> None:
+        history = self.histories[key]
+        for version in [version for version in history if version.version_id == version_id]:
+            history.remove(version)
+            self._go(key, version)
+
+    def _go(self, key: str, version: Version) -> None:
+        self._gone.append((key, version, max(self.moments, default=-1)))
+
+    def _forget(self) -> None:
+        """The history forgets the version that was removed the longest ago, of those that no snapshot shows."""
+        for number, (key, version, remembered) in enumerate(self._gone):
+            if not self._is_kept(key, version):
+                del self._gone[number]
+                self.horizon = max(self.horizon, remembered)
+                return
+        raise AssertionError("there was nothing to forget")
+
+    def _newest(self) -> dict[str, Version]:
+        return {key: history[-1] for key, history in self.histories.items() if history}
+
+    def _roll_back(self, moment: dict[str, Version], prefix: str, answers: list[dict[str, Any]] | None) -> None:
+        wanted, present = _contents(moment), _contents(objects(self._newest()))
         keys = sorted(key for key in {*wanted, *present} if key.startswith(prefix))
         steps = [key for key in keys if wanted.get(key) != present.get(key)]
         for number, key in enumerate(steps):
@@ -104,7 +143,7 @@ class Expected:
         history = self.histories.setdefault(key, [])
         suspended = self.settings.get("versioning") == "suspended"
         if suspended:
-            history[:] = [old for old in history if old.version_id != "null"]
+            self._remove(key, "null")
         known: dict[str, Any] = answer or {
             "version_id": "null" if suspended else None,
             "seq": None,
@@ -112,6 +151,16 @@ class Expected:
         }
         self.purged.discard(version.payload)
         history.append(Version(version.payload, version.content_type, version.metadata, **known))
+
+
+def objects(versions: dict[str, Version]) -> dict[str, Version]:
+    """The versions that are no delete markers."""
+    return {key: version for key, version in versions.items() if version.payload != MARKER}
+
+
+def _contents(versions: dict[str, Version]) -> dict[str, Version]:
+    """The versions without what only their calls gave them."""
+    return {key: Version(one.payload, one.content_type, one.metadata) for key, one in versions.items()}
 
 
 @dataclass(slots=True)

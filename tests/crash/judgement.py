@@ -17,13 +17,13 @@ from typing import Any
 
 from blake3 import blake3
 
-from crash.expectations import MARKER, Expected, Payload, Promises, Version
+from crash.expectations import MARKER, Expected, Payload, Promises, Version, objects
 from crash.workloads import BACKUP, BUCKET, bytes_of
 from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.checks.inspection import CheckOptions
-from gestalt_cas.errors import Damage, StoreUnusable
+from gestalt_cas.errors import BeforeHorizon, Damage, StoreUnusable
 from gestalt_cas.layout import LOCKS, Layout
 from gestalt_cas.objects import ListQuery
 
@@ -167,8 +167,12 @@ class Judge:
             actual.setdefault(version.key.key, []).insert(0, version)
         settings = store.settings().by_name()
         snapshots = self._snapshots(store)
+        moments = {seq: self._then(store, seq) for expected in promises.allowed for seq in expected.moments}
         complaints = [
-            self._difference(expected, actual, settings) or self._unlike(expected.snapshots, snapshots)
+            self._difference(expected, actual, settings)
+            or self._unlike(expected.snapshots, snapshots)
+            or self._misremembered(expected, moments)
+            or _forgotten(expected, store)
             for expected in promises.allowed
         ]
         require("" in complaints, " / or ".join(dict.fromkeys(complaints)))
@@ -180,7 +184,7 @@ class Judge:
         """Every byte that each snapshot shows, by key."""
         shown: dict[str, dict[str, bytes]] = {}
         for snapshot in store.snapshots():
-            page = store.list_page(ListQuery(BUCKET), as_of=snapshot.name)
+            page = store.list_page(ListQuery(BUCKET, prefix=snapshot.prefix), as_of=snapshot.name)
             require(not page.token, "the listing of a snapshot has a second page")
             shown[snapshot.name] = {}
             for version in page.objects:
@@ -188,9 +192,48 @@ class Judge:
                     shown[snapshot.name][version.key.key] = reader.read()
         return shown
 
-    def _unlike(self, wanted: dict[str, dict[str, Payload]], found: dict[str, dict[str, bytes]]) -> str:
+    def _then(self, store: Store, seq: int) -> dict[str, tuple[ObjectVersion, bytes]] | None:
+        """What was there at a sequence, with every byte that can still be read; None when that is refused."""
+        try:
+            page = store.list_page(ListQuery(BUCKET), as_of=str(seq))
+        except BeforeHorizon:
+            return None
+        require(not page.token, "the listing of a moment has a second page")
+        shown: dict[str, tuple[ObjectVersion, bytes]] = {}
+        for version in page.objects:
+            body = b""
+            if not version.removed:
+                with store.read(version.key, as_of=str(seq)) as reader:
+                    body = reader.read()
+            shown[version.key.key] = version, body
+        return shown
+
+    def _misremembered(
+        self, expected: Expected, moments: dict[int, dict[str, tuple[ObjectVersion, bytes]] | None]
+    ) -> str:
+        """How what the store says of the past differs from what is expected; "" if it does not."""
+        for seq, wanted in expected.moments.items():
+            found = moments[seq]
+            if (found is None) != (seq <= expected.horizon):
+                return f"sequence {seq} is {'refused' if found is None else 'answered'}"
+            if found is None:
+                continue
+            if found.keys() != wanted.keys():
+                return f"at sequence {seq} there was {sorted(found)}, not {sorted(wanted)}"
+            for key, version in wanted.items():
+                (other, body), stands = found[key], expected.stands(key, version)
+                if stands is other.removed:
+                    return f"{key} at sequence {seq} is {other}"
+                if not other.removed and (body != self._bytes[version.payload] or not self._matches(version, other)):
+                    return f"{key} at sequence {seq} is {other}, not {version}"
+        return ""
+
+    def _unlike(self, wanted: dict[str, dict[str, Version]], found: dict[str, dict[str, bytes]]) -> str:
         """How the snapshots differ from what is expected; "" if they do not."""
-        bodies = {name: {key: self._bytes[one] for key, one in shown.items()} for name, shown in wanted.items()}
+        bodies = {
+            name: {key: self._bytes[one.payload] for key, one in objects(shown).items()}
+            for name, shown in wanted.items()
+        }
         names = sorted(name for name in {*bodies, *found} if bodies.get(name) != found.get(name))
         return f"snapshots are others than those that were made, or show other bytes: {names}" if names else ""
 
@@ -320,6 +363,15 @@ class Judge:
             store.write(key, [data])
             with store.read(key) as reader:
                 require(reader.read() == data, f"{payload} was written again and is not served")
+
+
+def _forgotten(expected: Expected, store: Store) -> str:
+    """A note that should be there; "" if all are."""
+    for name, least in expected.notes.items():
+        note = store.recall(name)
+        if not isinstance(note, dict) or note["at_ms"] < least:
+            return f"the note {name} is {note}, and not of {least}"
+    return ""
 
 
 def _rows(store: Store, sql: str) -> list[tuple[Any, ...]]:

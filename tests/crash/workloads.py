@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,19 @@ from gestalt_cas import (
     ObjectVersion,
     Store,
     blobs,
+    horizons,
     keys,
+    releases,
     retention_runs,
     schema,
     sqlite,
+    upkeep,
 )
 from gestalt_cas import upgrade as upgrades
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
 from gestalt_cas.checks.inspection import CheckOptions
-from gestalt_cas.errors import Damage, PreconditionFailed
+from gestalt_cas.errors import ClockSuspect, Damage, PreconditionFailed
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.objects import ListQuery
 
@@ -96,7 +100,6 @@ class Session:
     directory: Path
     mark: Callable[[str], None]
     _calls: int = field(default=0)
-    _removed: int = field(default=0)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def call(self, kind: str, act: Callable[[], Any], **what: Any) -> Any:
@@ -233,39 +236,52 @@ class Session:
     def purge(self, store: Store, key: str) -> None:
         self.call("purge", lambda: store.purge(ObjectKey(BUCKET, key)).files, key=key)
 
-    def snapshot(self, store: Store, name: str) -> None:
-        self.call("snapshot", lambda: store.create_snapshot(name, BUCKET).seq, name=name)
+    def undelete(self, store: Store, key: str) -> None:
+        self.call("undelete", lambda: store.undelete(ObjectKey(BUCKET, key)).seq, key=key)
+
+    def bring_back(self, store: Store, version: ObjectVersion) -> ObjectVersion:
+        key, wanted = version.key, version.version_id
+        found: ObjectVersion = self.call(
+            "bring back", lambda: store.restore_version(key, wanted), key=key.key, version_id=wanted
+        )
+        return found
+
+    def gc(self, store: Store) -> None:
+        self.call("gc", lambda: store.collect_garbage().files)
+
+    def snapshot(self, store: Store, name: str, prefix: str = "") -> None:
+        self.call("snapshot", lambda: store.create_snapshot(name, BUCKET, prefix).seq, name=name, prefix=prefix)
 
     def forget_snapshot(self, store: Store, name: str) -> None:
         self.call("forget snapshot", lambda: store.delete_snapshot(name), name=name)
 
-    def retain(self, store: Store, going: Sequence[tuple[str, str]]) -> None:
+    def retain(self, store: Store, going: Sequence[tuple[str, str]] = (), forgotten: int = 0) -> None:
         """Apply the store's rules, a version in each transaction; `going` has what they remove, in that order.
 
-        Each is marked as a call of its own, since a crash may come between any two.
+        Then the history forgets so many versions. Each is marked as a call of its own, since a crash may come between
+        any two.
         """
-        marked = iter([*going, None])
+        removals = [{"kind": "remove", "key": key, "version_id": version_id} for key, version_id in going]
+        coming = iter([*removals, *([{"kind": "forget"}] * forgotten)])
+        done: dict[str, int] = {}
         number = ""
 
-        def told(what: str, done: int, _total: int) -> None:
+        def told(what: str, count: int, _total: int) -> None:
+            if count > done.get(what, 0):
+                done[what] = count
+                self.mark(json.dumps({"answered": number, "answer": None}))
+                begin()
+
+        def begin() -> None:
             nonlocal number
-            if what != "removing versions" or done == self._removed:
-                return
-            self._removed = done
-            self.mark(json.dumps({"answered": number, "answer": None}))
-            number = begin()
+            following = next(coming, None)
+            number = ""
+            if following is not None:
+                self._calls += 1
+                number = f"{os.getpid()}.{self._calls}"
+                self.mark(json.dumps({"begin": number, **following}))
 
-        def begin() -> str:
-            following = next(marked)
-            if following is None:
-                return ""
-            self._calls += 1
-            called = f"{os.getpid()}.{self._calls}"
-            key, version_id = following
-            self.mark(json.dumps({"begin": called, "kind": "remove", "key": key, "version_id": version_id}))
-            return called
-
-        number = begin()
+        begin()
         assert store.apply_retention(progress=told).anything
         assert not number, "not all of it went"
 
@@ -547,12 +563,18 @@ def dedup(session: Session) -> None:
         session.put(opened, "d", ("kept", 1000))
 
 
+def _one_row_at_a_time() -> None:
+    """Have every transaction of a retention run change one row, so that a crash may come after each."""
+    retention_runs.FIRST_BATCH_ROWS = retention_runs.BATCH_ROWS = horizons.BATCH_ROWS = releases.BATCH_ROWS = 1
+
+
 @workload(prepare=a_store_with_objects)
 def retention(session: Session) -> None:
     """What goes by rules, of files and of rows, with a snapshot that keeps some of it, and gc after it."""
-    retention_runs.FIRST_BATCH_ROWS = retention_runs.BATCH_ROWS = 1
+    _one_row_at_a_time()
     with session.open() as opened:
         session.put(opened, "a", SMALL)
+        session.remember(opened)
         made = [session.put(opened, "a", MEDIUM)]
         session.inline(opened, 4096)
         made += [session.put(opened, "a", ("row", 300)), session.put(opened, "a", ("row", 301))]
@@ -565,10 +587,78 @@ def retention(session: Session) -> None:
         opened.change_settings({"retention.rules": {f"{BUCKET}/a": rule, f"{BUCKET}/m": rule}})
         going = [first, *made, marker]
         session.retain(opened, [(version.key.key, version.version_id) for version in going])
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.forget_snapshot(opened, "now")
         opened.collect_garbage()
         session.put(opened, "a", MEDIUM)
+
+
+@workload(prepare=a_store_with_objects)
+def snapshots(session: Session) -> None:
+    """What two of them show goes in every way, is let go of when they go, and comes back as new versions."""
+    _one_row_at_a_time()
+    with session.open() as opened:
+        first = session.put(opened, "a", SMALL, by="me")
+        second = session.put(opened, "b", MEDIUM)
+        session.delete(opened, "kept")
+        session.snapshot(opened, "all")
+        session.change(opened, versioning="suspended")
+        session.put(opened, "a", ("null", 400))
+        session.inline(opened, 4096)
+        row = session.put(opened, "row", ("row", 300))
+        session.remember(opened)
+        session.snapshot(opened, "some", "row")
+        session.put(opened, "row", ("another row", 301))
+        session.put(opened, "a", ("null again", 401))
+        session.remove(opened, second)
+        session.undelete(opened, "kept")
+        session.bring_back(opened, first)
+        session.remove(opened, first)
+        session.gc(opened)
+        session.forget_snapshot(opened, "some")
+        session.gc(opened)
+        session.put(opened, "row", ("row", row.size))
+        session.forget_snapshot(opened, "all")
+        session.gc(opened)
+        session.put(opened, "b", MEDIUM)
+
+
+@workload(prepare=a_store_with_objects)
+def aging(session: Session) -> None:
+    """Weeks pass: the clock is accepted, an object expires, and the history forgets all but what a snapshot shows."""
+    _one_row_at_a_time()
+    with session.open() as opened:
+        opened.set_quota(BUCKET, "", 1 << 22)
+        first = session.put(opened, "a", SMALL)
+        second = session.put(opened, "a", MEDIUM)
+        other = session.put(opened, "b", SMALL)
+        session.remember(opened)
+        session.remove(opened, first)
+        session.remember(opened)
+        session.snapshot(opened, "b", "b")
+        session.remove(opened, other)
+        session.change(opened, versioning="suspended")
+        session.put(opened, "b", ("null", 400))
+        session.delete(opened, "b")
+        session.remember(opened)
+        session.change(opened, versioning="enabled")
+        session.remove(opened, second)
+        weeks = 40 * horizons.DAY_MS
+        clock = retention_runs.now_ms
+        retention_runs.now_ms = upkeep.now_ms = lambda: clock() + weeks
+        with suppress(ClockSuspect):
+            opened.apply_retention()
+            raise AssertionError("a clock that is weeks ahead was not doubted")
+        at_ms = clock() + weeks
+        session.call("note", lambda: opened.accept_clock() or at_ms, name="clock.seen")
+        session.retain(opened, forgotten=3)
+        opened.change_settings({"retention.rules": {f"{BUCKET}/old": {"expireDays": 7}}})
+        session.call("delete", lambda: opened.apply_retention() and None, key="old")
+        session.remember(opened)
+        session.forget_snapshot(opened, "b")
+        session.gc(opened)
+        session.retain(opened, forgotten=1)
+        session.put(opened, "a", SMALL)
 
 
 @workload(prepare=a_store_with_objects)
@@ -630,7 +720,7 @@ def side_by_side(session: Session) -> None:
             for number in range(3):
                 session.put(opened, f"b{number}", ("common", 400 + number))
                 session.remove(opened, session.put(opened, f"b{number}", SMALL))
-                session.call("gc", lambda: opened.collect_garbage().files)
+                session.gc(opened)
 
     session.side_by_side(first, second)
 
@@ -760,10 +850,10 @@ def garbage(session: Session) -> None:
     with session.open() as opened:
         version = session.put(opened, "a", SMALL)
         session.remove(opened, version)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.put(opened, "b", SMALL)
         session.put(opened, "c", MEDIUM)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
 
 
 @workload(prepare=a_store_with_a_quarantine)
@@ -789,7 +879,7 @@ def inlined(session: Session) -> None:
         second = session.put(opened, "a", ("other", 900))
         session.checkpoint(opened, restart=True)
         session.remove(opened, second)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.put(opened, "d", ("other", 900))
         session.remove(opened, first)
         session.delete(opened, "c")
@@ -809,7 +899,7 @@ def thresholds(session: Session) -> None:
         session.remove(opened, first)
         session.delete(opened, "b")
         session.remove(opened, second)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.inline(opened, 1000)
         session.put(opened, "f", SMALL)
         session.put(opened, "g", MEDIUM)
@@ -821,11 +911,11 @@ def places_change_hands(session: Session) -> None:
     with session.open(**{INLINE: 1000}) as opened:
         first = session.put(opened, "a", SMALL)
         session.remove(opened, first)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.inline(opened, 0)
         second = session.put(opened, "b", SMALL)
         session.remove(opened, second)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.inline(opened, 1000)
         session.put(opened, "c", SMALL)
 
@@ -842,7 +932,7 @@ def a_file_in_the_way_of_a_row(session: Session) -> None:
     session.in_process(dies_before_commit, expect=9)
     with session.open(**{INLINE: 1000}) as opened:
         session.put(opened, "a", SMALL)
-        session.call("gc", lambda: opened.collect_garbage().files)
+        session.gc(opened)
         session.put(opened, "b", SMALL)
 
 

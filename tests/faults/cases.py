@@ -63,7 +63,7 @@ class Case:
     changes_nothing: bool = False
 
 
-def _versions(store: Store, turn: Turn) -> list[bytes | None]:
+def versions(store: Store, turn: Turn) -> list[bytes | None]:
     """The bytes of each version of the turn's key, newest first; None for a marker. Each is read and checked."""
     return [
         body(store, turn.name, version_id=version.version_id) if version.digest else None
@@ -75,7 +75,7 @@ def either(absent: Callable[[Turn], list[bytes | None]], present: Callable[[Turn
     """A question about the versions of the turn's key: these, or those; anything else is half-done."""
 
     def there(store: Store, turn: Turn) -> bool:
-        found = _versions(store, turn)
+        found = versions(store, turn)
         assert found in (absent(turn), present(turn)), [len(one or b"") for one in found]
         return found == present(turn)
 
@@ -86,7 +86,7 @@ def _write(store: Store, turn: Turn) -> object:
     return store.write(key(turn.name), [turn.data[:5000], turn.data[5000:]])
 
 
-def _put_before(store: Store, turn: Turn) -> object:
+def put_before(store: Store, turn: Turn) -> object:
     return put(store, turn.name, turn.before)
 
 
@@ -123,12 +123,12 @@ def _copy(store: Store, turn: Turn) -> object:
     return store.copy(key(f"holder {turn.name}"), key(turn.name))
 
 
-def _two_versions(store: Store, turn: Turn) -> None:
+def two_versions(store: Store, turn: Turn) -> None:
     put(store, turn.name, turn.before)
     put(store, turn.name, turn.data)
 
 
-def _remove_newest(store: Store, turn: Turn) -> object:
+def remove_newest(store: Store, turn: Turn) -> object:
     return store.delete(key(turn.name), version_id=history(store, turn.name)[0].version_id)
 
 
@@ -145,7 +145,7 @@ def _look(store: Store, turn: Turn) -> None:
 
 
 def _unchanged(store: Store, turn: Turn) -> bool:
-    assert _versions(store, turn) == [turn.before]
+    assert versions(store, turn) == [turn.before]
     return True
 
 
@@ -172,7 +172,7 @@ def _inlining(store: Store, turn: Turn) -> None:
 
 def _inlined_before(store: Store, turn: Turn) -> None:
     _inlining(store, turn)
-    _put_before(store, turn)
+    put_before(store, turn)
 
 
 def _inlined_damaged(store: Store, turn: Turn) -> None:
@@ -198,7 +198,7 @@ def _inlined_garbage(store: Store, turn: Turn) -> None:
 
 
 def _row_collected(store: Store, turn: Turn) -> bool:
-    assert _versions(store, turn) == [turn.before]
+    assert versions(store, turn) == [turn.before]
     return not rows(store, "SELECT 1 FROM inlined WHERE data = ?", turn.data)
 
 
@@ -249,21 +249,21 @@ def _clean(store: Store, turn: Turn) -> object:
     return store.clean_staging()
 
 
-def _collect(store: Store, turn: Turn) -> object:
+def collect(store: Store, turn: Turn) -> object:
     return store.collect_garbage()
 
 
-def _collected(store: Store, turn: Turn) -> bool:
-    assert _versions(store, turn) == [turn.before]
+def collected(store: Store, turn: Turn) -> bool:
+    assert versions(store, turn) == [turn.before]
     return payload_path(store, turn.data).name not in payloads(store)
 
 
-def _apply_rules(store: Store, turn: Turn) -> object:
+def apply_rules(store: Store, turn: Turn) -> object:
     return store.apply_retention()
 
 
 def _under_a_rule(store: Store, turn: Turn) -> None:
-    _two_versions(store, turn)
+    two_versions(store, turn)
     store.change_settings({"retention.rules": {f"{BUCKET}/{turn.name}": {"keepNoncurrent": 0}}})
 
 
@@ -328,7 +328,7 @@ def _nothing(turn: Turn) -> list[bytes | None]:
     return []
 
 
-def _before(turn: Turn) -> list[bytes | None]:
+def before(turn: Turn) -> list[bytes | None]:
     return [turn.before]
 
 
@@ -336,11 +336,11 @@ def _new(turn: Turn) -> list[bytes | None]:
     return [turn.data]
 
 
-def _both(turn: Turn) -> list[bytes | None]:
+def both(turn: Turn) -> list[bytes | None]:
     return [turn.data, turn.before]
 
 
-def _marked(turn: Turn) -> list[bytes | None]:
+def marked(turn: Turn) -> list[bytes | None]:
     return [None, turn.before]
 
 
@@ -401,32 +401,32 @@ def _upgraded(store: Store, turn: Turn) -> bool:
 
 CASES: dict[str, Case] = {
     "write new bytes": Case(_write, either(_nothing, _new)),
-    "replace by if-match": Case(_replace, either(_before, _both), _put_before),
+    "replace by if-match": Case(_replace, either(before, both), put_before),
     "write known bytes": Case(_write, either(_nothing, _new), _known),
     "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
     "write missing bytes": Case(_write, either(_nothing, _new), _missing),
     "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
     "write an inlined payload": Case(_write, either(_nothing, _new), _inlining),
-    "replace an inlined payload": Case(_replace, either(_before, _both), _inlined_before),
+    "replace an inlined payload": Case(_replace, either(before, both), _inlined_before),
     "write over a damaged row": Case(_write, either(_nothing, _new), _inlined_damaged),
     "write a missing file as a row": Case(_write, either(_nothing, _new), _missing_and_raised),
     "write in company": Case(_together, either(_nothing, _new), _inlining),
     "read an inlined payload": Case(_read, _unchanged, _inlined_before, changes_nothing=True),
-    "collect a row": Case(_collect, _row_collected, _inlined_garbage, in_steps=True),
+    "collect a row": Case(collect, _row_collected, _inlined_garbage, in_steps=True),
     "copy": Case(_copy, either(_nothing, _new), _known),
-    "delete": Case(lambda store, turn: store.delete(key(turn.name)), either(_before, _marked), _put_before),
-    "remove a version": Case(_remove_newest, either(_both, _before), _two_versions),
-    "read": Case(_read, _unchanged, _put_before, changes_nothing=True),
-    "head and list": Case(_look, _unchanged, _put_before, changes_nothing=True),
+    "delete": Case(lambda store, turn: store.delete(key(turn.name)), either(before, marked), put_before),
+    "remove a version": Case(remove_newest, either(both, before), two_versions),
+    "read": Case(_read, _unchanged, put_before, changes_nothing=True),
+    "head and list": Case(_look, _unchanged, put_before, changes_nothing=True),
     "change settings": Case(_change_settings, _settings_there),
-    "checkpoint": Case(_checkpoint, _unchanged, _put_before, changes_nothing=True),
-    "collect garbage": Case(_collect, _collected, _garbage, in_steps=True),
-    "apply retention": Case(_apply_rules, either(_both, _new), _under_a_rule, in_steps=True),
-    "purge": Case(_purge, _purged, _two_versions, in_steps=True, again=_purge_the_rest),
-    "check": Case(_check, _checked, _put_before, changes_nothing=True),
-    "back up": Case(_back_up, _backed_up, _put_before, in_steps=True),
+    "checkpoint": Case(_checkpoint, _unchanged, put_before, changes_nothing=True),
+    "collect garbage": Case(collect, collected, _garbage, in_steps=True),
+    "apply retention": Case(apply_rules, either(both, _new), _under_a_rule, in_steps=True),
+    "purge": Case(_purge, _purged, two_versions, in_steps=True, again=_purge_the_rest),
+    "check": Case(_check, _checked, put_before, changes_nothing=True),
+    "back up": Case(_back_up, _backed_up, put_before, in_steps=True),
     "clean staging": Case(_clean, lambda store, turn: not _leftover(turn).exists(), _cut_off, in_steps=True),
-    "open": Case(_open, _opened_works, _put_before, changes_nothing=True),
+    "open": Case(_open, _opened_works, put_before, changes_nothing=True),
     "create a store": Case(_create, _created, _beside_nothing, changes_nothing=True),
     "create a database": Case(_create, _created, _complete_tree, changes_nothing=True),
     "upgrade": Case(_upgrade, _upgraded, _unpack, changes_nothing=True),

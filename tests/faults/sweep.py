@@ -23,7 +23,8 @@ from pathlib import Path
 
 import kill_points
 from crash.shim import Fault, Faults
-from faults.cases import CASES, Case, Turn
+from faults.cases import Case, Turn
+from faults.catalogue import CASES
 from gestalt_cas import Store
 from gestalt_cas.errors import OutcomeUnknown, StoreError
 from storage import body, key, put, rows, staged

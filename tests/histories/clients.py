@@ -180,6 +180,16 @@ class InProcess:
             return Outcome.ABSENT, None
 
 
+def as_of(store: Store, prefix: str, moment: str) -> dict[str, str]:
+    """The values of all objects below a prefix at a moment, every byte checked."""
+    found: dict[str, str] = {}
+    for version in store.list_page(ListQuery(BUCKET, prefix=prefix), as_of=moment).objects:
+        with store.read(version.key, as_of=moment) as reader:
+            digest = blake3(reader.read()).hexdigest()
+        found[version.key.key] = _checked(version.metadata["value"], digest)
+    return found
+
+
 def _key(name: str) -> ObjectKey:
     return ObjectKey(BUCKET, name)
 

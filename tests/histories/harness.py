@@ -10,6 +10,7 @@ process of clients is killed. The calls, not their timing, follow from the seed,
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import secrets
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,8 @@ from typing import Self
 
 from gestalt_cas import Store
 from gestalt_cas.conformance.linearizability.checker import Verdict, check
-from gestalt_cas.conformance.linearizability.operations import NEVER, Operation
-from histories.clients import Orders, command, recorded
+from gestalt_cas.conformance.linearizability.operations import NEVER, Kind, Operation
+from histories.clients import BUCKET, Orders, as_of, command, recorded
 from wire.client import eventually
 from wire.process import START_SECONDS, Server
 
@@ -36,11 +37,15 @@ ROOT = Path(__file__).resolve().parents[2]
 GROUPS = [[f"g{group}/{name}" for name in "ab"] for group in range(4)]
 THREADS = {"one": 4, "two": 4, "own": 2}
 """Clients by where they call: the first server, the second, or the directory itself."""
-SETTINGS = ("gc.everySeconds=0.5", "gc.graceSeconds=0", "versioning=suspended")
-"""Suspended, so that overwritten payloads become garbage and gc has something to remove."""
+SETTINGS = ("gc.everySeconds=0.5", "gc.graceSeconds=0")
+SUSPENDED = ("versioning=suspended",)
+"""So that overwritten payloads become garbage and gc has something to remove."""
 
 INLINE = "blobs.inlineMaxBytes=4096"
 """What every other seed's servers are told besides: small payloads are rows, of which most of the clients' are."""
+
+RETAINED = ("versioning=enabled", f"retention.rules={json.dumps({BUCKET: {'keepNoncurrent': 1, 'dropMarkers': True}})}")
+"""What every third seed's servers are told instead: every version stays at first, and retention makes the garbage."""
 
 Activity = Callable[[Store], object]
 
@@ -59,12 +64,39 @@ def back_up(store: Store) -> None:
     assert not backed_up.lost, backed_up.lost
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What an activity has seen of the clients' keys, to be judged with what they saw themselves."""
+
+    operations: Sequence[Operation]
+
+
+def look_back(store: Store) -> Looked:
+    """Name the present; what it shows, then and later, is what a listing in that moment would have shown."""
+    name = f"s{secrets.token_hex(8)}"
+    invoked = time.monotonic()
+    store.create_snapshot(name, BUCKET)
+    returned = time.monotonic()
+    seen = [as_of(store, _prefix(keys), name) for keys in GROUPS]
+    again = [as_of(store, _prefix(keys), name) for keys in GROUPS]
+    assert again == seen, f"{name} showed {seen}, then {again}"
+    store.delete_snapshot(name)
+    return Looked(
+        [
+            Operation("snapshot", Kind.LIST, _prefix(keys), invoked, returned, seen=one)
+            for keys, one in zip(GROUPS, seen, strict=True)
+        ]
+    )
+
+
 BACKGROUND: Mapping[str, tuple[Activity, float]] = {
     "checkpoint": (checkpoint, 0.02),
     "cleaning": (Store.clean_staging, 0.02),
     "gc": (Store.collect_garbage, 0.02),
     "gc, dry": (lambda store: store.collect_garbage(dry_run=True), 0.1),
     "check": (check_store, 0.2),
+    "retention": (Store.apply_retention, 0.1),
+    "snapshots": (look_back, 0.1),
     "backup": (back_up, 1.0),
 }
 """What runs beside the clients, each on a thread of its own, with a pause in seconds after each turn.
@@ -134,6 +166,7 @@ class Run:
         self._background = background
         self._clients: list[Clients] = []
         self._rounds: Counter[str] = Counter(dict.fromkeys(background, 0))
+        self._looked: list[Operation] = []
         self._failures: list[BaseException] = []
         self._over = threading.Event()
         self._undo = ExitStack()
@@ -155,12 +188,14 @@ class Run:
             thread.join()
         for failure in self._failures:
             raise failure
+        operations += self._looked
         for server in self._servers.values():
             server.stop()
         return Result(operations, judge(operations), self._rounds, kills)
 
     def _server(self) -> Server:
-        settings = [*SETTINGS, INLINE] if self._seed % 2 else SETTINGS
+        kept = SUSPENDED if self._seed % 3 else RETAINED
+        settings = [*SETTINGS, *kept, *([INLINE] if self._seed % 2 else [])]
         server = Server(*settings, data_dir=self._directory / "store")
         self._undo.callback(server.forget)
         return server
@@ -213,7 +248,9 @@ class Run:
         try:
             activity, pause = self._background[name]
             while not self._over.wait(pause):
-                activity(store)
+                found = activity(store)
+                if isinstance(found, Looked):
+                    self._looked += found.operations
                 self._rounds[name] += 1
         except BaseException as error:  # noqa: BLE001 - raised where the run ends
             self._failures.append(error)
@@ -228,11 +265,11 @@ class Run:
 
 def judge(operations: list[Operation]) -> list[Verdict]:
     """The verdict for each group of keys; a copy or a listing never leaves its group."""
-    verdicts = []
-    for keys in GROUPS:
-        prefix = f"{keys[0].partition('/')[0]}/"
-        verdicts.append(check(keys, [one for one in operations if one.key.startswith(prefix)]))
-    return verdicts
+    return [check(keys, [one for one in operations if one.key.startswith(_prefix(keys))]) for keys in GROUPS]
+
+
+def _prefix(keys: Sequence[str]) -> str:
+    return f"{keys[0].partition('/')[0]}/"
 
 
 def run(

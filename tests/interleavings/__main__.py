@@ -37,7 +37,7 @@ def play_all(directory: Path, *scenarios: str) -> None:
             for schedule in everything(arena, random.Random(0), scenario, opponent):
                 arena.play(*schedule)
                 count += 1
-            print(f"{count:6} {scenario} / {opponent}", flush=True)
+            print(f"{count:6} {scenario} / {opponent} ({time.monotonic() - started:.0f} s)", flush=True)
             total += count
     print(f"{total} schedules, {time.monotonic() - started:.0f} s")
 

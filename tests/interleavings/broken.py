@@ -10,12 +10,14 @@ from unittest import mock
 
 from sqlalchemy import Integer, select
 
-from gestalt_cas import Store, blob_rows, reachability, schema, staging
+from gestalt_cas import Store, blob_rows, reachability, rollback, schema, staging
 from gestalt_cas import store as store_module
 from gestalt_cas.database import Database
+from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.payloads import Payloads
 from gestalt_cas.statements import Prepared, parameter
 from interleavings.processes import Prepare, nothing_more
+from interleavings.scenarios import FORGET
 
 
 def _unlink_after_the_lock() -> AbstractContextManager[object]:
@@ -88,6 +90,22 @@ def _files_without_rows_trusted() -> AbstractContextManager[object]:
     return mock.patch.multiple(Payloads, _vouches=vouches, vouch=vouch, publish=publish)
 
 
+def _no_pin() -> AbstractContextManager[object]:
+    def nothing(self: HeldPin) -> None:
+        """Set no pin, and find it in its place all the same."""
+
+    return mock.patch.multiple(HeldPin, _place=nothing, _beat=nothing)
+
+
+def _plan_taken_for_granted() -> AbstractContextManager[object]:
+    """What has changed since is not planned anew, and what was to be copied is not looked at again."""
+    return mock.patch.multiple(
+        rollback._Plan,
+        catch_up=lambda self, tx: None,
+        _require_moment=lambda self, tx: None,
+    )
+
+
 def _without_foreign_keys(store: Store) -> None:
     writer = store._database._writer
     assert writer is not None
@@ -118,4 +136,6 @@ BROKEN = {
     ),
     "gc removes staging files that are held": Broken(_held_staging_removed, "upload of new bytes", "gc"),
     "a read does not look again": Broken(_no_second_read, "read", "purge"),
+    "a batch keeps gc away from nothing": Broken(_no_pin, "batch", "gc"),
+    "a rollback takes its plan for granted": Broken(_plan_taken_for_granted, "rollback to a snapshot", FORGET),
 }

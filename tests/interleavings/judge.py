@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from blake3 import blake3
@@ -11,8 +12,19 @@ from blake3 import blake3
 from gestalt_cas import Store
 from gestalt_cas.errors import NoSuchKey, StoreError
 from gestalt_cas.objects import ListQuery
-from interleavings.scenarios import OPPONENT, PREPARED, REMOVERS, VICTIM, WITH_SOURCE, payload
-from storage import BUCKET, body, history, key, rows, staged
+from interleavings.scenarios import (
+    CHURN,
+    FORGET,
+    OPPONENT,
+    PREPARED,
+    REMOVERS,
+    RETAIN,
+    ROLLBACKS,
+    VICTIM,
+    WITH_SOURCE,
+    payload,
+)
+from storage import BUCKET, body, change, history, key, rows, staged
 
 
 def prepare(store: Store, scenario: str, turn: int) -> None:
@@ -23,7 +35,7 @@ def judge(store: Store, scenario: str, opponent: str, turn: int, answer: list[An
     """What is wrong after both have ended: nothing, unless the store has lost or kept something that it must not."""
     if scenario.endswith("with a file without a row"):
         store.collect_garbage()  # takes the file, which nobody reads
-    faults = [*_answers(store, scenario, opponent, turn, answer, other), *_versions(store)]
+    faults = [*_answers(store, scenario, opponent, turn, answer, other), *_versions(store), *_snapshots(store)]
     reached, known, files = _reached(store), _known(store), _files(store)
     if files != known:
         faults.append(f"files {files} beside rows {known}")
@@ -34,32 +46,68 @@ def judge(store: Store, scenario: str, opponent: str, turn: int, answer: list[An
     store.collect_garbage()
     if _files(store) != reached or _known(store) != reached or rows(store, "SELECT * FROM unreachable"):
         faults.append(f"after gc: files {_files(store)}, rows {_known(store)}, reached {reached}")
-    return [*faults, *_versions(store)]
+    return [*faults, *_versions(store), *_snapshots(store)]
 
 
 def _answers(
     store: Store, scenario: str, opponent: str, turn: int, answer: list[Any], other: list[Any]
 ) -> Iterator[str]:
-    gone = answer[0] == "refused" and answer[1] == "NoSuchKey"
     made = history(store, "k")
     if answer[0] == "done" and answer[1]:
         if not made or made[0].version_id != answer[1] or _reading(store, "k", answer[1]) != payload(turn):
             yield f"the answered version is not there: {answer}, {made}"
-    elif answer[0] != "done" and not (gone and scenario.startswith(("copy", "read")) and opponent != "gc"):
+    elif answer[0] != "done" and answer[1] not in _refusals(scenario, opponent):
         yield f"not done: {answer}"
     elif made:
         yield f"{answer} had an effect: {made}"
-    if other[0] != "done":
+    if other[0] != "done" and not (other[1] == "Protected" and scenario == "making a snapshot" and opponent == "purge"):
         yield f"{opponent} ended with {other}"
-    if scenario in WITH_SOURCE and opponent == "gc" and _reading(store, "source") != payload(turn):
+    yield from _source(store, scenario, opponent, turn, answer, other)
+
+
+def _refusals(scenario: str, opponent: str) -> tuple[str, ...]:
+    """How the first may be refused, since the other was there before."""
+    if scenario.startswith(("copy", "read")) and opponent in REMOVERS:
+        return ("NoSuchKey",)
+    if opponent == FORGET:
+        return ("NoSuchSnapshot",)
+    return ("VersionRemoved",) if scenario == "rollback" and opponent in (*REMOVERS, RETAIN) else ()
+
+
+def _source(
+    store: Store, scenario: str, opponent: str, turn: int, answer: list[Any], other: list[Any]
+) -> Iterator[str]:
+    there = _reading(store, "source")
+    if scenario in ROLLBACKS:
+        if there not in _possible(opponent, turn, done=answer[0] == "done"):
+            yield f"the source is {there!r}"
+    elif scenario in WITH_SOURCE and opponent == "gc" and there != payload(turn):
         yield "the source has gone"
-    if opponent in REMOVERS and history(store, "source"):
+    elif opponent in REMOVERS and other[0] == "done" and history(store, "source"):
         yield "the source is still there"
 
 
-def _reading(store: Store, name: str, version_id: str = "") -> bytes | str:
+def _possible(opponent: str, turn: int, *, done: bool) -> list[bytes | str]:
+    """What the source may be after a rollback that was done, or refused."""
+    before, then, gone = payload(turn, 1), payload(turn), f"NoSuchKey: {key('source')}: no such object"
+    if opponent in REMOVERS:  # they remove what they have seen, so what came back may come after them
+        return [gone, then] if done else [gone]
+    if opponent == CHURN:  # while the same bytes are there already nothing has to come back, and then they go
+        return [before, then]
+    return [then if done else before]
+
+
+def _snapshots(store: Store) -> Iterator[str]:
+    for snapshot in store.snapshots():
+        for version in store.list_page(ListQuery(BUCKET), as_of=snapshot.name).objects:
+            found = _reading(store, version.key.key, as_of=snapshot.name)
+            if isinstance(found, str) or blake3(found).hexdigest() != version.digest:
+                yield f"{version.key} as of {snapshot.name}: {found!r}"
+
+
+def _reading(store: Store, name: str, version_id: str = "", **then: str) -> bytes | str:
     try:
-        return body(store, name, version_id=version_id)
+        return body(store, name, version_id=version_id, **then)
     except StoreError as error:
         return f"{type(error).__name__}: {error}"
 
@@ -89,12 +137,13 @@ def _known(store: Store) -> set[str]:
 
 def clean(store: Store) -> None:
     """Empty the store for the next turn."""
+    for snapshot in store.snapshots():
+        store.delete_snapshot(snapshot.name)
     for name in ("k", "source", "before"):
-        try:
+        with suppress(NoSuchKey):
             store.purge(key(name))
-        except NoSuchKey:
-            continue
-    store.change_settings({"versioning": "enabled", "blobs.inlineMaxBytes": 0})
+    change(store, "DELETE FROM versions")  # traces of all the turns would make each next one slower
+    store.change_settings({"versioning": "enabled", "blobs.inlineMaxBytes": 0, "retention.rules": {}})
     assert not _files(store)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import before_forks
-from gestalt_cas import Store, garbage, locks, staging
+from gestalt_cas import Store, garbage, locks, staging, strays
 from gestalt_cas.errors import StoreError
 
 before_forks.make_ready()
@@ -115,7 +115,7 @@ class _Time:
 
 
 def _serve(directory: Path, work: Work, steps: Steps, controlled: bool, prepare: Prepare) -> None:
-    garbage.FAN_OUT = 1
+    garbage.FAN_OUT = strays._FAN_OUT = 1
     if controlled:
         staging.fcntl = _Locks(steps)  # type: ignore[assignment]
         locks.time = _Time(steps)  # type: ignore[assignment]

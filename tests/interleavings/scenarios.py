@@ -1,4 +1,4 @@
-"""What the two processes do: on one side an upload, a copy, a read or a repair, on the other what removes payloads."""
+"""What the two processes do: one uploads, copies, reads, repairs or rolls back, the other removes payloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from functools import lru_cache
 from blake3 import blake3
 
 from gestalt_cas import Store
-from storage import body, flip, history, key, payload_path, put
+from storage import BUCKET, body, flip, history, key, payload_path, put
+
+MOMENT = "interleavings.moment"
+"""The note of the sequence that a rollback goes to."""
 
 
 @lru_cache(maxsize=8)
@@ -100,6 +103,42 @@ def _row_source(store: Store, turn: int) -> None:
     _source(store, turn)
 
 
+def snapshot_of(turn: int) -> str:
+    return f"s{turn}"
+
+
+def _shown(store: Store, turn: int) -> None:
+    """The payload is that of a version which was removed and which a snapshot shows."""
+    version = put(store, "source", payload(turn))
+    store.create_snapshot(snapshot_of(turn), BUCKET)
+    store.delete(version.key, version_id=version.version_id)
+
+
+def _shown_row(store: Store, turn: int) -> None:
+    _inlining(store, turn)
+    _shown(store, turn)
+
+
+def _kept_for_nothing(store: Store, turn: int) -> None:
+    """The same when the snapshot has gone, and nobody has let go of the payload yet."""
+    _shown(store, turn)
+    store.delete_snapshot(snapshot_of(turn))
+
+
+def _overwritten(store: Store, turn: int) -> None:
+    """The payload is that of a noncurrent version, which a rule would remove."""
+    version = put(store, "source", payload(turn))
+    store.note(MOMENT, version.seq)
+    put(store, "source", payload(turn, 1))
+    store.change_settings({"retention.rules": {f"{BUCKET}/source": {"keepNoncurrent": 0}}})
+
+
+def _shown_below_another(store: Store, turn: int) -> None:
+    """A snapshot shows the payload; its version was removed, and the key has another object now."""
+    _shown(store, turn)
+    put(store, "source", payload(turn, 1))
+
+
 def _nothing(store: Store, turn: int) -> None:
     """Begin with an empty store."""
 
@@ -114,6 +153,30 @@ def copy(store: Store, turn: int) -> str:
 
 def read(store: Store, turn: int) -> None:
     assert body(store, "source") == payload(turn)
+
+
+def batch(store: Store, turn: int) -> str:
+    with store.transaction() as changes:
+        changes.put(key("before"), [payload(turn, 1)])
+        made = changes.put(key("k"), [payload(turn)])
+    assert made.version is not None
+    return made.version.version_id
+
+
+def read_then(store: Store, turn: int) -> None:
+    assert body(store, "source", as_of=snapshot_of(turn)) == payload(turn)
+
+
+def make_snapshot(store: Store, turn: int) -> None:
+    store.create_snapshot(snapshot_of(turn), BUCKET)
+
+
+def roll_back(store: Store, turn: int) -> None:
+    store.rollback(BUCKET, "source", to=str(store.recall(MOMENT)))
+
+
+def roll_back_to_snapshot(store: Store, turn: int) -> None:
+    store.rollback(BUCKET, "source", to=snapshot_of(turn))
 
 
 def put_back(store: Store, turn: int) -> None:
@@ -139,6 +202,16 @@ def remove_and_gc(store: Store, turn: int) -> None:
 
 def purge(store: Store, turn: int) -> None:
     assert not store.purge(key("source")).stuck_files
+
+
+def retain_and_gc(store: Store, turn: int) -> None:
+    store.apply_retention()
+    gc(store, turn)
+
+
+def forget_and_gc(store: Store, turn: int) -> None:
+    store.delete_snapshot(snapshot_of(turn))
+    gc(store, turn)
 
 
 def churn(store: Store, turn: int) -> None:
@@ -168,13 +241,35 @@ PREPARED: dict[str, Callable[[Store, int], None]] = {
     "read of a row": _row_source,
     "putting lost bytes back": _lost,
     "another gc": _source,
+    "upload of bytes kept for nothing": _kept_for_nothing,
+    "batch": _removed,
+    "read as of a snapshot": _shown,
+    "read of a row as of a snapshot": _shown_row,
+    "making a snapshot": _source,
+    "rollback": _overwritten,
+    "rollback to a snapshot": _shown_below_another,
 }
 VICTIM: dict[str, Callable[[Store, int], str | None]] = dict.fromkeys(PREPARED, upload)
 VICTIM |= {"copy": copy, "copy of a row": copy, "read": read, "read of a row": read}
+VICTIM |= {"batch": batch, "making a snapshot": make_snapshot}
+VICTIM |= {"read as of a snapshot": read_then, "read of a row as of a snapshot": read_then}
+VICTIM |= {"rollback": roll_back, "rollback to a snapshot": roll_back_to_snapshot}
 VICTIM |= {"putting lost bytes back": put_back, "another gc": gc}
 """What the first process does in each scenario; each returns the version id of what it made, if it made one."""
 REMOVERS = {"remove and gc": remove_and_gc, "purge": purge}
 """Those that take away the object `source`, where there is one."""
-OPPONENT: dict[str, Callable[[Store, int], None]] = {"gc": gc, "write, remove and gc": churn, **REMOVERS}
-WITH_SOURCE = {scenario for scenario, prepared in PREPARED.items() if prepared in (_source, _row_source, _lost)}
-PAIRS = [(s, o) for s in PREPARED for o in OPPONENT if o not in REMOVERS or s in WITH_SOURCE]
+CHURN, FORGET, RETAIN = "write, remove and gc", "forget the snapshot and gc", "retention and gc"
+OPPONENT: dict[str, Callable[[Store, int], None]] = {"gc": gc, CHURN: churn, **REMOVERS}
+OPPONENT |= {FORGET: forget_and_gc, RETAIN: retain_and_gc}
+WITH_SOURCE = {name for name, prepared in PREPARED.items() if prepared in (_source, _row_source, _lost, _overwritten)}
+ROLLBACKS = {"rollback", "rollback to a snapshot"}
+SHOWN = {name for name, prepared in PREPARED.items() if prepared in (_shown, _shown_row, _shown_below_another)}
+
+
+def _fits(scenario: str, opponent: str) -> bool:
+    if opponent in REMOVERS:
+        return scenario in WITH_SOURCE
+    return {FORGET: scenario in SHOWN, RETAIN: scenario == "rollback"}.get(opponent, True)
+
+
+PAIRS = [(scenario, opponent) for scenario in PREPARED for opponent in OPPONENT if _fits(scenario, opponent)]

@@ -21,6 +21,10 @@ Schedule = tuple[str, str, Segments]
 """Scenario, opponent, segments."""
 
 
+MOST_PAIRS = 7500
+"""Only rollbacks and batches have more."""
+
+
 class Fault(Exception):
     """A schedule after which something is wrong."""
 
@@ -102,8 +106,10 @@ def sample(arena: Arena, chance: random.Random, count: int) -> Iterator[Schedule
 
 
 def everything(arena: Arena, chance: random.Random, scenario: str, opponent: str) -> Iterator[Schedule]:
-    """All pairs of stops, and a tenth as many random schedules."""
+    """All pairs of stops, of the longest scenarios MOST_PAIRS by chance, and a tenth as many random schedules."""
     schedules = arena.pairs(scenario, opponent)
+    if len(schedules) > MOST_PAIRS:
+        schedules = sorted(chance.sample(schedules, MOST_PAIRS))
     more = (randomly(chance) for _ in range(len(schedules) // 10))
     return ((scenario, opponent, segments) for segments in chain(schedules, more))
 

@@ -1,4 +1,4 @@
-"""Rounds of load, kill -9 and audit on one data directory, with one server process or two.
+"""Rounds of load, kill -9 and audit on one data directory, with one server process or two, and one that keeps house.
 
     python -m kills.campaign --rounds 300 --seed 7 [--processes 2] [--dir DIR]
 
@@ -9,6 +9,7 @@ take turns does not, so a seed repeats the work and not the interleaving.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import secrets
 import sys
@@ -22,15 +23,22 @@ from typing import Self
 
 from gestalt_cas import Store
 from kills import audit
-from kills.ledger import Ledger
-from kills.writers import Writer
+from kills.keepers import Keeper
+from kills.ledger import KEPT, Ledger
+from kills.writers import RETAINED, Writer
 from wire.process import Server
 
 WRITERS = 6
 LONGEST_LOAD = 0.9
 COLLECT_EVERY = 4
-SETTINGS = ("gc.everySeconds=0.5", "gc.graceSeconds=0")
-"""Garbage is collected beside the writers, too."""
+GROUPS = 2
+SETTINGS = (
+    "gc.everySeconds=0.5",
+    "gc.graceSeconds=0",
+    "retention.everySeconds=0.5",
+    "retention.rules=" + json.dumps({f"{audit.BUCKET}/{RETAINED}": {"keepNoncurrent": KEPT}}),
+)
+"""Garbage is collected beside the writers, and retention applied."""
 
 
 @dataclass(slots=True)
@@ -38,6 +46,7 @@ class Totals:
     rounds: int = 0
     kills: int = 0
     calls: int = 0
+    changes: int = 0
     took_effect: int = 0
     had_none: int = 0
     orphans: int = 0
@@ -45,7 +54,8 @@ class Totals:
 
     def __str__(self) -> str:
         return (
-            f"{self.rounds} rounds, {self.kills} kills, {self.calls} answered calls; "
+            f"{self.rounds} rounds, {self.kills} kills, {self.calls} answered calls and {self.changes} "
+            "batches, rollbacks and snapshots; "
             f"unanswered: {self.took_effect} whole, {self.had_none} absent; "
             f"left behind: {self.orphans} payloads, {self.staging} staging files"
         )
@@ -74,12 +84,18 @@ class Campaign:
             Writer(f"w{number}", f"{seed} {number}", self._target(number), self._ledger, over)
             for number in range(WRITERS)
         ]
+        groups = [self._ledger.group(f"keeper{number}/") for number in range(GROUPS)]
+        keeper = Keeper(self.directory, self.directory.with_name("keeper.log"), groups, seed)
         for writer in writers:
             writer.thread.start()
         time.sleep(chosen.uniform(0.05, LONGEST_LOAD))
+        if chosen.random() < 0.6:
+            keeper.kill()
+            self.totals.kills += 1
         victims = self._kill(chosen)
         over.set()
         self._join(writers, victims)
+        self.totals.changes += keeper.finish()
         if chosen.random() < 0.5:
             self._start_missing()  # then a server is the first to see what the killed one left, else the audit is
         self._audit(chosen)

@@ -1,28 +1,24 @@
 """The ledger: what was asked for and what was answered, key by key, and whether a store's rows agree with it.
 
 An owned key is changed by one writer only, one call after the other. So its history is known exactly, up to the one
-call that was on its way when the server was killed, which is absent or whole. A shared key is changed by all writers
-under conditions; of its history each answered change must be there once, each refused one must not, and each version
-must follow the one that its writer named in the condition.
+call that was on its way when the server was killed, which is absent or whole. A retained key is an owned one under a
+rule: of its noncurrent versions all but the newest KEPT may have gone, the oldest first. A shared key is changed by all
+writers under conditions; of its history each answered change must be there once, each refused one must not, and each
+version must follow the one that its writer named in the condition. `groups.py` has keys of which several are changed
+at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kills.groups import Group, Shown
+from kills.versions import Lost, Version, agree
 
-class Lost(AssertionError):
-    """A store does not hold what was answered, or holds what nobody asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A version or marker; `digest` is hex, "" for a marker, and `version_id` "" when no answer has told it."""
-
-    version_id: str
-    digest: str
+KEPT = 2
+"""How many noncurrent versions of a retained key are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +63,47 @@ class OwnedKey:
         Returns whether the unanswered call has had its effect, None when there was none.
         """
         change, self.pending = self.pending, None
-        happened = change is not None and _agree(change.on(self.versions), found)
-        if not (happened or _agree(self.versions, found)):
+        happened = change is not None and agree(change.on(self.versions), found)
+        if not (happened or agree(self.versions, found)):
             raise Lost(f"{self.name}: expected {self.versions}, on its way {change}, found {list(found)}")
         self.versions = list(found)
         return happened if change is not None else None
 
 
-def _agree(expected: Sequence[Version], found: Sequence[Version]) -> bool:
-    return len(expected) == len(found) and all(
-        one.digest == other.digest and one.version_id in ("", other.version_id)
-        for one, other in zip(expected, found, strict=True)
-    )
+@dataclass(slots=True)
+class RetainedKey(OwnedKey):
+    """A key under a rule; to be settled when the rules have been applied and nobody writes.
+
+    So many of its versions, from the oldest on, may have gone: at some time KEPT noncurrent ones were newer.
+    """
+
+    fading: int = 0
+
+    def answered(self, version_id: str = "") -> None:
+        assert self.pending is not None
+        self.fading = self._fading_after(self.pending)
+        super(RetainedKey, self).answered(version_id)
+
+    def settle(self, found: Sequence[Version]) -> bool | None:
+        """As the key of one writer, but that what the rule removes, and nothing else, has gone."""
+        change, self.pending = self.pending, None
+        happened = change is not None and _left(change.on(self.versions), found, self._fading_after(change))
+        if len(found) > KEPT + 1 or not (happened or _left(self.versions, found, self.fading)):
+            raise Lost(f"{self.name}: expected of {self.versions}, on its way {change}, found {list(found)}")
+        self.versions, self.fading = list(found), 0
+        return happened if change is not None else None
+
+    def _fading_after(self, change: Change) -> int:
+        if change.adds is None:
+            places = [place for place, version in enumerate(self.versions) if version.version_id == change.removes]
+            return self.fading - sum(place < self.fading for place in places)
+        return max(self.fading, len(self.versions) - KEPT)
+
+
+def _left(versions: Sequence[Version], found: Sequence[Version], fading: int) -> bool:
+    """Whether `found` is what is left when some of the first `fading` have gone, the oldest first."""
+    gone = len(versions) - len(found)
+    return 0 <= gone <= fading and agree(versions[gone:], found)
 
 
 @dataclass(slots=True)
@@ -135,19 +160,39 @@ class Ledger:
     def __init__(self) -> None:
         self.owned: dict[str, OwnedKey] = {}
         self.shared: dict[str, SharedKey] = {}
+        self.groups: dict[str, Group] = {}
 
     def own(self, name: str) -> OwnedKey:
         return self.owned.setdefault(name, OwnedKey(name))
 
+    def retain(self, name: str) -> OwnedKey:
+        return self.owned.setdefault(name, RetainedKey(name))
+
+    def group(self, prefix: str) -> Group:
+        return self.groups.setdefault(prefix, Group(prefix))
+
     def share(self, name: str) -> SharedKey:
         return self.shared.setdefault(name, SharedKey(name))
 
-    def settle(self, found: Callable[[str], Sequence[Version]], names: set[str]) -> tuple[int, int]:
-        """Compare every key with the store, which holds `names`; returns unanswered calls: with effect, and without."""
-        strangers = names - self.owned.keys() - self.shared.keys()
+    def settle(
+        self,
+        found: Mapping[str, Sequence[Version]],
+        shown: Callable[[Group], dict[str, Shown]] = lambda group: {},
+    ) -> tuple[int, int]:
+        """Compare every key with what the store holds; returns unanswered calls: with effect, and without.
+
+        `shown` tells what the snapshots show of a group.
+        """
+        prefixes = tuple(self.groups)
+        strangers = [
+            name for name in found.keys() - self.owned.keys() - self.shared.keys() if not name.startswith(prefixes)
+        ]
         if strangers:
             raise Lost(f"keys that nobody wrote: {sorted(strangers)}")
-        ends = [key.settle(found(key.name)) for key in self.owned.values()]
+        ends = [key.settle(found.get(key.name, ())) for key in self.owned.values()]
         for shared in self.shared.values():
-            shared.settle(found(shared.name))
+            shared.settle(found.get(shared.name, ()))
+        for group in self.groups.values():
+            here = {name: history for name, history in found.items() if name.startswith(group.prefix)}
+            ends.append(group.settle(here, shown(group)))
         return ends.count(True), ends.count(False)

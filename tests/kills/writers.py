@@ -14,11 +14,14 @@ from typing import Any
 import grpc
 from blake3 import blake3
 
-from kills.ledger import Change, Ledger, Lost, OwnedKey, SharedKey, Version
+from kills.ledger import Change, Ledger, OwnedKey, SharedKey
+from kills.versions import Lost, Version
 from wire import protos
 from wire.client import Client, frames
 
 KEYS = 4
+RETAINED = "retained/"
+"""Below it each has one more key, of which only some noncurrent versions are kept."""
 MOST_VERSIONS = 10
 COMMON_PAYLOADS = 12
 MIB = 1 << 20
@@ -48,7 +51,7 @@ class Writer:
         self._seed = seed
         self._target = target
         self._over = over
-        self._keys = [ledger.own(f"{name}/{number}") for number in range(KEYS)]
+        self._keys = [*(ledger.own(f"{name}/{number}") for number in range(KEYS)), ledger.retain(f"{RETAINED}{name}")]
         self._shared = [ledger.share(f"shared/{number}") for number in range(2)]
         self._created = ledger.share(f"created/{seed.partition(' ')[0]}")
         self.thread = threading.Thread(target=self._run, name=name)
