@@ -53,7 +53,7 @@ test: $(INSTALLED_DEV) ## run every test
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
-COMMIT_PATH := allowances batches blob_rows blobs changes chunks commits database database_faults heartbeats inlined intake \
+COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits connections database database_faults heartbeats inlined intake \
   payloads quotas rollback rollback_rows staging store version_ids versions
 REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_runs snapshots strays
 empty :=

@@ -29,7 +29,8 @@ from benchmarks.measuring import Samples, note, place, print_machine, print_tabl
 from benchmarks.runs import Run
 from gestalt_cas import Store, schema, sqlite
 from gestalt_cas.chunks import CHUNK_BYTES
-from gestalt_cas.database import Database, connect
+from gestalt_cas.connections import connect
+from gestalt_cas.database import Database
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 from gestalt_cas.sqlite import Connection

@@ -31,7 +31,7 @@ from benchmarks import building
 from gestalt_cas import chunks, rpc, server, wire_pb2
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import now_ms
-from gestalt_cas.database import connect
+from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory
 from gestalt_cas.figures import Histogram
 from gestalt_cas.layout import Layout

@@ -16,11 +16,12 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from gestalt_cas import schema, sqlite, wal
+from gestalt_cas.answers import Answers
 from gestalt_cas.commits import Committer
+from gestalt_cas.connections import connect
 from gestalt_cas.database_faults import AFTER_DAMAGE, AFTER_IO_ERROR, Faults
 from gestalt_cas.errors import (
     DatabaseDamaged,
@@ -33,7 +34,6 @@ from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.place import Place
-from gestalt_cas.platforms import SQLITE_PRAGMAS
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -44,8 +44,6 @@ Result = TypeVar("Result")
 WRITE_TIMEOUT = 30.0
 """Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
-_JOURNAL_LIMIT = 4 << 20
-_FOREIGN_WAIT = 5.0
 _IDLE_READERS = 16
 _PROBE = "UPDATE settings SET value = value WHERE 0"
 """Changes nothing, and fails on a connection that cannot write. SQLite opens its files for reading only when it cannot
@@ -53,33 +51,6 @@ have more at that moment (too many open files, a passing error), says nothing of
 
 _abandoned: list[Connection] = []
 """Connections that could not be closed under write.lock; kept, since collecting one would close it."""
-
-
-def connect(path: Path, *, mode: str = "rw") -> Connection:
-    """A driver connection in autocommit mode with the pragmas that every connection needs.
-
-    `mode` is SQLite's URI mode: rw, or ro. Raises the translated StoreError.
-    """
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    try:
-        connection: Connection = sqlite.driver.connect(
-            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_FOREIGN_WAIT, cached_statements=256
-        )
-    except DriverError as error:
-        raise sqlite.translate(error) from error
-    try:
-        connection.execute("PRAGMA wal_autocheckpoint=0")
-        if mode != "ro":
-            connection.execute("PRAGMA synchronous=FULL")
-            for pragma in SQLITE_PRAGMAS:
-                connection.execute(pragma)
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
-            connection.execute("PRAGMA cache_size=-16384")
-    except DriverError as error:
-        connection.close()
-        raise sqlite.translate(error) from error
-    return connection
 
 
 class Database:
@@ -97,8 +68,7 @@ class Database:
         self._writer: Connection | None = connect(layout.database)
         self.place = Place(layout)
         self._committer = Committer(self._shared_write)
-        self._data_version: object = None
-        self._answers: dict[Callable[[Connection], Any], Any] = {}
+        self._answers = Answers()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -130,8 +100,7 @@ class Database:
             try:
                 yield connection
             finally:
-                self._data_version = None  # the block may have changed anything
-                self._answers.clear()
+                self._answers.forget()  # the block may have changed anything
 
     @contextmanager
     def _shared_write(
@@ -150,7 +119,9 @@ class Database:
                 connection = self._sound_writer()  # another one, if the disk failed
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                self._look_at_others(connection)
+                if self._answers.may_be_old(connection):
+                    _check_format(connection)
+                    self._answers.hold_from_now(connection)
                 yield connection
             except DriverError as error:
                 self._roll_back(connection)
@@ -193,13 +164,11 @@ class Database:
 
         An answer is kept until a transaction of `write`, or another process, may have changed it.
         """
-        if question not in self._answers:
-            self._answers[question] = question(connection)
-        return cast(Result, self._answers[question])
+        return self._answers.settled(connection, question)
 
     def recent(self, question: Callable[[Connection], Result]) -> Result | None:
         """What `settled` answered last, None when that is not known: right unless another process changed it since."""
-        return cast("Result | None", self._answers.get(question))
+        return self._answers.recent(question)
 
     def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
         """Move committed pages from the WAL into the database; returns whether all of them could be moved.
@@ -237,7 +206,7 @@ class Database:
             connection = connect(self._layout.database)
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                self._check_format(connection)
+                _check_format(connection)
                 work(connection)
                 connection.execute("COMMIT")
                 if vacuum:
@@ -402,20 +371,6 @@ class Database:
             raise DatabaseDamaged(f"the database is damaged: {found}")
         return connection
 
-    def _look_at_others(self, connection: Connection) -> None:
-        """Ask anew what may have been changed by other processes, if they changed anything."""
-        version = connection.execute("PRAGMA data_version").fetchall()[0][0]
-        if (connection, version) != self._data_version:
-            self._data_version = None
-            self._answers.clear()
-            self._check_format(connection)
-            self._data_version = (connection, version)
-
-    def _check_format(self, connection: Connection) -> None:
-        found = connection.execute("PRAGMA user_version").fetchall()[0][0]
-        if found != schema.FORMAT:
-            raise SchemaTooNew(f"the store now has format {found}; this process writes format {schema.FORMAT}")
-
     def _commit(self, connection: Connection) -> None:
         try:
             connection.execute("COMMIT")
@@ -454,3 +409,9 @@ class Database:
             # The commit stands and has been promised; the next write meets the fault in its own right.
             self._faults.note(error)
             log.warning("checkpoint after a commit failed: %s", error)
+
+
+def _check_format(connection: Connection) -> None:
+    found = connection.execute("PRAGMA user_version").fetchall()[0][0]
+    if found != schema.FORMAT:
+        raise SchemaTooNew(f"the store now has format {found}; this process writes format {schema.FORMAT}")

@@ -18,7 +18,7 @@ from pathlib import Path
 import sqlalchemy
 
 from gestalt_cas import schema, settings, sqlite
-from gestalt_cas.database import connect
+from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import Layout

@@ -25,7 +25,18 @@ LAYERS = (
         "listing",
     }
     | {"presign", "ranges", "sigv4", "tokens", "urls"},
-    {"blob_rows", "blobs", "commits", "database", "database_faults", "durability", "history", "holds"}
+    {
+        "answers",
+        "blob_rows",
+        "blobs",
+        "commits",
+        "connections",
+        "database",
+        "database_faults",
+        "durability",
+        "history",
+        "holds",
+    }
     | {"inlined", "keys", "layout", "locks"}
     | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
     | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, database, schema, sqlite, wal
-from gestalt_cas.database import connect
+from gestalt_cas import Store, connections, database, schema, sqlite, wal
+from gestalt_cas.connections import connect
 from gestalt_cas.errors import (
     DatabaseDamaged,
     DiskFull,
@@ -146,7 +146,7 @@ def test_every_connection_has_the_settings_that_keep_commits(store: Store) -> No
 def test_what_the_platform_needs_is_set_on_connections_that_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "SQLITE_PRAGMAS", ("PRAGMA checkpoint_fullfsync=ON",))
+    monkeypatch.setattr(connections, "SQLITE_PRAGMAS", ("PRAGMA checkpoint_fullfsync=ON",))
     with Store.open(tmp_path / "store") as store, store._database.write() as tx:
         assert tx.execute("PRAGMA checkpoint_fullfsync").fetchall() == [(1,)]
 
@@ -604,7 +604,7 @@ def test_a_damaged_file_gives_errors_of_the_store_only(tmp_path: Path, scribble:
 
 
 def test_a_foreign_writer_makes_it_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_FOREIGN_WAIT", 0.05)
+    monkeypatch.setattr(connections, "_FOREIGN_WAIT", 0.05)
     code = """
         from gestalt_cas import sqlite
         connection = sqlite.driver.connect(arguments[0], isolation_level=None)

@@ -38,7 +38,7 @@ from gestalt_cas.backups.row_copies import Contents, RowCopy, Vouchers
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Limits
-from gestalt_cas.database import connect
+from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import (
     Damage,

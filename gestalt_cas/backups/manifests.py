@@ -32,7 +32,7 @@ from blake3 import blake3
 
 from gestalt_cas import settings as store_settings
 from gestalt_cas import sqlite
-from gestalt_cas.database import connect
+from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import Layout

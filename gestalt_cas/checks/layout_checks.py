@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
+from gestalt_cas.checks.modes import check_mode
 from gestalt_cas.durability import sync_directory
 from gestalt_cas.layout import FAN_OUT, LOCKS
 
@@ -45,7 +46,7 @@ def _check_directory(run: Inspection, path: Path, *, required: bool) -> None:
             text = f"{path} is not a directory"
             run.report(Finding("layout", text, where=str(path), remedy=f"move {path} elsewhere, then repair"))
         return
-    _check_mode(run, path, found, DIRECTORY_MODE)
+    check_mode(run, path, stat.S_IMODE(found.st_mode), DIRECTORY_MODE, what=str(path))
 
 
 def _report_missing(run: Inspection, path: Path) -> None:
@@ -75,22 +76,4 @@ def _check_file(run: Inspection, path: Path) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISREG(found.st_mode):
-        _check_mode(run, path, found, FILE_MODE)
-
-
-def _check_mode(run: Inspection, path: Path, found: os.stat_result, wanted: int) -> None:
-    mode = stat.S_IMODE(found.st_mode)
-    if mode == wanted:
-        return
-    finding = Finding(
-        "mode",
-        f"{path} has mode {mode:04o}",
-        where=str(path),
-        expected=f"{wanted:04o}",
-        found=f"{mode:04o}",
-        remedy=run.repair_command(),
-    )
-    if run.options.repair:
-        path.chmod(wanted)
-        finding = finding.mended(f"set mode {wanted:04o}")
-    run.report(finding)
+        check_mode(run, path, stat.S_IMODE(found.st_mode), FILE_MODE, what=str(path))

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 
 from gestalt_cas import blob_rows
-from gestalt_cas.checks import inlined_checks, payload_rows
+from gestalt_cas.checks import inlined_checks, modes, payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.payload_rows import PayloadRow, Reached
@@ -67,21 +67,7 @@ def check_mode(run: Inspection, digest: bytes) -> None:
         found = stat.S_IMODE(path.lstat().st_mode)
     except FileNotFoundError:
         return  # gc was faster
-    if found == PAYLOAD_MODE:
-        return
-    finding = Finding(
-        "mode",
-        f"payload {path.name} has mode {found:04o}",
-        where=str(path),
-        digest=digest.hex(),
-        expected=f"{PAYLOAD_MODE:04o}",
-        found=f"{found:04o}",
-        remedy=run.repair_command(),
-    )
-    if run.options.repair:
-        path.chmod(PAYLOAD_MODE)
-        finding = finding.mended(f"set mode {PAYLOAD_MODE:04o}")
-    run.report(finding)
+    modes.check_mode(run, path, found, PAYLOAD_MODE, what=f"payload {path.name}", digest=digest.hex())
 
 
 def _verdict(run: Inspection, digest: bytes, read: bool) -> Verdict | None:

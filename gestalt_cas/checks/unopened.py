@@ -18,7 +18,7 @@ from gestalt_cas.checks import wal_checks
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, OnFinding, Pace, Tally, restore_command
 from gestalt_cas.clock import now_ms
-from gestalt_cas.database import connect
+from gestalt_cas.connections import connect
 from gestalt_cas.errors import DatabaseDamaged, NoStore, SchemaTooNew, StorageFault, StoreError, StoreUnusable
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.payload_files import prove

@@ -1,0 +1,39 @@
+"""How a connection to the metadata database is opened: what every one needs, whoever uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gestalt_cas import sqlite
+from gestalt_cas.platforms import SQLITE_PRAGMAS
+from gestalt_cas.sqlite import Connection, DriverError
+
+_JOURNAL_LIMIT = 4 << 20
+_FOREIGN_WAIT = 5.0
+
+
+def connect(path: Path, *, mode: str = "rw") -> Connection:
+    """A driver connection in autocommit mode with the pragmas that every connection needs.
+
+    `mode` is SQLite's URI mode: rw, or ro. Raises the translated StoreError.
+    """
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    try:
+        connection: Connection = sqlite.driver.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_FOREIGN_WAIT, cached_statements=256
+        )
+    except DriverError as error:
+        raise sqlite.translate(error) from error
+    try:
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        if mode != "ro":
+            connection.execute("PRAGMA synchronous=FULL")
+            for pragma in SQLITE_PRAGMAS:
+                connection.execute(pragma)
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
+            connection.execute("PRAGMA cache_size=-16384")
+    except DriverError as error:
+        connection.close()
+        raise sqlite.translate(error) from error
+    return connection
