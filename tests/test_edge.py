@@ -16,7 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -363,24 +363,23 @@ def test_a_stopped_server_does_not_blame_callers_over_http(tmp_path: Path) -> No
             return http.client.HTTPConnection(url.netloc, timeout=30), f"{url.path}?{url.query}"
 
         (upload, target), (download, source) = connection("new", 2), connection("big", 1)
-        upload.putrequest("PUT", target)
-        upload.putheader("Content-Length", "200000")
-        upload.endheaders(body[:100000])
-        download.request("GET", source)
-        response = download.getresponse()
-        got = response.read(65536)
-        eventually(server.staged, "the upload's file")
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
-            upload.send(body[100000:200000])
-            threading.Event().wait(3.5)
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
-        assert upload.getresponse().status == 200
-        assert got + response.read() == body
+        with closing(upload), closing(download):
+            upload.putrequest("PUT", target)
+            upload.putheader("Content-Length", "200000")
+            upload.endheaders(body[:100000])
+            download.request("GET", source)
+            response = download.getresponse()
+            got = response.read(65536)
+            eventually(server.staged, "the upload's file")
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                upload.send(body[100000:200000])
+                threading.Event().wait(3.5)
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            assert upload.getresponse().status == 200
+            assert got + response.read() == body
         assert client.body("new") == body[:200000]
-        upload.close()
-        download.close()
         server.stop()
 
 
