@@ -20,6 +20,8 @@ SOAK ?=
 SDKS ?=
 # The interpreters for `make pythons`, by name or path.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+# The campaign of mutants: see there.
+MUTATION ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ PROTO_VENV := .build/proto
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install install-dev run test coverage interleavings kill histories faults crash check format bench bench-large soak proto
+.PHONY: help install install-dev run test coverage interleavings mutation kill histories faults crash check format bench bench-large soak proto
 .PHONY: clean explore pythons sdk-matrix executable executables bench-executable
 
 help: ## list the targets
@@ -68,6 +70,10 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
 interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (about an hour)
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all $(INTERLEAVINGS)
+
+# MUTATION="ranges" judges one module alone, MUTATION="--only walk" the mutants whose name has that word.
+mutation: $(INSTALLED_DEV) ## do the tests notice a wrong rule or statement? Every mutant of five modules, about 30 minutes
+	@PYTHONPATH=tests $(BIN)/python -m mutation $(MUTATION)
 
 kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m kills.campaign --rounds 300 --processes 1 $(KILL)

@@ -21,7 +21,7 @@ def resolve(requested: ByteRange | None, size: int) -> tuple[int, int]:
         return 0, size
     start = 0 if requested.start is None else requested.start
     end = size - 1 if requested.end is None else requested.end
-    if start < 0 or end < 0 or (requested.end is not None and start > end) or start >= size:
+    if start < 0 or start > end or start >= size:
         shown = f"{'' if requested.start is None else start}-{'' if requested.end is None else end}"
         raise InvalidRange(f"range {shown} cannot be served from an object of {size} bytes", size=size)
     return start, min(end, size - 1) - start + 1

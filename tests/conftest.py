@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import in_memory
 from gestalt_cas import Store, reserve
@@ -26,6 +26,10 @@ sys.dont_write_bytecode = False
 # Time limits per example only measure how busy the machine is.
 settings.register_profile("quick", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=5000, print_blob=True)
+# For tests/mutation, which wants to know whether there is a failure and not the smallest one.
+settings.register_profile(
+    "mutation", settings.get_profile("quick"), phases=[Phase.explicit, Phase.generate], database=None
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

@@ -1,0 +1,123 @@
+"""Judge every mutant: `python -m mutation [MODULE...] [--only WORDS] [--own] [--list]`, with `tests` on the path.
+
+Each is judged by the tests of its module and then by those of the store, one process at a time; a test that fails, an
+end by a signal, and a test that does not end all count as killed. Exits with 1 when a mutant survives that `survivors`
+does not explain, and with 2 when the tests fail as things stand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mutation.judging import PACKAGE, ROOT, Judgement, Outcome, judge, quick_hypothesis, warm_up
+from mutation.mutants import Mutant, chosen, mutants
+from mutation.survivors import EQUIVALENT
+
+MODULES = ("conditions", "ranges", "listing", "tokens", "versions")
+# These start processes, which import the file and not the mutant, and take their time for it.
+_SLOW = (
+    "test_no_acknowledged_object_is_lost_to_a_remover",
+    "test_a_counter_loses_nothing_over_processes",
+    "test_on_a_full_disk_reads_and_removals_work",
+    "test_an_open_that_fails_closes_what_it_has",
+    "test_another_process_sees_a_setting_at_its_next_commit",
+)
+STORE = ["tests/test_store.py", *(f"--deselect=tests/test_store.py::{name}" for name in _SLOW)]
+
+
+@dataclass
+class Score:
+    """What became of the mutants of one module."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    explained: int = 0
+    unexplained: list[Mutant] = field(default_factory=list)
+
+    def add(self, mutant: Mutant, judgement: Judgement) -> None:
+        self.outcomes[judgement.outcome] += 1
+        if judgement.outcome is Outcome.SURVIVED:
+            if mutant.name in EQUIVALENT.get(mutant.module, {}):
+                self.explained += 1
+            else:
+                self.unexplained.append(mutant)
+
+    def __str__(self) -> str:
+        every, survived = self.outcomes.total(), self.outcomes[Outcome.SURVIVED]
+        killable = every - self.explained
+        share = 100 * (every - survived) / killable if killable else 100.0
+        timed_out = self.outcomes[Outcome.TIMED_OUT]
+        return (
+            f"{every:4} mutants, {every - survived:4} killed ({timed_out} by time), {self.explained:3} equivalent, "
+            f"{len(self.unexplained):3} survived: {share:.1f} %"
+        )
+
+
+def main() -> int:
+    options = _options()
+    every = [mutant for module in options.modules for mutant in chosen(_of(module), options.only)]
+    if options.list:
+        print(*(f"{mutant.module}:{mutant.line} {mutant.name}" for mutant in every), sep="\n")
+        return 0
+    warm_up()
+    with tempfile.TemporaryDirectory() as storage, quick_hypothesis(Path(storage)):
+        limits = {module: _limit(_tests(module, options.own)) for module in options.modules}
+        if None in limits.values():
+            return 2
+        scores = {module: Score() for module in options.modules}
+        for number, mutant in enumerate(every, 1):
+            judgement = judge(mutant, _tests(mutant.module, options.own), limits[mutant.module] or 0)
+            scores[mutant.module].add(mutant, judgement)
+            _tell(f"{number}/{len(every)}", mutant, judgement)
+    return _summary(scores)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mutation")
+    parser.add_argument("modules", nargs="*", default=MODULES, help=f"which of {', '.join(MODULES)}; all by default")
+    parser.add_argument("--only", default="", metavar="WORDS", help="mutants whose name contains these words")
+    parser.add_argument("--own", action="store_true", help="judge by the tests of the module alone, not by the store's")
+    parser.add_argument("--list", action="store_true", help="name the mutants and judge none")
+    options = parser.parse_args()
+    if unknown := set(options.modules) - set(MODULES):
+        parser.error(f"no such module: {', '.join(sorted(unknown))}")
+    return options
+
+
+def _of(module: str) -> list[Mutant]:
+    path = PACKAGE / f"{module}.py"
+    return mutants(module, path.read_text("utf-8"), str(path))
+
+
+def _tests(module: str, own: bool) -> list[str]:
+    return [f"--rootdir={ROOT}", f"tests/test_{module}.py", *([] if own else STORE)]
+
+
+def _limit(tests: list[str]) -> float | None:
+    """How long the tests may take with a mutant: four times what they take without; None when they fail so."""
+    judgement = judge(None, tests, 600)
+    print(f"{tests[1]}: as it stands {judgement.outcome.value} {judgement.by} ({judgement.seconds:.1f} s)", flush=True)
+    return 4 * judgement.seconds + 20 if judgement.outcome is Outcome.SURVIVED else None
+
+
+def _tell(number: str, mutant: Mutant, judgement: Judgement) -> None:
+    by = f" by {judgement.by.splitlines()[0].removeprefix('tests/')}" if judgement.by else ""
+    told = f"{number} {judgement.outcome.value}{by} ({judgement.seconds:.1f} s)"
+    print(f"{told} {mutant.module}:{mutant.line} {mutant.name}", flush=True)
+
+
+def _summary(scores: dict[str, Score]) -> int:
+    print()
+    for module, score in scores.items():
+        print(f"{module:11}{score}")
+        for mutant in score.unexplained:
+            print(f"    survived: line {mutant.line}, {mutant.name}")
+    return 1 if any(score.unexplained for score in scores.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Run tests against a mutant, in a forked process that imports the mutant's code in place of the module's file.
+
+The parent has imported pytest, Hypothesis and the libraries, and nothing of gestalt_cas; so a judgement costs little
+more than the tests that it takes until one fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.util
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from mutation.mutants import Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "gestalt_cas"
+_LIBRARIES = ("hypothesis.stateful", "sqlalchemy.dialects.sqlite", "alembic.command", "blake3", "xxhash", "xml.sax")
+_MEMORY = 2 << 30
+"""A mutant whose loop does not end may otherwise take the machine's memory before its time is up."""
+_TEST_SECONDS = 30
+"""The slowest test takes 3; a mutant that makes one endless need not use up the time of all."""
+
+
+class Outcome(Enum):
+    """What became of a mutant."""
+
+    SURVIVED = "survived"
+    KILLED = "killed"
+    TIMED_OUT = "timed out"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The outcome, and the first test that failed; seconds are those of the clock on the wall."""
+
+    outcome: Outcome
+    by: str
+    seconds: float
+
+
+def warm_up() -> None:
+    """Import what every judgement needs."""
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+
+
+def judge(mutant: Mutant | None, tests: Sequence[str], limit: float) -> Judgement:
+    """Run `tests` (paths and options of pytest) until one fails, for at most `limit` seconds; None: as it stands."""
+    started = time.monotonic()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        _in_child(mutant, tests, writing)
+    os.close(writing)
+    status = _wait(child, started + limit)
+    with os.fdopen(reading) as reports:
+        by = reports.read().strip()
+    return Judgement(_outcome(status), by, time.monotonic() - started)
+
+
+def _outcome(status: int | None) -> Outcome:
+    if status is None:
+        return Outcome.TIMED_OUT
+    if os.WIFSIGNALED(status):
+        return Outcome.CRASHED
+    return Outcome.SURVIVED if os.WEXITSTATUS(status) == pytest.ExitCode.OK else Outcome.KILLED
+
+
+def _wait(child: int, deadline: float) -> int | None:
+    """The status of the child; None when it had to be ended. What it has started itself is ended in any case."""
+    status: int | None = None
+    while status is None and time.monotonic() < deadline:
+        done, told = os.waitpid(child, os.WNOHANG)
+        status = told if done else None
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    if status is None:
+        os.waitpid(child, 0)
+    return status
+
+
+def _in_child(mutant: Mutant | None, tests: Sequence[str], report_to: int) -> None:
+    """Never returns."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        if mutant is not None:
+            sys.meta_path.insert(0, _Finder(mutant))
+        options = ["-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-p", "no:cov", "-p", "no:xdist"]
+        # Hypothesis and its plug-in are imported already, which the rewriting of asserts warns of.
+        options += [
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+            "--hypothesis-seed=0",
+            f"--timeout={_TEST_SECONDS}",
+        ]
+        code = int(pytest.main([*options, *tests], plugins=[_FirstFailure(report_to)]))
+    finally:
+        os._exit(code)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._name = f"gestalt_cas.{mutant.module}"
+        self._file = str(PACKAGE / f"{mutant.module}.py")
+        self._code = mutant.code
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        return importlib.util.spec_from_file_location(name, self._file, loader=_Loader(name, self._file, self._code))
+
+
+class _Loader(SourceFileLoader):
+    def __init__(self, name: str, file: str, code: CodeType) -> None:
+        super().__init__(name, file)
+        self._code = code
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self._code
+
+
+class _FirstFailure:
+    """A pytest plug-in that writes the name of the first test that failed, or that could not be collected."""
+
+    def __init__(self, report_to: int) -> None:
+        self._report_to = report_to
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._tell(report)
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._tell(report)
+
+    def _tell(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.failed:
+            os.write(self._report_to, f"{report.nodeid}\n".encode())
+
+
+@contextlib.contextmanager
+def quick_hypothesis(storage: Path) -> Iterator[None]:
+    """Examples are drawn the same way each time and a failure is not shrunk: only that there is one counts."""
+    kept = {name: os.environ.get(name) for name in ("HYPOTHESIS_PROFILE", "HYPOTHESIS_STORAGE_DIRECTORY")}
+    os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(storage)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
