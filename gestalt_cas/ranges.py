@@ -20,8 +20,9 @@ def resolve(requested: ByteRange | None, size: int) -> tuple[int, int]:
     if requested is None or (requested.start is None and requested.end is None):
         return 0, size
     start = 0 if requested.start is None else requested.start
-    end = size - 1 if requested.end is None else requested.end
-    if start < 0 or start > end or start >= size:
-        shown = f"{'' if requested.start is None else start}-{'' if requested.end is None else end}"
+    last = size - 1
+    end = last if requested.end is None else min(requested.end, last)
+    if start < 0 or start > end:
+        shown = f"{'' if requested.start is None else start}-{'' if requested.end is None else requested.end}"
         raise InvalidRange(f"range {shown} cannot be served from an object of {size} bytes", size=size)
-    return start, min(end, size - 1) - start + 1
+    return start, end - start + 1
