@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gestalt_cas import tokens
-from gestalt_cas.listing import Entry, Position, Row, start_position, successor, walk
+from gestalt_cas.listing import Entry, Position, Row, resuming, runs, start_position, successor, walk
 
 LAST = "\U0010ffff"
 SYMBOLS = ["a", "b", "/", "\0", "\x01", "\x7f", "\x80", "é", "\ud7ff", "\ue000", "\uffff", "\U00010000", LAST]
@@ -34,6 +34,7 @@ class Table:
     seeks: int = 0
     fetched: int = 0
     lowest: bytes = field(default=b"")
+    asked: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, names: Iterable[str], prefix: str = "") -> Table:
@@ -41,6 +42,7 @@ class Table:
 
     def seek(self, lower: bytes, limit: int) -> Sequence[Row]:
         assert limit > 0
+        self.asked.append(limit)
         assert lower >= self.prefix, "one lower bound: the greater of prefix and position"
         assert not self.seeks or lower > self.lowest, "the walk went back"
         first = bisect.bisect_left(self.names, lower)
@@ -272,12 +274,68 @@ def test_start_position(start_after: bytes, delimiter: bytes, position: Position
     assert start_position(start_after and b"p/" + start_after, b"p/", delimiter) == below
 
 
-@pytest.mark.parametrize("start_after", [b"a/", b"a/b/", b"b/"])
+@pytest.mark.parametrize("start_after", [b"a/", b"a/b/", b"b/", b"a/a/a/", b"a/c/d/"])
 def test_start_position_that_is_no_group_of_the_listing(start_after: bytes) -> None:
     assert start_position(start_after, b"a/b/", b"/") == Position(start_after)
 
 
+# What a page is made of, and where one that was cut goes on
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], []),
+        (["a/"], []),
+        (["a"], [("a", "a")]),
+        (["a", "b", "c"], [("a", "c")]),
+        (["a", "b", "c/", "d/", "e", "f/", "g", "h"], [("a", "b"), ("e", "e"), ("g", "h")]),
+    ],
+)
+def test_runs_lie_between_common_prefixes(names: list[str], expected: list[tuple[str, str]]) -> None:
+    entries = [Entry(name.encode(), None if name.endswith("/") else at) for at, name in enumerate(names)]
+    assert [(first.decode(), last.decode()) for first, last in runs(entries)] == expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "walked_to", "position"),
+    [
+        ([], b"k", Position(b"k")),
+        ([Entry(b"a/", None)], b"a/7", Position(b"a/", group=True)),
+        ([Entry(b"a/", None)], b"b", Position(b"b")),
+        ([Entry(b"a", 1)], b"ab", Position(b"ab")),
+        ([Entry(b"a/", None), Entry(b"b", 1)], b"c", Position(b"c")),
+        ([Entry(b"a", 1), Entry(b"b/", None)], b"b/7", Position(b"b/", group=True)),
+    ],
+)
+def test_a_walk_goes_on_behind_the_group_that_it_was_cut_in(
+    entries: list[Entry], walked_to: bytes, position: Position
+) -> None:
+    assert resuming(entries, walked_to) == position
+
+
 # Cost
+
+PLAIN = [f"!{at:02}" for at in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("names", "delimiter", "limit", "asked"),
+    [
+        # Without a delimiter every row is an entry: all at once.
+        ([f"{at:03}" for at in range(200)], "", 100, [101]),
+        ([f"{at:03}" for at in range(200)], "/", 10, [11]),
+        # Each batch twice the one before, up to the whole page and one more.
+        ([f"{at:03}" for at in range(200)], "/", 60, [16, 32, 61]),
+        # Two entries of 16 rows are an eighth and not more; four of 31 are more.
+        ([f"{at:03}/{below}" for at in range(20) for below in range(8)], "/", 20, [16] * 11),
+        (PLAIN + [f"{at:03}/{below}" for at in range(20) for below in range(8)], "/", 30, [16, 31, 31, 31, 31]),
+    ],
+)
+def test_how_many_rows_are_asked_for(names: list[str], delimiter: str, limit: int, asked: list[int]) -> None:
+    table = Table.of(names)
+    walk(table.seek, b"", delimiter.encode(), None, limit)
+    assert table.asked == asked
 
 
 def cost(names: Iterable[str], limit: int = 1000, delimiter: str = "/") -> tuple[int, int, int]:

@@ -11,7 +11,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, blob_rows, versions
+from gestalt_cas import Store, blob_rows, holds, quotas, versions
+from gestalt_cas.errors import DatabaseDamaged, Held, QuotaExceeded
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
 from oracle import NULL, Oracle, Version
 from storage import BUCKET, key, rows
@@ -37,7 +38,9 @@ class Names:
         return f"{cls.number:08}"
 
 
-def append(tx: Any, where: ObjectKey, data: bytes | None, *, suspended: bool = False, now_ms: int = 1) -> ObjectVersion:
+def append(
+    tx: Any, where: ObjectKey, data: bytes | None, *, suspended: bool = False, now_ms: int = 1, **options: bool
+) -> ObjectVersion:
     digest = None if data is None else blake3(data).digest()
     if digest is not None:
         blob_rows.keep(tx, digest, len(data or b""), SUMS)
@@ -50,6 +53,7 @@ def append(tx: Any, where: ObjectKey, data: bytes | None, *, suspended: bool = F
         metadata={},
         suspended=suspended,
         now_ms=now_ms,
+        **options,
     )
 
 
@@ -139,6 +143,13 @@ def test_every_change_draws_its_sequence(store: Store) -> None:
         assert append(tx, where, b"4").seq == 5
 
 
+def test_of_many_sequences_the_first_is_told(store: Store) -> None:
+    with store._database.write() as tx:
+        assert versions.draw(tx, 5) == (1, 5)
+        assert versions.draw(tx, 6, 10) == (2, 6)
+        assert versions.draw(tx, 7, 1) == (12, 7)
+
+
 @given(clock=st.lists(st.integers(0, 2**42), min_size=1, max_size=20))
 def test_commit_times_follow_the_clock_and_never_go_back(shared: Store, clock: list[int]) -> None:
     where = key(Names.fresh())
@@ -210,6 +221,32 @@ def test_a_version_keeps_what_it_was_given(store: Store) -> None:
         found.metadata["new"] = "value"  # type: ignore[index]
 
 
+def test_what_is_stored_is_no_longer_than_it_must_be(store: Store) -> None:
+    """Nothing is written for what was not given, and no character as an escape of six."""
+    with store._database.write() as tx:
+        append(tx, key("bare"), b"x")
+        versions.append(
+            tx,
+            key("full"),
+            blake3(b"x").digest(),
+            1,
+            headers=Headers("text/plain", content_language="\u00fc"),
+            metadata={"a": "\u00fc"},
+            suspended=False,
+            now_ms=1,
+        )
+        found = tx.execute("SELECT content_type, headers, metadata FROM versions ORDER BY key").fetchall()
+    assert found == [("", None, None), ("text/plain", '{"content_language": "\u00fc"}', '{"a": "\u00fc"}')]
+
+
+def test_a_row_that_no_write_stores_is_damage(store: Store) -> None:
+    with store._database.write() as tx:
+        append(tx, key("k"), b"x")
+        tx.execute("UPDATE versions SET metadata = '{'")
+        with pytest.raises(DatabaseDamaged, match="a version's row in bucket 'bucket'"):
+            versions.current(tx, key("k"))
+
+
 def test_at_most_one_null_version_per_key_whatever_the_code_does(store: Store) -> None:
     with store._database.write() as tx:
         append(tx, key("k"), b"x", suspended=True)
@@ -218,6 +255,168 @@ def test_at_most_one_null_version_per_key_whatever_the_code_does(store: Store) -
             "INSERT INTO versions (seq, bucket, key, version_id, size, content_type, commit_ms)"
             " SELECT seq + 100, bucket, key, version_id, size, content_type, commit_ms FROM versions"
         )
+
+
+# ---- the current version ----
+
+
+def test_a_version_is_current_by_its_own_key_and_bucket(store: Store) -> None:
+    """What is newer elsewhere, or was removed, makes no version an old one."""
+    with store._database.write() as tx:
+        made = append(tx, key("k"), b"x")
+        null = append(tx, key("null"), b"x", suspended=True)
+        append(tx, key("k", "other"), b"x")
+        append(tx, key("l"), b"x")
+        newer = append(tx, key("k"), b"y")
+        versions.remove(tx, newer, 1)
+        for version in (made, null):
+            found = versions.by_id(tx, version.key, version.version_id)
+            assert found is not None
+            assert found.current
+        assert [v.current for v in versions.everything(tx, key("k"))] == [True]
+        assert [v.current for v in versions.history(tx, BUCKET, b"", None, 9)] == [True] * 3
+
+
+def test_everything_of_a_key(store: Store) -> None:
+    with store._database.write() as tx:
+        made = [append(tx, key("k"), data) for data in (b"1", None, b"2")]
+        for elsewhere in (key("k", "other"), key("k\0"), key("j")):
+            append(tx, elsewhere, b"x")
+        found = versions.everything(tx, key("k"))
+    assert [(v.version_id, v.delete_marker, v.current) for v in found] == [
+        (made[2].version_id, False, True),
+        (made[1].version_id, True, False),
+        (made[0].version_id, False, False),
+    ]
+
+
+def test_the_default_bucket_is_looked_up_with_the_key(store: Store) -> None:
+    with store._database.write() as tx:
+        tx.execute("INSERT OR REPLACE INTO settings VALUES ('bucket', '\"mine\"'), ('a', '\"bucket\"'), ('z', '1')")
+        mine, other = append(tx, key("k", "mine"), b"1"), append(tx, key("k"), b"2")
+        append(tx, key("l", "mine"), b"3")
+        append(tx, key("only here"), b"4")
+        assert versions.current_of(tx, key("k", "")) == mine
+        assert versions.current_of(tx, key("k")) == other
+        assert versions.current_of(tx, key("only here", "")) is None
+        assert versions.current_of(tx, key("none")) is None
+
+
+def test_a_pointer_to_another_keys_version_shows_nothing(store: Store) -> None:
+    """Damage of a row of `current` must not answer with the bytes of another key or bucket."""
+    with store._database.write() as tx:
+        for elsewhere in (key("l"), key("k", "other")):
+            append(tx, key("k"), b"x")
+            wrong = append(tx, elsewhere, b"other")
+            tx.execute("DELETE FROM current WHERE seq = ?", [wrong.seq])
+            tx.execute("UPDATE current SET seq = ?", [wrong.seq])
+            assert versions.current(tx, key("k")) is None
+            assert versions.current_run(tx, BUCKET, b"", b"z") == []
+            assert versions.totals(tx, elsewhere.bucket, b"", None)[0] == 0
+
+
+def test_a_pointer_is_made_anew_from_the_versions(store: Store) -> None:
+    where = (BUCKET, b"k")
+    with store._database.write() as tx:
+        assert versions.pointer(tx, *where) == (None, None)
+        append(tx, key("k", "other"), b"x")
+        append(tx, key("l"), b"x")
+        append(tx, key("k"), b"1")
+        newest = append(tx, key("k"), b"2")
+        assert versions.pointer(tx, *where) == (newest.seq, newest.seq)
+        before = tx.execute("SELECT * FROM current ORDER BY 1, 2").fetchall()
+        for damage in ("DELETE FROM current WHERE seq = 4", "UPDATE current SET seq = 3 WHERE seq = 4"):
+            tx.execute(damage)
+            assert versions.pointer(tx, *where) in [(4, None), (4, 3)]
+            versions.repoint(tx, *where)
+            assert tx.execute("SELECT * FROM current ORDER BY 1, 2").fetchall() == before
+        append(tx, key("k"), None)
+        assert versions.pointer(tx, *where) == (None, None)
+        tx.execute("INSERT INTO current VALUES (?, ?, 4)", where)
+        assert versions.pointer(tx, *where) == (None, 4)
+        versions.repoint(tx, *where)
+        assert versions.pointer(tx, *where) == (None, None)
+        assert len(tx.execute("SELECT * FROM current").fetchall()) == 2
+
+
+def test_a_marker_takes_away_its_own_key_alone(store: Store) -> None:
+    with store._database.write() as tx:
+        for where in (key("k"), key("l"), key("k", "other")):
+            append(tx, where, b"x")
+        append(tx, key("k"), None)
+        assert tx.execute("SELECT bucket, key FROM current ORDER BY 1").fetchall() == [(BUCKET, b"l"), ("other", b"k")]
+
+
+# ---- quotas and holds ----
+
+
+def test_what_a_change_adds_is_charged(store: Store) -> None:
+    where = key("k")
+
+    def used(tx: Any) -> int:
+        return quotas.standing(tx)[0].used_bytes
+
+    with store._database.write() as tx:
+        tx.execute("INSERT INTO quotas VALUES (?, CAST('' AS BLOB), 10, 0)", [BUCKET])
+        made = append(tx, where, b"123")
+        append(tx, where, b"12345", suspended=True)
+        assert used(tx) == 8
+        append(tx, where, b"1234567", suspended=True)  # in place of the five
+        assert used(tx) == 10
+        append(tx, where, None)
+        append(tx, where, b"not counted", counted=False)
+        assert used(tx) == 10
+        versions.remove(tx, made, 1)
+        assert used(tx) == 7
+    with pytest.raises(QuotaExceeded), store._database.write() as tx:
+        append(tx, where, b"1234")
+
+
+def test_a_held_null_version_is_not_replaced(store: Store) -> None:
+    where = key("k")
+    with store._database.write() as tx:
+        holds.place(tx, BUCKET, "k", "", 1)
+        append(tx, where, None, suspended=True)
+        versions.refuse_replacing(tx, BUCKET, b"k")  # nothing holds a marker
+        held = append(tx, where, b"1", suspended=True)
+        for data in (b"2", None):
+            with pytest.raises(Held):
+                append(tx, where, data, suspended=True)
+        with pytest.raises(Held):
+            versions.refuse_replacing(tx, BUCKET, b"k")
+        assert versions.newest(tx, where) == held
+        versions.refuse_replacing(tx, BUCKET, b"l")
+        versions.refuse_replacing(tx, "other", b"k")
+        append(tx, where, b"2")
+        append(tx, where, b"3", suspended=True, guarded=False)  # who says that there is no hold is not asked
+
+
+def test_a_held_version_is_not_removed(store: Store) -> None:
+    where = key("k")
+    with store._database.write() as tx:
+        made, marker = append(tx, where, b"1"), append(tx, where, None)
+        other = append(tx, where, b"2")
+        holds.place(tx, BUCKET, "k", made.version_id, 1)
+        versions.remove(tx, other, 1)
+        with pytest.raises(Held):
+            versions.remove(tx, made, 1)
+        assert versions.by_id(tx, where, made.version_id) is not None
+        holds.place(tx, BUCKET, "k", "", 1)
+        versions.remove(tx, marker, 1)  # nothing holds a marker
+        assert versions.current(tx, where) == made
+        versions.remove(tx, made, 1, guarded=False)
+        assert versions.current(tx, where) is None
+
+
+def test_what_was_removed_stays_for_the_history(store: Store) -> None:
+    where = key("k")
+    with store._database.write() as tx:
+        append(tx, where, b"1", suspended=True, now_ms=10)
+        append(tx, where, b"2", suspended=True, now_ms=20)
+        made = append(tx, where, b"3", now_ms=30)
+        versions.remove(tx, made, 40)
+        found = tx.execute("SELECT seq, gone_seq, gone_ms, digest IS NULL FROM versions ORDER BY seq").fetchall()
+    assert found == [(1, 2, 20, 1), (2, None, None, 0), (3, 4, 40, 1)]
 
 
 # ---- payload rows ----
@@ -260,6 +459,46 @@ def test_seek_has_an_inclusive_start_and_an_exclusive_end(store: Store) -> None:
         assert found(b"c", b"b") == []
 
 
+def test_a_run_has_both_its_ends(store: Store) -> None:
+    with store._database.write() as tx:
+        for name in ("a", "b", "b\0", "c", "d"):
+            append(tx, key(name), b"old")
+            append(tx, key(name), name.encode())
+            append(tx, key(name, "other"), b"x")
+        found = versions.current_run(tx, BUCKET, b"b", b"c")
+    assert [(v.key, v.size, v.current) for v in found] == [(key(name), len(name), True) for name in ("b", "b\0", "c")]
+
+
+def test_the_order_is_asked_for_and_no_accident(store: Store) -> None:
+    """SQLite may give rows in any order where none is asked for; this pragma makes it give the other one."""
+    with store._database.write() as tx:
+        tx.execute("PRAGMA reverse_unordered_selects = ON")
+        try:
+            made = [append(tx, key(name), b"x") for name in ("a", "a", "b", "b", "c")]
+            names = [b"a", b"b", b"c"]
+            assert [row[0] for row in versions.seek(tx, BUCKET, b"", None, 9)] == names
+            assert [row[0] for row in versions.seek(tx, BUCKET, b"", b"z", 9)] == names
+            assert [v.key.key.encode() for v in versions.current_run(tx, BUCKET, b"", b"z")] == names
+            newest = versions.newest(tx, key("a"))
+            assert newest is not None
+            assert newest.seq == made[1].seq
+            order = [made[at].seq for at in (1, 0, 3, 2, 4)]
+            assert [v.seq for v in versions.history(tx, BUCKET, b"", None, 9)] == order
+            assert [v.seq for v in versions.history(tx, BUCKET, b"", None, 3)] == order[:3]
+            assert [v.seq for v in versions.everything(tx, key("a"))] == order[:2]
+        finally:
+            tx.execute("PRAGMA reverse_unordered_selects = OFF")
+
+
+def test_a_listing_of_versions_begins_at_the_key_asked_for(store: Store) -> None:
+    with store._database.write() as tx:
+        made = {name: append(tx, key(name), b"x") for name in ("a", "b", "c")}
+        append(tx, key("b", "other"), b"x")
+        assert [v.key.key for v in versions.history(tx, BUCKET, b"b", None, 9)] == ["b", "c"]
+        after = (b"a", made["a"].seq)
+        assert [v.key.key for v in versions.history(tx, BUCKET, b"c", after, 9)] == ["c"]
+
+
 def test_history_goes_on_within_a_key(store: Store) -> None:
     expected = []
     with store._database.write() as tx:
@@ -285,6 +524,7 @@ def test_buckets_are_those_with_a_version(store: Store) -> None:
         made = append(tx, key("k", "gone"), b"x")
         versions.remove(tx, made, 1)
         assert versions.buckets(tx) == ["a", "ab", "b", "marker only", "ü"]
+        assert versions.buckets_ever(tx) == ["a", "ab", "b", "gone", "marker only", "ü"]
 
 
 def test_totals_count_each_payload_once(store: Store) -> None:
@@ -293,6 +533,7 @@ def test_totals_count_each_payload_once(store: Store) -> None:
             append(tx, key(name), data)
         append(tx, key("c"), None)
         append(tx, key("a", "other"), b"elsewhere")
+        versions.remove(tx, append(tx, key("b"), b"removed"), 1)
         assert versions.totals(tx, BUCKET, b"", None) == (2, 5, 7, 19, 7)
         assert versions.totals(tx, BUCKET, b"b", b"c") == (1, 2, 2, 7, 7)
         assert versions.totals(tx, BUCKET, b"c", None) == (0, 1, 0, 2, 2)
@@ -312,6 +553,14 @@ def test_no_statement_walks_a_table_or_sorts(store: Store, name: str) -> None:
     steps = [step[3] for step in plan]
     assert not [step for step in steps if step.startswith("SCAN") and step != "SCAN counter"], steps
     assert not [step for step in steps if "TEMP B-TREE" in step or "AUTOMATIC" in step], steps
+
+
+@pytest.mark.parametrize("name", ["_NEWEST", "_HAS_OBJECT", "_HAS_VERSION"])
+def test_one_row_answers_what_one_row_can(store: Store, name: str) -> None:
+    with store._database.write() as tx:
+        for where in (key("k"), key("k"), key("l")):
+            append(tx, where, b"x")
+        assert len(STATEMENTS[name](tx, bucket=BUCKET, key=b"k")) == 1
 
 
 def test_finding_the_versions_of_a_payload_uses_its_index(store: Store) -> None:
