@@ -92,7 +92,7 @@ _SEEK_ALL = Prepared(
     .limit(_p("limit", Integer))
 )
 _IN_BUCKET = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None))
-_other = schema.versions.alias("other")
+_other = schema.versions.alias()
 _IS_NEWEST: ColumnElement[Any] = _v.seq == (
     select(func.max(_other.c.seq))
     .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.gone_seq.is_(None))
@@ -197,19 +197,16 @@ def history(
         key, before = after
         found = _HISTORY_REST(connection, bucket=bucket, key=key, before=before, limit=limit)
         lower = max(lower, key + b"\0")
-    while len(found) < limit:
-        wanted = limit - len(found)
+    if wanted := limit - len(found):
         rows = _HISTORY(connection, bucket=bucket, lower=lower, limit=wanted)
         groups = [list(group)[::-1] for _, group in groupby(rows, key=lambda row: row[0])]
         if len(rows) == wanted:
-            # The last key may have more versions than were fetched, and its newest ones come first.
+            # The last key may have more versions than were fetched, and its newest ones come first: of them there are
+            # at least as many.
             last = groups.pop()[0][0]
             room = wanted - sum(map(len, groups))
             groups.append(_HISTORY_REST(connection, bucket=bucket, key=last, before=_NEWER_THAN_ALL, limit=room))
-            lower = last + b"\0"
         found += chain.from_iterable(groups)
-        if len(rows) < wanted:
-            break
     return [from_row(bucket, row, current=bool(row[-1])) for row in found]
 
 
@@ -270,7 +267,7 @@ def append(
     """
     encoded = key.key.encode()
     replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
-    if guarded and suspended:
+    if guarded:
         _refuse_replacing(connection, key.bucket, encoded, replaced)
     if counted:
         quotas.charge(connection, key.bucket, encoded, size - sum(row[3] for row in replaced))
