@@ -538,6 +538,10 @@ def test_totals_count_each_payload_once(store: Store) -> None:
         assert versions.totals(tx, BUCKET, b"b", b"c") == (1, 2, 2, 7, 7)
         assert versions.totals(tx, BUCKET, b"c", None) == (0, 1, 0, 2, 2)
         assert versions.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
+        kept = append(tx, key("d"), b"kept by a snapshot")
+        tx.execute("INSERT INTO snapshots VALUES ('s', '', CAST('' AS BLOB), ?, 1)", [kept.seq])
+        versions.remove(tx, kept, 1)
+        assert versions.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
 
 
 # ---- costs ----
