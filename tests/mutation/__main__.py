@@ -31,6 +31,8 @@ _SLOW = (
     "test_a_live_server_that_has_come_to_the_same_settings_is_no_conflict",
     "test_two_that_adopt_the_same_at_once_are_in_no_conflict",
 )
+_REMEMBERED = 12
+"""Tests that come first, since they have killed lately."""
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 STORE = ["tests/test_store.py", *(f"--deselect=tests/test_store.py::{name}" for name in _SLOW)]
 
@@ -76,8 +78,11 @@ def main() -> int:
         if None in limits.values():
             return 2
         scores = {module: Score() for module in options.modules}
+        killers: list[str] = []
         for number, mutant in enumerate(every, 1):
-            judgement = judge(mutant, tests[mutant.module], limits[mutant.module] or 0)
+            judgement = judge(mutant, tests[mutant.module], limits[mutant.module] or 0, killers)
+            if judgement.by:  # and it may well kill the next one too
+                killers = [judgement.by, *(name for name in killers if name != judgement.by)][:_REMEMBERED]
             scores[mutant.module].add(mutant, judgement)
             _tell(f"{number}/{len(every)}", mutant, judgement)
     return _summary(scores)
@@ -113,7 +118,7 @@ def _limit(tests: list[str]) -> float | None:
 
 
 def _tell(number: str, mutant: Mutant, judgement: Judgement) -> None:
-    by = f" by {judgement.by.splitlines()[0].removeprefix('tests/')}" if judgement.by else ""
+    by = f" by {judgement.by.removeprefix('tests/')}" if judgement.by else ""
     told = f"{number} {judgement.outcome.value}{by} ({judgement.seconds:.1f} s)"
     print(f"{told} {mutant.module}:{mutant.line} {mutant.name}", flush=True)
 

@@ -64,20 +64,21 @@ def warm_up() -> None:
     gc.freeze()  # pytest collects garbage at its end, which need not look through all that again
 
 
-def judge(mutant: Mutant | None, tests: Sequence[str], limit: float) -> Judgement:
-    """Run `tests` (paths and options of pytest) until one fails; None: as it stands.
+def judge(mutant: Mutant | None, tests: Sequence[str], limit: float, first: Sequence[str] = ()) -> Judgement:
+    """Run `tests` (paths and options of pytest) until one fails, those named `first` before the others.
 
-    For at most `limit` seconds of processor time, and ten times as many by the clock on the wall.
+    With None in place of a mutant, as it stands. They may take `limit` seconds of processor time, and ten times as many
+    by the clock on the wall.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
-        _in_child(mutant, tests, math.ceil(limit), writing)
+        _in_child(mutant, tests, math.ceil(limit), _Plugin(writing, first))
     os.close(writing)
     status, seconds = _wait(child, time.monotonic() + 10 * limit)
     with os.fdopen(reading) as reports:
-        by = reports.read().strip()
+        by = reports.readline().strip()
     return Judgement(_outcome(status), by, seconds)
 
 
@@ -103,7 +104,7 @@ def _wait(child: int, deadline: float) -> tuple[int | None, float]:
     return None, usage.ru_utime + usage.ru_stime
 
 
-def _in_child(mutant: Mutant | None, tests: Sequence[str], seconds: int, report_to: int) -> None:
+def _in_child(mutant: Mutant | None, tests: Sequence[str], seconds: int, plugin: _Plugin) -> None:
     """Never returns."""
     code = 1
     try:
@@ -124,7 +125,7 @@ def _in_child(mutant: Mutant | None, tests: Sequence[str], seconds: int, report_
             "--hypothesis-seed=0",
             f"--timeout={_TEST_SECONDS}",
         ]
-        code = int(pytest.main([*options, *tests], plugins=[_FirstFailure(report_to)]))
+        code = int(pytest.main([*options, *tests], plugins=[plugin]))
     finally:
         os._exit(code)
 
@@ -150,11 +151,16 @@ class _Loader(SourceFileLoader):
         return self._code
 
 
-class _FirstFailure:
-    """A pytest plug-in that writes the name of the first test that failed, or that could not be collected."""
+class _Plugin:
+    """Of pytest: puts some tests first, and writes the name of the one that failed, or that could not be collected."""
 
-    def __init__(self, report_to: int) -> None:
+    def __init__(self, report_to: int, first: Sequence[str]) -> None:
         self._report_to = report_to
+        self._ranks = {name: rank for rank, name in enumerate(first)}
+
+    @pytest.hookimpl
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._ranks.get(item.nodeid, len(self._ranks)))
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -6,6 +6,9 @@ _ONE = "the list has one element, so its first is its last"
 _BELOW_2_48 = "sequences are below 2**48, since version ids hold them in six bytes, so the bound is above all of them"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "conditions": {
+        "parse_tags: 0 -> -1": "a position before the beginning is the beginning to a pattern's `match`",
+    },
     "tokens": {
         "_unpack: True -> False": "characters that a lenient decoder passes over are no part of what the next line "
         "compares the token with, so it refuses them with the same words",
