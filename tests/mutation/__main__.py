@@ -67,7 +67,7 @@ class Score:
 def main() -> int:
     options = _options()
     every = [mutant for module in options.modules for mutant in chosen(_of(module), options.only)]
-    every = every[:: options.every]
+    every = every[options.start - 1 : options.stop : options.every]
     if options.list:
         print(*(f"{mutant.module}:{mutant.line} {mutant.name}" for mutant in every), sep="\n")
         return 0
@@ -92,7 +92,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mutation")
     parser.add_argument("modules", nargs="*", default=MODULES, help=f"which of {', '.join(MODULES)}; all by default")
     parser.add_argument("--only", default="", metavar="WORDS", help="mutants whose name contains these words")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of these the first and each N-th after it")
+    parser.add_argument("--from", type=int, default=1, metavar="N", dest="start", help="begin with the N-th of these")
+    parser.add_argument("--to", type=int, metavar="N", dest="stop", help="end with the N-th")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="the first and each N-th after it")
     parser.add_argument("--own", action="store_true", help="judge by the tests of the module alone, not by the store's")
     parser.add_argument("--list", action="store_true", help="name the mutants and judge none")
     options = parser.parse_args()
