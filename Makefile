@@ -11,17 +11,16 @@ TESTS ?=
 # runs those alone; make soak SOAK="--seconds 60".
 BENCH ?=
 # Passed to the campaigns: make kill KILL="--seed 7", make histories HISTORIES="--seed 7",
-# make interleavings INTERLEAVINGS="copy 'rollback to a snapshot'" for some scenarios alone.
+# make interleavings INTERLEAVINGS="copy 'rollback to a snapshot'" for some scenarios alone, make mutation MUTATION=ranges.
 INTERLEAVINGS ?=
 KILL ?=
 HISTORIES ?=
+MUTATION ?=
 SOAK ?=
 # Passed to the matrix of SDK releases: make sdk-matrix SDKS="a8 a29 --json"; SDKS=ci are those that the tests run.
 SDKS ?=
 # The interpreters for `make pythons`, by name or path.
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
-# The campaign of mutants: see there.
-MUTATION ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -71,8 +70,9 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal 
 interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (about an hour)
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all $(INTERLEAVINGS)
 
-# MUTATION="ranges" judges one module alone, MUTATION="--only walk" the mutants whose name has that word.
-mutation: $(INSTALLED_DEV) ## do the tests notice a wrong rule or statement? Every mutant of five modules, about 30 minutes
+# A sample of these is among the tests. MUTATION="ranges" judges one module alone, MUTATION="--only walk" the mutants whose
+# name has that word, MUTATION="--from 1 --to 200" a piece.
+mutation: $(INSTALLED_DEV) ## do the tests notice each wrong expression in five modules? (about 10 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m mutation $(MUTATION)
 
 kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)

@@ -455,6 +455,7 @@ def test_seek_has_an_inclusive_start_and_an_exclusive_end(store: Store) -> None:
         assert found(b"", None) == [b"a", b"b", b"b\0", b"c", "\U0010ffff".encode()]
         assert found(b"b", b"c") == [b"b", b"b\0"]
         assert found(b"b\0", None, 2) == [b"b\0", b"c"]
+        assert found(b"a", b"d", 2) == [b"a", b"b"]
         assert found(b"d", b"e") == []
         assert found(b"c", b"b") == []
 
@@ -512,6 +513,7 @@ def test_history_goes_on_within_a_key(store: Store) -> None:
             while page := versions.history(tx, BUCKET, b"", after, size):
                 assert len(page) <= size
                 got += [(v.key.key, v.version_id) for v in page]
+                assert len(got) <= len(expected)
                 after = (page[-1].key.key.encode(), page[-1].seq)
             assert got == expected, size
 
