@@ -29,7 +29,7 @@ from presigned import until_closed
 from storage import put
 from wire import protos
 from wire.client import Client, Lifecycle, refused
-from wire.process import Hosted, Server, command_line
+from wire.process import PROVIDER, SDK_RUNTIME, Hosted, Server, command_line
 
 CLOCK = "clock=fixed:2026-01-01T00:00:00.250Z"
 FIXED_MS = 1_767_225_600_250
@@ -382,10 +382,11 @@ def test_under_the_sdks_runtime_the_listener_is_the_hosts(
     assert provider._target() == target
 
 
-def test_a_host_can_fix_and_free_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [PROVIDER, SDK_RUNTIME], ids=["own", "sdk-runtime"])
+def test_a_host_can_fix_and_free_them(tmp_path: Path, command: tuple[str, ...]) -> None:
     quiet = {"dataDir": str(tmp_path / "d"), "http": OFF}
     stamps = {"clock": "fixed:2026-01-01T00:00:00.250Z", "versionIds": "seeded:7"}
-    with Hosted() as hosted, Client(hosted.target, protos.BUCKETLESS) as client:
+    with Hosted(command) as hosted, Client(hosted.target, protos.BUCKETLESS) as client:
         lifecycle = Lifecycle(hosted.target)
         lifecycle.configure({**quiet, **stamps})
         fixed = client.write("a")
