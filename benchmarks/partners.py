@@ -6,6 +6,7 @@ Each is `gestalt-cas serve` itself, its gRPC options, pools and life included, w
 
     noop          unary calls answer a fixed message, WriteObject takes the frames and looks at none
     unstored      WriteObject parses and checks as ever, and instead of storing drops the bytes
+    least         WriteObject parses and checks as ever, and does the least that storing takes (`least.py`)
     naive         WriteObject as one would write it first: protobuf frames, a file, a directory sync, a commit each
     passthrough   ReadObject sends the messages that the real one made, which were kept
     unverified    reads do not check their chunks
@@ -28,6 +29,7 @@ from google.protobuf.message import Message
 from xxhash import xxh3_128_digest
 
 from benchmarks import building
+from benchmarks.least import LeastStore
 from gestalt_cas import chunks, rpc, server, wire_pb2
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import now_ms
@@ -212,6 +214,23 @@ def _drop_uploads() -> None:
     setattr(Store, "write", write)  # noqa: B010 - it takes less than the method whose place it takes
 
 
+def _store_the_least() -> None:
+    lock, stores = threading.Lock(), dict[Path, LeastStore]()
+
+    def write(
+        store: Store, key: ObjectKey, pieces: Iterable[Any], *, confirm: Callable[[], None] | None = None, **_: object
+    ) -> ObjectVersion:
+        with lock:
+            least = stores.get(store.directory)
+            if least is None:
+                inlined = bool(store.settings().inline_max_bytes)
+                least = stores[store.directory] = LeastStore(store.directory, inlined=inlined)
+        least.write(key.key, pieces, confirm)
+        return _VERSION
+
+    setattr(Store, "write", write)  # noqa: B010 - it takes less than the method whose place it takes
+
+
 def _check_nothing() -> None:
     setattr(chunks, "matches", lambda *_: True)  # noqa: B010
 
@@ -220,10 +239,11 @@ class Partner:
     """Names of the kinds, and how each is made before the server starts."""
 
     NOOP, UNSTORED, NAIVE, PASSTHROUGH, UNVERIFIED = "noop", "unstored", "naive", "passthrough", "unverified"
-    UNOBSERVED = "unobserved"
+    UNOBSERVED, LEAST = "unobserved", "least"
     EXCHANGES: ClassVar[dict[str, Callable[[], None]]] = {
         NOOP: lambda: _serve(Noop),
         UNSTORED: _drop_uploads,
+        LEAST: _store_the_least,
         NAIVE: lambda: _serve(Naive),
         PASSTHROUGH: lambda: _serve(Passthrough),
         UNVERIFIED: _check_nothing,

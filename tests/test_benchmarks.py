@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from blake3 import blake3
 
 from benchmarks import (
     __main__,
@@ -34,6 +36,7 @@ from benchmarks.partners import Partner, program
 from benchmarks.runs import Run
 from benchmarks.serving import Server, Wanted, served, served_together
 from gestalt_cas import Store
+from gestalt_cas.connections import connect
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 
@@ -104,11 +107,28 @@ def test_listing_prints_its_tables(quick: Tables) -> None:
 
 
 def test_small_writes_stand_beside_their_partners_and_plain_syncs(quick: Tables) -> None:
-    kinds = {writes.STORED, writes.UNSTORED, writes.NAIVE, writes.NOOP, writes.APPENDED, writes.OVERWRITTEN}
+    kinds = {writes.STORED, writes.LEAST, writes.UNSTORED, writes.NAIVE, writes.NOOP}
+    kinds |= {writes.APPENDED, writes.OVERWRITTEN}
     for title in ("WriteObject 4 KiB, 16 callers", "WriteObject 4 KiB, one caller, median call"):
         rows = quick[f"{title}, raw Python client"]
-        assert kinds <= set(column(rows)) <= kinds | {writes.INLINED}
+        assert kinds <= set(column(rows)) <= kinds | {writes.INLINED, writes.LEAST_INLINED}
         assert all(value > 0 for row in rows for value in numbers(row[1:4]))
+
+
+def test_the_least_keeps_each_body_once_by_its_digest(tmp_path: Path) -> None:
+    with (
+        served(tmp_path / "files", program(Partner.LEAST)) as server,
+        driving.drivers(compiled=False, sdk=False) as (d,),
+    ):
+        d.timing(server, driving.uploads([f"k{number}" for number in range(40)], 1000, seed=1, callers=8))
+    files = {path.name: path.read_bytes() for path in (tmp_path / "files" / "least").rglob("*") if path.is_file()}
+    assert len(files) == 40
+    assert all(blake3(data).hexdigest() == name and len(data) == 1000 for name, data in files.items())
+    with closing(connect(Layout(tmp_path / "files").database)) as connection:
+        rows = connection.execute("SELECT key, hex(digest), data FROM least").fetchall()
+    assert {row[0] for row in rows} == {f"k{number}" for number in range(40)}
+    assert {row[1].lower() for row in rows} == set(files)
+    assert {row[2] for row in rows} == {None}
 
 
 def test_large_writes_stand_beside_each_step(quick: Tables) -> None:
