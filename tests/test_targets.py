@@ -51,8 +51,12 @@ def test_parse(text: str, expected: Target) -> None:
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    [("127.0.0.1:9100", "tcp://127.0.0.1:9100"), ("localhost:0", "tcp://localhost:0"), ("[::1]:80", "tcp://[::1]:80")]
-    + [(":9100", "tcp://127.0.0.1:9100")],
+    [
+        ("127.0.0.1:9100", "tcp://127.0.0.1:9100"),
+        ("localhost:0", "tcp://localhost:0"),
+        ("[::1]:80", "tcp://[::1]:80"),
+        (":9100", "tcp://127.0.0.1:9100"),
+    ],
 )
 def test_an_address_without_its_scheme_is_no_name_of_a_socket(text: str, meant: str) -> None:
     with pytest.raises(InvalidArgument, match=re.escape(f"no target; write {meant}, or ./{text} ")):
