@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import resource
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -286,10 +288,22 @@ def _announce(bound: Target, directory: Path, http: str) -> None:
         ready["http"] = http
     print(json.dumps(ready, separators=(",", ":")), flush=True)
     log.info("serving %s at %s until SIGTERM or ctrl-C", directory, bound.url)
+    program = _program()
     log.info(
-        "files: gestalt-cas --data-dir %s put FILE BUCKET/KEY (also ls, get, sync; see gestalt-cas --help)", directory
+        "files: %s --data-dir %s put FILE BUCKET/KEY (also ls, get, sync; see %s --help)",
+        program,
+        shlex.quote(str(directory)),
+        program,
     )
     log.info("gRPC: any Gestalt S3 client, dialling %s", bound.bind)
+
+
+def _program() -> str:
+    """How whoever started this calls the verbs: by name where a shell finds it, else by the path that was started."""
+    started = Path(sys.argv[0])
+    if started.name != "gestalt-cas" or shutil.which("gestalt-cas"):
+        return "gestalt-cas"
+    return shlex.quote(str(started.absolute()))
 
 
 def _leave_at_once() -> None:
