@@ -26,7 +26,8 @@ from gestalt_cas.quotas import Quota
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp
-    from gestalt_cas.retention_runs import Applied, Foreseen, Going
+    from gestalt_cas.retention_previews import Foreseen, Going
+    from gestalt_cas.retention_runs import Applied
     from gestalt_cas.statistics import Glance, Stats
 
 
@@ -160,9 +161,9 @@ class Upkeep:
 
         `each` is called with every version that would go, keys in byte order, and should be quick.
         """
-        from gestalt_cas import retention_runs
+        from gestalt_cas import retention_previews
 
-        return retention_runs.preview(self._parts, bucket, _checked(bucket, prefix), each)
+        return retention_previews.preview(self._parts, bucket, _checked(bucket, prefix), each)
 
     def look_at_clock(self) -> None:
         """Raise ClockSuspect unless the clock can be trusted, and note that it was looked at; see `clock_guard`."""
