@@ -55,7 +55,7 @@ test: $(INSTALLED_DEV) ## run every test
 # branch of them.
 COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits connections database database_faults heartbeats inlined intake \
   payloads quotas rollback rollback_rows staging store version_ids versions
-REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews retention_runs snapshots strays
+REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews retention_runs snapshots strays sweeps
 empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))

@@ -20,6 +20,7 @@ from gestalt_cas import (
     retention_runs,
     rollback,
     statistics,
+    sweeps,
     upkeep,
 )
 
@@ -27,7 +28,7 @@ DAY = 86_400_000
 BEGINNING = 1_800_000_000_000
 _TELL_TIME = (
     *(batches, changes, garbage, moments, past, purging),
-    *(retention_previews, retention_runs, rollback, statistics, upkeep),
+    *(retention_previews, retention_runs, rollback, statistics, sweeps, upkeep),
 )
 
 
