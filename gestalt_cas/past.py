@@ -14,7 +14,8 @@ from gestalt_cas.diffs import Difference
 from gestalt_cas.moments import AsOf, Moment
 from gestalt_cas.objects import check_bucket, check_prefix
 from gestalt_cas.proofs import Proof
-from gestalt_cas.rollback import RolledBack, Scope
+from gestalt_cas.rollback import RolledBack
+from gestalt_cas.rollback_plans import Scope
 from gestalt_cas.snapshots import Snapshot
 from gestalt_cas.upkeep import Upkeep
 

@@ -61,8 +61,8 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback", "statistics"}
-    | {"store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
+    | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback"}
+    | {"rollback_plans", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
     | {"observing", "patience", "pools", "provider", "rpc", "server"}
