@@ -64,8 +64,8 @@ LAYERS = (
     | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback"}
     | {"rollback_plans", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
-    | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
-    | {"observing", "patience", "pools", "provider", "rpc", "server"}
+    | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
+    | {"mounts", "observing", "patience", "pools", "provider", "rpc", "server"}
     | {"targets", "uploads", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -96,7 +96,7 @@ ONLY_IN = {
     },
     "alembic": {"upgrade"},
     "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
-    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
+    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_objects", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},
