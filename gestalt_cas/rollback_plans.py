@@ -56,17 +56,20 @@ class Plan:
         self._present: set[bytes] = set()
 
     def follow(self) -> None:
-        """Bring the plan up to the present in short views, until little has changed while that was done."""
+        """Bring the plan up to the present in short views, until little has changed while that was done.
+
+        Raises what `moments.resolve` raises, also when the moment was lost meanwhile: what had been kept for it may
+        have gone then before it was looked at, and the plan would be of something else.
+        """
         for _ in range(_ROUNDS):
-            with self._parts.database.read() as tx:
-                self._require_moment(tx)
-                present, _ = history.last(tx)
+            present = self._last()
             keys = sorted(self._changed_until(present))
             for start in range(0, len(keys), _VIEW_KEYS):
                 self._look_at(keys[start : start + _VIEW_KEYS])
             self.until = present
             if len(keys) <= _FEW_KEYS:
-                return
+                break
+        self._last()
 
     def catch_up(self, tx: Connection) -> None:
         """Plan anew, in a write transaction, what has changed since; the plan is right then until it ends."""
@@ -91,6 +94,12 @@ class Plan:
     def in_order(self) -> list[Return]:
         """The steps in byte order of the keys, which is the order of the rows."""
         return [self.steps[key] for key in sorted(self.steps)]
+
+    def _last(self) -> int:
+        """The store's last sequence, at which the moment is known still."""
+        with self._parts.database.read() as tx:
+            self._require_moment(tx)
+            return history.last(tx)[0]
 
     def _changed_until(self, present: int) -> set[bytes]:
         keys: set[bytes] = set()

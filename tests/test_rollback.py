@@ -509,6 +509,50 @@ def test_the_horizon_may_move_meanwhile(store: Store, moment: str, monkeypatch: 
         store.rollback(BUCKET, to=moment)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("now", [b"new", None])
+def test_a_snapshot_that_is_forgotten_while_planning_is_named_and_not_what_it_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, now: bytes | None, dry_run: bool
+) -> None:
+    kept_for_a_snapshot(store, now)
+
+    def forget() -> None:
+        store.delete_snapshot("before")
+        store.collect_garbage()
+
+    just_before(monkeypatch, rollback_rows, "needed", forget)
+    with pytest.raises(NoSuchSnapshot):
+        store.rollback(BUCKET, to="before", dry_run=dry_run)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("now", [b"new", None])
+def test_a_row_that_is_dropped_while_planning_is_not_taken_for_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, now: bytes | None, dry_run: bool
+) -> None:
+    version = kept_for_a_snapshot(store, now)
+
+    def drop() -> None:
+        """Both at once, as retention does to what no snapshot keeps."""
+        with store._database.write() as tx:
+            tx.execute("DELETE FROM versions WHERE seq = ?", (version.seq,))
+            tx.execute("INSERT INTO horizons VALUES (?, ?, 0)", (BUCKET, version.seq + 1))
+
+    just_before(monkeypatch, rollback_rows, "needed", drop)
+    with pytest.raises(BeforeHorizon):
+        store.rollback(BUCKET, to=str(version.seq), dry_run=dry_run)
+
+
+def kept_for_a_snapshot(store: Store, now: bytes | None) -> ObjectVersion:
+    """A version that was removed, which the snapshot `before` keeps; and what its key has now."""
+    version = put(store, "k", b"kept")
+    store.create_snapshot("before")
+    store.delete(key("k"), version_id=version.version_id)
+    if now is not None:
+        put(store, "k", now)
+    return version
+
+
 def let_go(store: Store, version: ObjectVersion) -> None:
     """Take the payload from a removed version as deleting the snapshot that keeps it does; no change has a sequence."""
     change(store, "UPDATE versions SET gone_digest = digest, digest = NULL WHERE seq = ?", version.seq)
