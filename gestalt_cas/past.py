@@ -44,7 +44,9 @@ class Past(Upkeep):
     ) -> RolledBack:
         """Make the keys that start with `prefix` what they were at a moment, in one transaction that adds versions.
 
-        With `dry_run` only say what would be done. See `gestalt_cas.rollback`, also for what it raises.
+        With `dry_run` only say what would be done. Of more keys than `rollback_plans.MOST_KEYS`, or when it takes
+        longer than `rollback.MOST_SECONDS`, it is refused unless others may be kept waiting (`stop_writes`). See
+        `rollback.roll_back` for what it raises.
         """
         name, (moment,) = self._placed(bucket, prefix, to)
         scope = Scope(name, prefix, moment)
@@ -53,7 +55,7 @@ class Past(Upkeep):
         return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
 
     def buckets_ever(self) -> list[str]:
-        """The buckets that the history knows of, in byte order, those that hold nothing any more included."""
+        """The buckets of which there is any row, in byte order, those that hold nothing any more included."""
         with self._parts.database.read() as tx:
             return versions.buckets_ever(tx)
 
@@ -72,8 +74,8 @@ class Past(Upkeep):
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.
 
-        With the bucket "" it is of every bucket, and takes no prefix. Constant time, whatever the size. Raises
-        InvalidArgument or SnapshotExists.
+        With the bucket "" it is of every bucket, and takes no prefix. Constant time, whatever the size. A name is a
+        letter and at most 127 more letters, digits, `.`, `_` or `-`. Raises InvalidArgument or SnapshotExists.
         """
         snapshots.check_scope(bucket, prefix)
         with self._parts.database.write() as tx:

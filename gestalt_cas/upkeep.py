@@ -58,7 +58,9 @@ class Upkeep:
     ) -> CheckReport:
         """Look for damage and inconsistencies, beside all other calls, and repair what the options say.
 
-        A check that was cut off is gone on with by the next of the same options; see `checks/checking.py`.
+        A check that was cut off is gone on with by the next of the same options: `on_resume` is then told when that one
+        began (Unix milliseconds) and how many findings it had. `on_finding` hears of each finding as it is made.
+        Damage is reported, never raised; see `checks/checking.py`.
         """
         from gestalt_cas.checks import checking
 
@@ -81,7 +83,11 @@ class Upkeep:
         return statistics.glance(self._parts)
 
     def purge(self, key: ObjectKey) -> Purged:
-        """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""
+        """Remove every version and marker of `key`, and the bytes that nothing else reaches, before this returns.
+
+        Works on a full disk. Raises NoSuchKey when there is neither version nor marker, Protected while a snapshot
+        shows one of them, Held while one is held; nothing was removed then. See `gestalt_cas.purging`.
+        """
         check_names(key)
         with self._parts.database.read() as tx:
             target = key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
@@ -93,6 +99,8 @@ class Upkeep:
         """Back the store up into a directory, while everything else goes on; see `gestalt_cas.backups.backup`.
 
         Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
+        Raises StoreUnusable when `dest` holds something else or lies within the store (or the store in it), StoreBusy,
+        DiskFull, StorageFault and DatabaseDamaged; a backup that `dest` held before is good after each of them.
         """
         from gestalt_cas.backups import backup
 
@@ -106,7 +114,8 @@ class Upkeep:
     def set_quota(self, bucket: str, prefix: str, max_bytes: int) -> Quota:
         """Limit what all versions of keys that start with `prefix` may take together, from the next commit on.
 
-        Adds up what they take now while no other write can pass. A maximum below that only keeps more from coming.
+        `max_bytes` is inclusive, 0 or more; a quota of just this bucket and prefix is replaced. Adds up what they take
+        now while no other write can pass. A maximum below that only keeps more from coming.
         """
         quotas.check(bucket, prefix, max_bytes)
         with self._parts.database.write() as tx:
