@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, moments, proofs, rollback, snapshots, versions
+from gestalt_cas import buckets, diffs, moments, proofs, rollback, snapshots
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
@@ -57,7 +57,7 @@ class Past(Upkeep):
     def buckets_ever(self) -> list[str]:
         """The buckets of which there is any row, in byte order, those that hold nothing any more included."""
         with self._parts.database.read() as tx:
-            return versions.buckets_ever(tx)
+            return buckets.ever(tx)
 
     def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
         """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, holds, listing, pages, quotas, ranges, versions
+from gestalt_cas import allowances, buckets, holds, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.batches import Batch
@@ -327,7 +327,7 @@ class Store(Past):
     def buckets(self) -> list[str]:
         """The buckets that hold at least one version, in byte order; buckets need no creating."""
         with self._database.read() as tx:
-            return versions.buckets(tx)
+            return buckets.standing(tx)
 
     def usage(self, bucket: str = "", prefix: str = "") -> Usage:
         """Count objects, versions and bytes of the keys that start with `prefix`, in one view; reads all their rows."""
@@ -335,7 +335,7 @@ class Store(Past):
         lower = utf8(prefix, "prefix")
         with self._database.read() as tx:
             name = bucket or store_settings.default_bucket(tx)
-            return Usage(*versions.totals(tx, name, lower, listing.successor(lower)))
+            return Usage(*buckets.totals(tx, name, lower, listing.successor(lower)))
 
     # Settings and state
 

@@ -30,6 +30,7 @@ LAYERS = (
         "blob_rows",
         "blobs",
         "commits",
+        "buckets",
         "connections",
         "database",
         "database_faults",
@@ -40,7 +41,7 @@ LAYERS = (
     | {"inlined", "keys", "layout", "locks"}
     | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
     | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
-    | {"upgrade", "version_ids", "versions", "wal"},
+    | {"upgrade", "version_ids", "version_rows", "versions", "wal"},
     {
         "allowances",
         "backups",
@@ -77,6 +78,7 @@ ONLY_IN = {
     "sqlalchemy": {
         "backups",
         "blob_rows",
+        "buckets",
         "checks",
         "counting",
         "holds",
