@@ -37,7 +37,11 @@ _LONGEST_DIRECTORY_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one process accepts; sizes in bytes. `max_staging_bytes` 0 sets no limit."""
+    """What one process accepts; sizes in bytes, all maxima inclusive. `max_staging_bytes` 0 sets no limit.
+
+    `min_free_bytes` have to stay free behind an upload, 0: whatever the disk has. A caller without progress for
+    `stream_idle_seconds` is given up. README.md, "Configuration", says more of each.
+    """
 
     max_object_bytes: int = 5 * 2**40
     max_staging_bytes: int = 0
