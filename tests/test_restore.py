@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from blake3 import blake3
@@ -14,10 +16,18 @@ from blake3 import blake3
 import backups
 from backups import alter, blob_path, manifest, names, query, verify
 from gestalt_cas import Store, StoreError, locks, restore, schema
-from gestalt_cas.backups import destinations, manifests
+from gestalt_cas.backups import destinations, manifests, restoring
 from gestalt_cas.backups.backup import Lost
 from gestalt_cas.backups.manifests import Kind
-from gestalt_cas.errors import DatabaseDamaged, DigestMismatch, NoStore, SchemaTooNew, StoreBusy, StoreUnusable
+from gestalt_cas.errors import (
+    DatabaseDamaged,
+    DigestMismatch,
+    NoStore,
+    SchemaTooNew,
+    StorageFault,
+    StoreBusy,
+    StoreUnusable,
+)
 from storage import body, flip, history, key, put
 
 SIZES = (0, 1, 1 << 20, (1 << 20) + 1, 300)
@@ -71,6 +81,18 @@ def not_a_store(target: Path) -> bool:
 # ---- what a restored store is ----
 
 
+def test_a_backup_that_this_user_may_not_read_is_not_called_damaged(
+    backup: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(manifests, "read", refuse)
+    with pytest.raises(StoreUnusable) as caught:
+        restore(backup, target)
+    assert str(caught.value) == f"{backup / 'manifest.json'} cannot be read: Permission denied"
+
+
 def test_a_restored_store_is_the_store(store: Store, backup: Path, target: Path) -> None:
     done = restore(backup, target)
     assert names(target) == backups.STORE_FILES
@@ -119,6 +141,22 @@ def test_signing_keys_come_along_only_when_asked_for(store: Store, backup: Path,
     if with_keys:
         assert (target / "keys.json").read_text() == '{"accessKeyId": "a"}'
         assert manifest(backup)["keys"] == blake3(b'{"accessKeyId": "a"}').hexdigest()
+
+
+def test_keys_of_another_backup_whose_restore_was_cut_off_are_not_taken_over(
+    store: Store, backup: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store.directory / "keys.json").write_text('{"accessKeyId": "a"}')
+    store.back_up(tmp_path / "with keys", with_keys=True)
+    store.back_up(backup)
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "sync_directory", Mock(side_effect=OSError(errno.EIO, "cut off here")))
+        with pytest.raises(StorageFault):
+            restore(tmp_path / "with keys", target)
+    assert (target / "keys.json").exists()
+    assert not_a_store(target)
+    assert not restore(backup, target).keys
+    assert not (target / "keys.json").exists()
 
 
 def test_keys_are_not_left_in_a_later_backup_without_them(store: Store, backup: Path) -> None:

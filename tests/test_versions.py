@@ -11,7 +11,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, blob_rows, holds, quotas, versions
+from gestalt_cas import Store, blob_rows, buckets, holds, quotas, versions
 from gestalt_cas.errors import DatabaseDamaged, Held, QuotaExceeded
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
 from oracle import NULL, Oracle, Version
@@ -312,7 +312,7 @@ def test_a_pointer_to_another_keys_version_shows_nothing(store: Store) -> None:
             tx.execute("UPDATE current SET seq = ?", [wrong.seq])
             assert versions.current(tx, key("k")) is None
             assert versions.current_run(tx, BUCKET, b"", b"z") == []
-            assert versions.totals(tx, elsewhere.bucket, b"", None)[0] == 0
+            assert buckets.totals(tx, elsewhere.bucket, b"", None)[0] == 0
 
 
 def test_a_pointer_is_made_anew_from_the_versions(store: Store) -> None:
@@ -520,13 +520,13 @@ def test_history_goes_on_within_a_key(store: Store) -> None:
 
 def test_buckets_are_those_with_a_version(store: Store) -> None:
     with store._database.write() as tx:
-        assert versions.buckets(tx) == []
+        assert buckets.standing(tx) == []
         for bucket in ("b", "a", "ü", "ab", "marker only"):
             append(tx, key("k", bucket), None if bucket == "marker only" else b"x")
         made = append(tx, key("k", "gone"), b"x")
         versions.remove(tx, made, 1)
-        assert versions.buckets(tx) == ["a", "ab", "b", "marker only", "ü"]
-        assert versions.buckets_ever(tx) == ["a", "ab", "b", "gone", "marker only", "ü"]
+        assert buckets.standing(tx) == ["a", "ab", "b", "marker only", "ü"]
+        assert buckets.ever(tx) == ["a", "ab", "b", "gone", "marker only", "ü"]
 
 
 def test_totals_count_each_payload_once(store: Store) -> None:
@@ -536,19 +536,24 @@ def test_totals_count_each_payload_once(store: Store) -> None:
         append(tx, key("c"), None)
         append(tx, key("a", "other"), b"elsewhere")
         versions.remove(tx, append(tx, key("b"), b"removed"), 1)
-        assert versions.totals(tx, BUCKET, b"", None) == (2, 5, 7, 19, 7)
-        assert versions.totals(tx, BUCKET, b"b", b"c") == (1, 2, 2, 7, 7)
-        assert versions.totals(tx, BUCKET, b"c", None) == (0, 1, 0, 2, 2)
-        assert versions.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
+        assert buckets.totals(tx, BUCKET, b"", None) == (2, 5, 7, 19, 7)
+        assert buckets.totals(tx, BUCKET, b"b", b"c") == (1, 2, 2, 7, 7)
+        assert buckets.totals(tx, BUCKET, b"c", None) == (0, 1, 0, 2, 2)
+        assert buckets.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
         kept = append(tx, key("d"), b"kept by a snapshot")
         tx.execute("INSERT INTO snapshots VALUES ('s', '', CAST('' AS BLOB), ?, 1)", [kept.seq])
         versions.remove(tx, kept, 1)
-        assert versions.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
+        assert buckets.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
 
 
 # ---- costs ----
 
-STATEMENTS = {name: value for name, value in vars(versions).items() if isinstance(value, versions.Prepared)}
+STATEMENTS = {
+    name: value
+    for module in (versions, buckets)
+    for name, value in vars(module).items()
+    if isinstance(value, versions.Prepared)
+}
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

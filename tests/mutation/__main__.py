@@ -19,7 +19,9 @@ from mutation.judging import PACKAGE, ROOT, Judgement, Outcome, judge, quick_hyp
 from mutation.mutants import Mutant, chosen, mutants
 from mutation.survivors import EQUIVALENT
 
-MODULES = ("conditions", "ranges", "listing", "tokens", "versions")
+MODULES = ("conditions", "ranges", "listing", "tokens", "versions", "buckets", "version_rows")
+_TESTED_WITH = {"buckets": "versions", "version_rows": "versions"}
+"""Modules whose tests stand with those of another one."""
 # These start processes, which import the file and not the mutant, and take their time for it.
 _SLOW = (
     "test_no_acknowledged_object_is_lost_to_a_remover",
@@ -109,7 +111,8 @@ def _of(module: str) -> list[Mutant]:
 
 
 def _tests(module: str, place: Path, *, own: bool) -> list[str]:
-    return [f"--rootdir={ROOT}", f"--basetemp={place / 't'}", f"tests/test_{module}.py", *([] if own else STORE)]
+    home = _TESTED_WITH.get(module, module)
+    return [f"--rootdir={ROOT}", f"--basetemp={place / 't'}", f"tests/test_{home}.py", *([] if own else STORE)]
 
 
 def _limit(tests: list[str]) -> float | None:
@@ -128,7 +131,7 @@ def _tell(number: str, mutant: Mutant, judgement: Judgement) -> None:
 def _summary(scores: dict[str, Score]) -> int:
     print()
     for module, score in scores.items():
-        print(f"{module:11}{score}")
+        print(f"{module:13}{score}")
         for mutant in score.unexplained:
             print(f"    survived: line {mutant.line}, {mutant.name}")
     return 1 if any(score.unexplained for score in scores.values()) else 0

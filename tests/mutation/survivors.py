@@ -18,27 +18,29 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "module: 1 -> 2 #2": _BELOW_2_48,
         "append: 1 -> 2": "the first of the ids made is the same, the other one is not used",
         "history: 0 -> -1 #2": "all rows of a group have the same key",
-        "buckets: _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name)"
-        " -> _HAS_VERSION(connection, bucket=name)": "whoever has an object has its version; asked first as the quicker"
-        " question, since versions that were removed may lie before the first that was not",
         "current: 0 -> -1": _ONE,
         "current_of: 0 -> -1": _ONE,
         "current_of: 0 -> -1 #2": _ONE,
         "newest: 0 -> -1": _ONE,
         "by_id: 0 -> -1": _ONE,
         "by_id: 0 -> -1 #2": _ONE,
-        "buckets_ever: 0 -> -1": _ONE,
-        "buckets_ever: 0 -> -1 #2": _ONE,
-        "buckets_ever: 0 -> -1 #3": _ONE,
-        "buckets_ever: 0 -> -1 #4": _ONE,
-        "totals: 0 -> -1": _ONE,
-        "totals: 0 -> -1 #2": _ONE,
         "pointer: 0 -> -1": _ONE,
         "pointer: 0 -> -1 #2": _ONE,
         "pointer: 0 -> -1 #3": _ONE,
         "pointer: 0 -> -1 #4": _ONE,
         "draw: 0 -> -1": _ONE,
         "append: 0 -> -1": _ONE,
+    },
+    "buckets": {
+        "standing: _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name)"
+        " -> _HAS_VERSION(connection, bucket=name)": "whoever has an object has its version; asked first as the quicker"
+        " question, since versions that were removed may lie before the first that was not",
+        "ever: 0 -> -1": _ONE,
+        "ever: 0 -> -1 #2": _ONE,
+        "ever: 0 -> -1 #3": _ONE,
+        "ever: 0 -> -1 #4": _ONE,
+        "totals: 0 -> -1": _ONE,
+        "totals: 0 -> -1 #2": _ONE,
     },
 }
 """By module: the mutant's name, and why it does the same."""
