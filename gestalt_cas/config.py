@@ -20,10 +20,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gestalt_cas import objects
+from gestalt_cas import objects, stamps
 from gestalt_cas.config_schema import Setting, below, describe, dotted, part_of, quoted, schema, shown, wrong
 from gestalt_cas.errors import InvalidArgument, InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
+from gestalt_cas.stamps import SYSTEM, Stamps
 
 if TYPE_CHECKING:
     pass
@@ -109,6 +110,7 @@ class Config:
     http: Http = Http()
     telemetry: Telemetry = Telemetry()
     signing: KeyPair | None = None
+    stamps: Stamps = SYSTEM
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -131,6 +133,7 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         http=_http(values),
         telemetry=Telemetry(**_given("telemetry", Telemetry, values)),
         signing=_signing(values),
+        stamps=stamps.parse(str(values.get("clock", "system")), str(values.get("versionIds", "random"))),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from email.utils import format_datetime
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -104,6 +104,8 @@ class Endpoint:
     async def _answered(self, request: web.BaseRequest, mount: Mount, call: HttpCall) -> web.StreamResponse:
         shared = cors.fields(mount.config.http.cors_origins, request.headers.get("Origin", ""))
         shared |= {"x-amz-request-id": call.id, "Server": "gestalt-cas"}
+        if mount.config.stamps.fixed_ms is not None:  # else aiohttp dates what has no date
+            shared["Date"] = format_datetime(mount.config.stamps.now(), usegmt=True)
         try:
             response = await self._serve(request, mount, shared, call)
         except StoreError as error:
@@ -156,7 +158,7 @@ def _authenticated(request: web.BaseRequest, mount: Mount) -> RequestTarget:
         raise SignatureDoesNotMatch("AccessDenied", "the request is not signed; use a presigned URL")
     fields = http_fields.joined(request.headers.items())
     signed = sigv4.Request(request.method, target.path, target.query, fields)
-    sigv4.verify(mount.keys.get(), signed, now=datetime.now(UTC))
+    sigv4.verify(mount.keys.get(), signed, now=mount.config.stamps.now())
     return target
 
 

@@ -41,6 +41,7 @@ FAN_OUT = 256
 _ALWAYS = 1 << 62
 """Later than any time that is recorded: without grace, what this run records goes at once."""
 _LOOKING = "looking for payloads that no version reaches"
+_LAST_RESORT = "remove versions for good (gestalt-cas rm --version-id, purge, retention run), or make room on the disk"
 _ESTIMATE_SECONDS = 0.25
 _ESTIMATE_LASTS = 5.0
 
@@ -153,7 +154,7 @@ class Collector:
             return found
 
     def advice(self) -> str:
-        """What helps a full disk: the bytes free and reclaimable, and the command that frees them."""
+        """What helps a full disk: the bytes free and reclaimable, and the command that frees them if any are."""
         root = self._parts.layout.root
         free = f"{free_bytes(root)} bytes are free"
         if out_of_files(root):
@@ -163,6 +164,8 @@ class Collector:
         except StoreError:  # the disk that has no room may fail to read, too; what failed first is what to report
             return free
         least = "" if found.exact else "at least "
+        if found.exact and not found.bytes:
+            return f"{free}, and gc knows of none to free: {_LAST_RESORT}"
         return (
             f"{free}, {least}{found.bytes} bytes reclaimable with: gestalt-cas gc --data-dir {shlex.quote(str(root))}"
         )

@@ -393,6 +393,13 @@ class Store(Past):
         """Judge uploads by these limits from now on; those on their way keep what they have taken."""
         self._blobs.staging.budget.limits = limits
 
+    def stand_at(self, now_ms: int | None) -> None:
+        """Date changes by this time from now on, None: by the clock; none is dated before the last commit all the same.
+
+        For tests of programs that use a server (`stamps.py`). Batches, rollbacks and retention keep the clock.
+        """
+        self._changes = Changes(self._database, self._payloads, now_ms)
+
     def adopt(self, wanted: Mapping[str, object]) -> None:
         """Write the settings that a configuration holds; the others keep their values.
 

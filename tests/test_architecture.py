@@ -24,7 +24,7 @@ LAYERS = (
         "http_fields",
         "listing",
     }
-    | {"presign", "ranges", "sigv4", "tokens", "urls"},
+    | {"presign", "ranges", "sigv4", "stamps", "tokens", "urls"},
     {
         "answers",
         "blob_rows",
@@ -66,7 +66,7 @@ LAYERS = (
     | {"rollback_plans", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
-    | {"mounts", "observing", "patience", "pools", "provider", "rpc", "server"}
+    | {"mounts", "observing", "patience", "pools", "provider", "reach", "rpc", "server"}
     | {"targets", "uploads", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -676,8 +676,16 @@ def test_a_full_disk_is_told_with_what_would_help(
         assert no_more_room(store.directory, min_free_bytes=1 << 60).endswith("bytes are free")
 
 
+def test_a_full_disk_without_garbage_is_not_told_to_collect_it(store: Store) -> None:
+    put(store, "kept", b"kept")
+    told = no_more_room(store.directory, min_free_bytes=1 << 60)
+    assert "bytes are free, and gc knows of none to free: remove versions for good" in told
+    assert "reclaimable" not in told
+
+
 def test_the_command_that_helps_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     with Store.open(tmp_path / "it's a dir") as store:
+        abandon(store, b"data")
         words = store._collector.advice().rpartition("with: ")[2]
     echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True).stdout
     assert echoed.splitlines() == ["gestalt-cas", "gc", "--data-dir", str(tmp_path / "it's a dir")]
