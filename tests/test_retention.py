@@ -7,7 +7,6 @@ import tempfile
 import threading
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -378,14 +377,6 @@ def test_what_a_deleted_snapshot_kept_is_freed_with_the_rest(store: Store) -> No
 
 
 # ---- against a model, on random histories ----
-
-
-@dataclass
-class Kept:
-    """A version as the model has it."""
-
-    version: ObjectVersion
-    follower_ms: int | None = None
 
 
 def expected(
