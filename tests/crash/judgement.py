@@ -95,7 +95,7 @@ class Judge:
             self._write_again(store)
             self._check_below(store, set())
             if collect:
-                self._collect(store, promises)
+                self._collect(store)
 
     def _check_purged(self, store: Store, promises: Promises) -> None:
         purged = set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}
@@ -346,7 +346,7 @@ class Judge:
     def _path(self, digest: bytes) -> Path:
         return self._directory / "blobs" / digest.hex()[:2] / digest.hex()
 
-    def _collect(self, store: Store, promises: Promises) -> None:
+    def _collect(self, store: Store) -> None:
         """Two runs leave the payloads that versions reach, and nothing else."""
         store.collect_garbage()
         store.collect_garbage()
