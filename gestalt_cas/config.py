@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from gestalt_cas import objects, stamps
@@ -25,9 +25,6 @@ from gestalt_cas.config_schema import Setting, below, describe, dotted, part_of,
 from gestalt_cas.errors import InvalidArgument, InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
 from gestalt_cas.stamps import SYSTEM, Stamps
-
-if TYPE_CHECKING:
-    pass
 
 STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes", "quotas", "retention.rules", "history.keepDays")
 """The keys whose values are kept in the store."""
