@@ -96,6 +96,16 @@ def test_open_makes_a_store_once(tmp_path: Path) -> None:
         assert body(store, "k") == DATA
 
 
+@pytest.mark.parametrize("piece", [b"data", bytearray(b"data"), memoryview(b"data"), "data"])
+def test_one_piece_is_no_body(tmp_path: Path, piece: Any) -> None:
+    with Store.open(tmp_path / "store") as store:
+        with pytest.raises(TypeError, match=r"a body is an iterable of bytes, not \w+; write \[piece\]"):
+            store.write(ObjectKey("b", "k"), piece)
+        with pytest.raises(TypeError, match=r"write \[piece\]"), store.transaction() as changes:
+            changes.put(ObjectKey("b", "k"), piece)
+        assert store.list_page(ListQuery("b")).objects == ()
+
+
 def test_the_tree_and_its_modes(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     with Store.open(directory) as store:
