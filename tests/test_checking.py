@@ -155,9 +155,9 @@ def test_findings_name_what_they_concern(directory: Path) -> None:
 
 
 def test_every_key_of_a_long_history_is_compared_with_current(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gestalt_cas.checks import row_checks
+    from gestalt_cas.checks import row_reading
 
-    monkeypatch.setattr(row_checks, "BATCH", 3)
+    monkeypatch.setattr(row_reading, "BATCH", 3)
     for number in range(8):
         put(store, "long", b"%d" % number)
     assert found(store) == []
@@ -600,9 +600,9 @@ def test_a_check_beside_another_neither_goes_on_with_it_nor_disturbs_it(store: S
 
 
 def test_a_check_goes_on_in_the_midst_of_the_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gestalt_cas.checks import row_checks
+    from gestalt_cas.checks import row_reading
 
-    monkeypatch.setattr(row_checks, "BATCH", 2)
+    monkeypatch.setattr(row_reading, "BATCH", 2)
     change(store, "DELETE FROM current WHERE key = ?", b"twin")
     whole = check(store)
 

@@ -22,6 +22,7 @@ from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, is_want
 
 BATCH = 1000
 DIGEST_BYTES = 32
+_BEYOND = b"\xff" * (DIGEST_BYTES + 1)
 Names = dict[bytes, tuple[int, int]]
 """Digest to mode (with the file's type) and size of what stands under its name."""
 
@@ -32,6 +33,8 @@ class PayloadPass:
     def __init__(self, run: Inspection) -> None:
         self._run = run
         self._gap: tuple[bytes, bytes, StoreError] | None = None
+        self._next = b""
+        """The first row after a place that was passed: none stands between. (One that came since is no concern.)"""
 
     def batches(self, after: bytes) -> Iterator[bytes]:
         """Check all payloads with digests after `after`; yields digests that a later run can go on from."""
@@ -40,13 +43,25 @@ class PayloadPass:
             start = max(after, _before(first))
             names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
             reached = start
-            for reached in self._directory(names, start, upper):
+            bare = not names and self._has_no_rows(start, upper)
+            for reached in (upper,) if bare else self._directory(names, start, upper):
                 yield reached
                 tell(self._run, reached)
                 self._run.pace.batch_done()
             if reached != upper:
                 yield upper
         self._close_gap()
+
+    def _has_no_rows(self, start: bytes, upper: bytes) -> bool:
+        """Whether no row stands between; in small stores that is so of most directories, and one question tells it."""
+        if self._next <= start and self._gap is None:
+            try:
+                with self._run.view() as tx:
+                    self._next = payload_rows.first_after(tx, start) or _BEYOND
+            except StoreError as error:
+                if not broken(error):
+                    raise
+        return self._next >= upper and self._gap is None
 
     def _directory(self, names: Names, place: bytes, upper: bytes) -> Iterator[bytes]:
         limit = BATCH if self._gap is None else 1

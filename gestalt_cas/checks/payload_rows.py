@@ -16,6 +16,7 @@ _COLUMNS = "b.digest, b.size, b.place, b.sums, b.damaged_ms"
 _REACHED = "EXISTS (SELECT 1 FROM versions AS v WHERE v.digest = b.digest)"
 _PAGE = "SELECT {}, {} FROM blobs AS b WHERE b.digest > ? AND b.digest < ? ORDER BY b.digest LIMIT ?"
 _PAGE_INDEXED, _PAGE_ALONE = _PAGE.format(_COLUMNS, _REACHED), _PAGE.format(_COLUMNS, 1)
+_FIRST = "SELECT digest FROM blobs WHERE digest > ? ORDER BY digest LIMIT 1"
 _ONE = f"SELECT {_COLUMNS}, 1 FROM blobs AS b WHERE b.digest = ?"
 _VERSIONS = "SELECT bucket, key, version_id FROM versions WHERE digest = ? LIMIT ?"
 _COUNT = "SELECT count(*), min(size), max(size) FROM versions WHERE digest = ?"
@@ -68,6 +69,12 @@ def page(connection: Connection, after: bytes, upper: bytes, limit: int, *, inde
     """
     sql = _PAGE_INDEXED if indexed else _PAGE_ALONE
     return [_row(values) for values in connection.execute(sql, (after, upper, limit)).fetchall()]
+
+
+def first_after(connection: Connection, after: bytes) -> bytes | None:
+    """The least digest after this one of which there is a row."""
+    found = connection.execute(_FIRST, (after,)).fetchone()
+    return bytes(found[0]) if found else None
 
 
 def one(connection: Connection, digest: bytes) -> PayloadRow | None:

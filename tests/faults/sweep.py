@@ -1,6 +1,7 @@
 """The n-th operation of the disk fails, for every n until the call passes untouched; then the fault is lifted.
 
     python -m faults.sweep DIRECTORY CASE STRIDE SEED [KIND]
+    python -m faults.sweep                                      jobs from standard input, see `serve`
 
 With a stride only every so many-th point is tried, from one that the seed chooses. Every kind of fault is tried, once
 and for a while. Runs under the preloaded library (crash/shim.py), which counts and fails what happens below DIRECTORY.
@@ -15,9 +16,11 @@ Each point runs in a fork, so that imports are paid once. Prints a line for each
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
@@ -172,8 +175,8 @@ def _open_payloads() -> list[str]:
     return sorted(found)
 
 
-def main() -> None:
-    directory, name, stride, seed, *kinds = sys.argv[1:]
+def run(directory: str, name: str, stride: str, seed: str, *kinds: str) -> None:
+    """Sweep one case."""
     kill_points.in_fork(lambda: Store.open(f"{directory}/store").close())
     for kind in [Fault[kind] for kind in kinds] or list(Fault):
         for sticky in (False, True):
@@ -183,5 +186,30 @@ def main() -> None:
             sweep(Path(directory), name, kind, sticky=sticky, first=first, stride=int(stride))
 
 
+def serve() -> None:
+    """Do jobs in forks, since what is imported first takes longer than most of them.
+
+    A job is a line with the JSON list of a file's name and the words of a command line; what the job prints, errors
+    included, goes into the file. Each is answered by a line with the exit status.
+    """
+    for line in sys.stdin:
+        output, *words = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                with open(output, "w") as said:
+                    os.dup2(said.fileno(), 1)
+                    os.dup2(said.fileno(), 2)
+                run(*words)
+                code = 0
+            except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    run(*sys.argv[1:]) if sys.argv[1:] else serve()

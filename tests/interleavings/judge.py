@@ -69,8 +69,8 @@ def _refusals(scenario: str, opponent: str) -> tuple[str, ...]:
     """How the first may be refused, since the other was there before."""
     if scenario.startswith(("copy", "read")) and opponent in REMOVERS:
         return ("NoSuchKey",)
-    if opponent == FORGET:  # a rollback that had read the snapshot before is refused for what the gc took
-        return ("NoSuchSnapshot", "VersionRemoved") if scenario in ROLLBACKS else ("NoSuchSnapshot",)
+    if opponent == FORGET:
+        return ("NoSuchSnapshot",)
     return ("VersionRemoved",) if scenario == "rollback" and opponent in (*REMOVERS, RETAIN) else ()
 
 
