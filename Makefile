@@ -36,7 +36,7 @@ PROTO_VENV := .build/proto
 .PHONY: clean explore pythons sdk-matrix executable executables bench-executable
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the package into it
 

@@ -49,6 +49,7 @@ from gestalt_cas.objects import (
     check_attributes,
     check_bucket,
     check_names,
+    require_pieces,
     utf8,
 )
 from gestalt_cas.parts import Parts, open_parts
@@ -156,6 +157,7 @@ class Store(Past):
         body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
         for OutcomeUnknown.
         """
+        require_pieces(chunks)
         self._check_write(key, headers, metadata, conditions)
         seldom = self._database.recent(quotas.any_stand) is False
         chunks = allowances.within(chunks, expected_bytes, lambda: self._room(key), seldom=seldom)

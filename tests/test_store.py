@@ -80,6 +80,16 @@ def test_what_a_write_returns(store: Store) -> None:
     assert payload_path(store, b"hello").read_bytes() == b"hello"
 
 
+@pytest.mark.parametrize("piece", [b"data", bytearray(b"data"), memoryview(b"data"), "data"])
+def test_one_piece_is_no_body(tmp_path: Path, piece: Any) -> None:
+    with Store.open(tmp_path / "store") as store:
+        with pytest.raises(TypeError, match=r"a body is an iterable of bytes, not \w+; write \[piece\]"):
+            store.write(ObjectKey("b", "k"), piece)
+        with pytest.raises(TypeError, match=r"write \[piece\]"), store.transaction() as changes:
+            changes.put(ObjectKey("b", "k"), piece)
+        assert store.list_page(ListQuery("b")).objects == ()
+
+
 @pytest.mark.parametrize("pieces", [[], [b""], [b"", bytearray(), memoryview(b"")]])
 def test_an_empty_object(store: Store, pieces: list[bytes]) -> None:
     version = store.write(key("k"), pieces)
