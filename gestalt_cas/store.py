@@ -156,6 +156,9 @@ class Store(Past):
         `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called before the
         body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
         for OutcomeUnknown.
+
+        Raises PreconditionFailed, Held (of a null version that it would replace), QuotaExceeded, ObjectTooLarge, what
+        `chunks` and `confirm` raise, and TypeError for one piece of bytes in place of an iterable of them.
         """
         require_pieces(chunks)
         self._check_write(key, headers, metadata, conditions)
