@@ -37,7 +37,7 @@ PROTO_VENV := .build/proto
 .PHONY: clean explore pythons sdk-matrix executable executables bench-executable
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## make .venv and install the package into it
 
@@ -56,14 +56,15 @@ test: $(INSTALLED_DEV) ## run every test
 # branch of them.
 COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits connections database database_faults heartbeats inlined intake \
   payloads quotas rollback rollback_plans rollback_rows staging store version_ids version_rows versions
-REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews retention_runs snapshots strays sweeps
+REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews \
+  retention_runs snapshots strays sweeps
 empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 5 minutes)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
-	  commits damage database garbage heartbeats holds horizons inlined past pins purging quotas reachability removals reserve \
-	  retention rollback statistics store strays versions)
+	  commits damage database garbage heartbeats holds horizons inlined parts past pins purging quotas reachability removals \
+	  reserve retention retention_model retention_runs rollback settings statistics store strays trust versions)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
@@ -89,7 +90,8 @@ sdk-matrix: $(INSTALLED_DEV) ## the provider under all published SDK releases (a
 	@PYTHONPATH=tests $(BIN)/python -m sdks.matrix $(SDKS)
 
 # One that is not there fails the target: what pyproject.toml declares is what was run.
-CORE := tests/test_store.py tests/test_versions.py tests/test_contract_*.py tests/test_host.py $(patsubst %,tests/test_%.py,batches past removals retention rollback)
+CORE := tests/test_contract_*.py $(patsubst %,tests/test_%.py,batches host parts past removals retention retention_runs rollback \
+  settings store trust versions)
 pythons: $(INSTALLED_DEV) ## the core tests under each of PYTHONS (2 to 5 minutes each)
 	@set -e; for python in $(PYTHONS); do \
 	  place=".build/pythons/$$(basename "$$python")"; \

@@ -31,6 +31,7 @@ from gestalt_cas.objects import (
     ObjectVersion,
     check_attributes,
     check_names,
+    require_pieces,
 )
 from gestalt_cas.parts import Parts
 from gestalt_cas.settings import Settings
@@ -99,6 +100,7 @@ class Batch:
         conditions: Conditions = NO_CONDITIONS,
     ) -> Change:
         """Add a new version of `key`; the body is taken now. Raises what `Store.write` raises but for conditions."""
+        require_pieces(chunks)
         check_names(key)
         check_attributes(headers, metadata)
         rules.validate_write(conditions)

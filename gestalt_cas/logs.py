@@ -13,7 +13,6 @@ from typing import TextIO
 
 from gestalt_cas.request_ids import current
 
-FORMATS = ("text", "json")
 FIELDS = ("request_id", "method", "code", "ms", "received_bytes", "sent_bytes")
 """What a record may have beyond what every one has; JSON lines show it under these names."""
 
@@ -62,7 +61,7 @@ _names_request = _NamesRequest()
 
 
 def set_up(style: str = "text", level: int = logging.INFO) -> None:
-    """Send the logs of this process to stderr, in one of FORMATS; handlers that send them elsewhere stay."""
+    """Send the logs of this process to stderr, as "text" or "json"; handlers that send them elsewhere stay."""
     global _ours  # noqa: PLW0603 - as the root logger it belongs to the process
     _ours = logging.StreamHandler(sys.stderr)
     _ours.setFormatter(JsonLines() if style == "json" else TextLines())

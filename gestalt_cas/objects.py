@@ -210,6 +210,12 @@ def check_names(key: ObjectKey, what: str = "") -> None:
         raise InvalidArgument(f"{what}{error}") from None
 
 
+def require_pieces(body: object) -> None:
+    """Raise TypeError for one piece where pieces are wanted: bytes are iterable as well, and yield numbers."""
+    if isinstance(body, bytes | bytearray | memoryview | str):
+        raise TypeError(f"a body is an iterable of bytes, not {type(body).__name__}; write [piece] for one piece")
+
+
 def check_attributes(headers: Headers, metadata: Mapping[str, str]) -> None:
     """Raise InvalidArgument unless headers and user metadata may be stored (contract section 6)."""
     total = 0

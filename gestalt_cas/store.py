@@ -49,6 +49,7 @@ from gestalt_cas.objects import (
     check_attributes,
     check_bucket,
     check_names,
+    require_pieces,
     utf8,
 )
 from gestalt_cas.parts import Parts, open_parts
@@ -155,7 +156,11 @@ class Store(Past):
         `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called before the
         body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
         for OutcomeUnknown.
+
+        Raises PreconditionFailed, Held (of a null version that it would replace), QuotaExceeded, ObjectTooLarge, what
+        `chunks` and `confirm` raise, and TypeError for one piece of bytes in place of an iterable of them.
         """
+        require_pieces(chunks)
         self._check_write(key, headers, metadata, conditions)
         seldom = self._database.recent(quotas.any_stand) is False
         chunks = allowances.within(chunks, expected_bytes, lambda: self._room(key), seldom=seldom)

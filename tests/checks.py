@@ -105,12 +105,6 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
 
-def _link_to_itself(path: Path) -> None:
-    aside = path.parent / ("f" * 64)
-    path.rename(aside)
-    path.symlink_to(aside)
-
-
 FILE_DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "first chunk": ("bytes", lambda path: flip(path, 5)),
     "middle chunk": ("bytes", lambda path: flip(path, MIB + 77)),

@@ -15,7 +15,6 @@ from gestalt_cas import sqlite
 from gestalt_cas.schema import PAGE_SIZE
 
 INTERIOR = {2, 5}
-LEAF = {10, 13}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Version ids are the store's to choose, so they are told; everything else is pred
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from blake3 import blake3
@@ -124,14 +124,7 @@ class Oracle:
 
     def listing(self, bucket: str, prefix: str, delimiter: str) -> list[tuple[str, bool]]:
         """The whole listing: names in order, each with whether it is a common prefix."""
-        shown: dict[str, bool] = {}
-        for key in self.keys(bucket, prefix):
-            rest = key[len(prefix) :]
-            if delimiter and delimiter in rest:
-                shown[prefix + rest[: rest.index(delimiter) + len(delimiter)]] = True
-            else:
-                shown[key] = False
-        return list(shown.items())
+        return grouped(self.keys(bucket, prefix), prefix, delimiter)
 
     def history(self, bucket: str, prefix: str) -> Iterator[tuple[str, Version, bool]]:
         """Every version below a prefix: keys in order, newest first within a key, and whether it is the newest."""
@@ -148,3 +141,15 @@ class Oracle:
     def payloads(self) -> set[bytes]:
         """Every content that some version reaches."""
         return {v.data for stack in self.versions.values() for v in stack if v.data is not None}
+
+
+def grouped(keys: Iterable[str], prefix: str, delimiter: str) -> list[tuple[str, bool]]:
+    """What a listing shows of keys below a prefix, in their order: names, each with whether it is a common prefix."""
+    shown: dict[str, bool] = {}
+    for key in keys:
+        rest = key[len(prefix) :]
+        if delimiter and delimiter in rest:
+            shown[prefix + rest[: rest.index(delimiter) + len(delimiter)]] = True
+        else:
+            shown[key] = False
+    return list(shown.items())

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -223,6 +223,29 @@ class Child:
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def run_together(children: Sequence[Child]) -> None:
+    """Have children that print a line when they are ready, and then wait for one, go on at the same time to the end."""
+    try:
+        for process in children:
+            assert process.line() == "ready"
+        for process in children:
+            process.tell()
+        for process in children:
+            process.finish()
+    finally:
+        for process in children:
+            process.__exit__()
+
+
+SERVER = """
+    with Store.open(arguments[0]) as store:
+        assert store.claim_server()
+        print("serving", flush=True)
+        sys.stdin.readline()
+"""
+"""A child that serves a store until it is told a line."""
 
 
 def full_at_every_other_commit(patch: pytest.MonkeyPatch) -> list[int]:

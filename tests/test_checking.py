@@ -33,7 +33,7 @@ from checks import (
     store_fixture,
 )
 from gestalt_cas import ObjectKey, Store, quarantine
-from gestalt_cas.checks import checking, inspection, payload_checks, payload_judging, schema_checks, wal_checks
+from gestalt_cas.checks import checking, inspection, integrity_checks, payload_checks, payload_judging, wal_checks
 from gestalt_cas.checks.findings import EVERYTHING, FAULTS, Subset, subset_of
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import InvalidArgument, StoreBusy
@@ -218,8 +218,8 @@ def test_an_index_that_disagrees_is_found_also_when_the_wal_grows_too_much(
 ) -> None:
     _insert_beside_the_index(directory, index, statement)
     if given_up:
-        monkeypatch.setattr(schema_checks, "GIVE_UP_BYTES", -1)
-        monkeypatch.setattr(schema_checks, "_STEPS", 1)
+        monkeypatch.setattr(integrity_checks, "GIVE_UP_BYTES", -1)
+        monkeypatch.setattr(integrity_checks, "_STEPS", 1)
     with Store.open(directory) as store:
         findings = found(store)
         assert {finding.kind for finding in findings} == {"index"}

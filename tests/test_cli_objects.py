@@ -445,7 +445,7 @@ def test_rm_adds_a_marker_and_removing_that_brings_the_object_back(cas: Command,
 
 def test_init_makes_a_store_once(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
     cas = command_in(tmp_path / "a/new", capsysbinary)
-    assert cas("init", "--json").record == {"data_dir": str(tmp_path / "a/new"), "created": True}
+    assert cas("init", "--json").record == {"data_dir": str(tmp_path / "a/new"), "created": True, "upgraded": False}
     assert cas("ls").code == 0
     assert cas("init", "--json").record["created"] is False
     assert cas("init").text == f"there is a store in {tmp_path}/a/new\n"

@@ -111,6 +111,20 @@ def test_what_cannot_be_done_says_why(
     assert (gone.code, "what gone had then was removed for good" in one_line(gone)) == (1, True)
 
 
+def test_a_time_before_the_first_change_is_not_taken_for_the_wish_to_delete_everything(
+    cas: Command, bucket: str, moment: str
+) -> None:
+    before = listed(cas, bucket)
+    refused = cas("rollback", bucket, "--to", "5d")
+    assert (refused.code, refused.text) == (2, "")
+    assert f"--to 5d: nothing had been written by then, so all of {bucket} would be deleted" in one_line(refused)
+    assert listed(cas, bucket) == before
+    shown = cas("rollback", bucket, "--to", "5d", "--dry-run")
+    assert shown.text.splitlines()[-1] == f"would roll back {bucket} to sequence 0: 0 added, 0 changed, 3 deleted"
+    assert cas("rollback", bucket, "--to", "0").code == 0
+    assert listed(cas, bucket) == []
+
+
 def test_what_cannot_be_undone_is_said(cas: Command, store: Store, bucket: str) -> None:
     write(store, bucket, "k", b"one")
     moment = str(store.moment().seq)

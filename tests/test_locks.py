@@ -13,7 +13,7 @@ import pytest
 
 from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
 from gestalt_cas.locks import FileLock, WriterLock
-from storage import Child, Failing
+from storage import Child, Failing, run_together
 
 HOLD = """
     from gestalt_cas.locks import FileLock, WriterLock
@@ -94,16 +94,7 @@ def test_one_holder_among_threads_and_processes(tmp_path: Path) -> None:
 def test_turns_are_shared_out_fairly(tmp_path: Path) -> None:
     turns, names = 600, "abc"
     children = [Child(TAKE_TURNS, tmp_path, name, turns) for name in names]
-    try:
-        for process in children:
-            assert process.line() == "ready"
-        for process in children:
-            process.tell()
-        for process in children:
-            process.finish()
-    finally:
-        for process in children:
-            process.__exit__()
+    run_together(children)
     taken = (tmp_path / "log").read_text()
     shares = {name: taken.count(name) for name in names}
     assert sum(shares.values()) == turns

@@ -29,7 +29,6 @@ OK = grpc.StatusCode.OK
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 FORBIDDEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS}
 """UNKNOWN and INTERNAL would be a bug's; UNAVAILABLE a dead process, DATA_LOSS damage to a healthy store."""
-UNARY = [method for method in protos.METHODS if method not in ("ReadObject", "WriteObject")]
 SEED = 4
 ROUNDS = 150
 

@@ -106,6 +106,17 @@ def content(directory: Path) -> dict[str, str]:
 # ---- earlier ones ----
 
 
+def test_init_says_that_it_upgraded(kept: Path, revision: str, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    told = command_in(kept, capsysbinary)("init").text
+    assert told == f"upgraded the store in {kept}; its old database is kept as {upgraded_from(revision)}\n"
+    assert (kept / upgraded_from(revision)).is_file()
+    assert command_in(kept, capsysbinary)("init").text == f"there is a store in {kept}\n"
+
+
+def upgraded_from(revision: str) -> str:
+    return f"metadata.before-upgrade-from-{revision}.sqlite3"
+
+
 def test_the_earlier_revisions_are_kept() -> None:
     assert {"0001", "0002", "0003"} <= set(EARLIER)
     assert all(int(revision) <= int(schema.REVISION) for revision in EARLIER)

@@ -1,10 +1,8 @@
-"""The store's operations: what each does, refuses and leaves behind; trust and damage; limits and a full disk."""
+"""The store's operations: what each does, refuses and leaves behind; limits and a full disk."""
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,52 +22,34 @@ from gestalt_cas import (
     Store,
     changes,
     pages,
-    parts,
     sqlite,
     staging,
 )
-from gestalt_cas import blobs as blobs_module
-from gestalt_cas import settings as settings_module
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.database import Database
 from gestalt_cas.errors import (
     BlobMissing,
     Cancelled,
-    DatabaseDamaged,
-    DigestMismatch,
     InvalidArgument,
-    InvalidConfig,
     InvalidRange,
     InvalidToken,
-    NoStore,
     NoSuchKey,
     NoSuchVersion,
     NotModified,
     ObjectTooLarge,
     OutcomeUnknown,
     PreconditionFailed,
-    SettingsConflict,
-    StorageFault,
-    StoreBusy,
     StoreError,
     StoreFull,
-    StoreUnusable,
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock
-from gestalt_cas.payloads import Payloads
-from gestalt_cas.reserve import Reserve
 from storage import (
     BUCKET,
-    MIB,
     Child,
     Failing,
     body,
     broken,
-    change,
     damaged,
-    flip,
-    full,
     history,
     key,
     on_a_small_disk,
@@ -82,154 +62,6 @@ from storage import (
 )
 
 DATA = b"some bytes" * 100
-
-
-# ---- opening ----
-
-
-def test_open_makes_a_store_once(tmp_path: Path) -> None:
-    directory = tmp_path / "parent" / "store"
-    with Store.open(directory) as store:
-        assert store.directory == directory
-        put(store, "k", DATA)
-    with Store.open(os.fspath(directory), create=False) as store:
-        assert body(store, "k") == DATA
-
-
-def test_the_tree_and_its_modes(tmp_path: Path) -> None:
-    directory = tmp_path / "store"
-    with Store.open(directory) as store:
-        put(store, "k", DATA)
-        assert directory.stat().st_mode & 0o777 == 0o700
-        names = {path.name for path in directory.iterdir()}
-        assert names >= {"metadata.sqlite3", "blobs", "staging", "write.lock", "turnstile.lock", "schema.lock"}
-        fan_out = sorted(path.name for path in (directory / "blobs").iterdir())
-        assert fan_out == [f"{number:02x}" for number in range(256)]
-        for path in directory.rglob("*"):
-            mode = path.stat().st_mode & 0o777
-            payload = path.is_file() and path.parent.parent.name == "blobs"
-            assert mode == (0o700 if path.is_dir() else 0o400 if payload else 0o600), path
-
-
-def test_without_create_nothing_is_made(tmp_path: Path) -> None:
-    for directory in (tmp_path / "absent", tmp_path):
-        with pytest.raises(NoStore):
-            Store.open(directory, create=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_directory_of_other_things_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "holiday.jpg").write_bytes(b"jpeg")
-    with pytest.raises(StoreUnusable, match=r"holiday\.jpg"):
-        Store.open(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
-
-
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreUnusable, match="file"):
-            Store.open(path)
-
-
-def test_a_directory_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(StoreUnusable, match="not writable"):
-        Store.open(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(("error", "expected"), [(full(), StoreFull), (broken(), StoreUnusable)])
-def test_a_tree_that_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, expected: type[StoreError]
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", Failing(Path.mkdir, error, at=100))
-        with pytest.raises(expected):
-            Store.open(tmp_path / "store")
-    with Store.open(tmp_path / "store") as store:
-        put(store, "k", DATA)
-
-
-def test_a_tree_that_was_half_made_is_completed(tmp_path: Path) -> None:
-    for name in ("blobs/00", "blobs/01", "staging"):
-        (tmp_path / name).mkdir(parents=True)
-    with Store.open(tmp_path) as store:
-        put(store, "k", DATA)
-    assert len(list((tmp_path / "blobs").iterdir())) == 256
-
-
-@pytest.mark.parametrize("create", [True, False])
-@pytest.mark.parametrize("refused", ["turnstile.lock", "write.lock", "schema.lock", "server.lock"])
-def test_what_the_system_refuses_while_opening_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, create: bool, refused: str
-) -> None:
-    Store.open(tmp_path / "store").close()
-    descriptors = len(os.listdir("/proc/self/fd"))
-    real = os.open
-
-    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
-        if Path(path).name == refused:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path, *arguments, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StoreUnusable, match="Permission denied"):
-        Store.open(tmp_path / "store", create=create)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
-def test_an_open_that_fails_closes_what_it_has(tmp_path: Path) -> None:
-    Store.open(tmp_path / "store").close()
-    with Child(SERVER, tmp_path / "store") as server:
-        assert server.line() == "serving"
-        descriptors = len(os.listdir("/proc/self/fd"))
-        with pytest.raises(SettingsConflict):
-            Store.open(tmp_path / "store", settings={"versioning": "suspended"})
-        assert len(os.listdir("/proc/self/fd")) == descriptors
-
-
-@pytest.mark.parametrize(
-    ("error", "no_room", "expected"),
-    [
-        (full(), False, StoreFull),
-        (StorageFault("cannot open"), True, StoreFull),
-        (broken(), False, StoreUnusable),
-        (StorageFault("cannot open"), False, StorageFault),
-    ],
-)
-def test_a_full_disk_while_opening_is_told_as_such(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, no_room: bool, expected: type[StoreError]
-) -> None:
-    """SQLite says that it cannot open a file whose shared memory finds no room."""
-    monkeypatch.setattr(parts, "Database", Failing(Database, error))
-    monkeypatch.setattr(Layout, "full", lambda self: no_room)
-    monkeypatch.setattr(Reserve, "give_up", lambda self: False)
-    with pytest.raises(expected):
-        Store.open(tmp_path / "store")
-    with Store.open(tmp_path / "store") as store:
-        put(store, "k", DATA)
-
-
-def test_the_directory_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with Store.open("store") as store:
-        monkeypatch.chdir("/")
-        put(store, "k", DATA)
-        assert body(store, "k") == DATA
-        assert store.directory == tmp_path / "store"
-
-
-def test_many_openers_in_one_process(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "store") as first, Store.open(tmp_path / "store") as second:
-        put(first, "k", b"one")
-        assert body(second, "k") == b"one"
-        put(second, "k", b"two")
-        assert body(first, "k") == b"two"
-        second.close()
-        put(first, "k", b"three")
-    with Store.open(tmp_path / "store") as again:
-        assert len(history(again, "k")) == 3
 
 
 # ---- writing ----
@@ -246,6 +78,16 @@ def test_what_a_write_returns(store: Store) -> None:
     assert not version.delete_marker
     assert store.head(key("k")) == version
     assert payload_path(store, b"hello").read_bytes() == b"hello"
+
+
+@pytest.mark.parametrize("piece", [b"data", bytearray(b"data"), memoryview(b"data"), "data"])
+def test_one_piece_is_no_body(tmp_path: Path, piece: Any) -> None:
+    with Store.open(tmp_path / "store") as store:
+        with pytest.raises(TypeError, match=r"a body is an iterable of bytes, not \w+; write \[piece\]"):
+            store.write(ObjectKey("b", "k"), piece)
+        with pytest.raises(TypeError, match=r"write \[piece\]"), store.transaction() as changes:
+            changes.put(ObjectKey("b", "k"), piece)
+        assert store.list_page(ListQuery("b")).objects == ()
 
 
 @pytest.mark.parametrize("pieces", [[], [b""], [b"", bytearray(), memoryview(b"")]])
@@ -658,173 +500,6 @@ def test_no_call_removes_a_payload(store: Store) -> None:
     assert payloads(store) == [blake3(DATA).hexdigest()]
 
 
-# ---- settings ----
-
-
-def test_versions_while_suspended(store: Store) -> None:
-    first = put(store, "k", b"one")
-    store.change_settings({"versioning": "suspended"})
-    assert put(store, "k", b"two").version_id == "null"
-    assert store.copy(key("k"), key("k"), source_version_id=first.version_id).version_id == "null"
-    assert [v.version_id for v in history(store, "k")] == ["null", first.version_id]
-    marker = store.delete(key("k"))
-    assert marker is not None
-    assert marker.version_id == "null"
-    assert [v.delete_marker for v in history(store, "k")] == [True, False]
-    store.change_settings({"versioning": "enabled"})
-    third = put(store, "k", b"three")
-    assert [v.version_id for v in history(store, "k")] == [third.version_id, "null", first.version_id]
-    gone = store.delete(key("k"), version_id="null")
-    assert gone is not None
-    assert (gone.version_id, gone.delete_marker, gone.current) == ("null", True, False)
-
-
-def test_the_empty_bucket_is_the_default_one(store: Store) -> None:
-    version = store.write(ObjectKey("", "k"), [DATA])
-    assert version.key == ObjectKey("default", "k")
-    assert store.head(ObjectKey("default", "k")) == store.head(ObjectKey("", "k"))
-    assert store.list_page(ListQuery()).objects == store.list_page(ListQuery("default")).objects
-    assert store.usage() == store.usage("default")
-    assert store.buckets() == ["default"]
-    store.change_settings({"bucket": "other"})
-    with pytest.raises(NoSuchKey):
-        store.head(ObjectKey("", "k"))
-    assert store.copy(ObjectKey("default", "k"), ObjectKey("", "k")).key == ObjectKey("other", "k")
-    assert store.delete(ObjectKey("", "k")) is not None
-    assert store.buckets() == ["default", "other"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"versioning": "on"}, "versioning"),
-        ({"versioning": True}, "versioning"),
-        ({"bucket": ""}, "bucket"),
-        ({"bucket": 3}, "bucket"),
-        ({"bucket": "a/b"}, "bucket"),
-        ({"blobs.inlineMaxBytes": -1}, "blobs.inlineMaxBytes"),
-        ({"blobs.inlineMaxBytes": True}, "blobs.inlineMaxBytes"),
-        ({"blobs.inlineMaxBytes": 1.5}, "blobs.inlineMaxBytes"),
-        ({"blobs.inlineMaxBytes": (1 << 20) + 1}, "blobs.inlineMaxBytes"),
-        ({"retention": 1}, "retention"),
-    ],
-)
-def test_a_setting_that_cannot_be_is_named(store: Store, changes: dict[str, object], name: str) -> None:
-    before = store.settings()
-    for use in (store.change_settings, store.adopt, lambda s: Store.open(store.directory, settings=s)):
-        with pytest.raises(InvalidArgument, match=name.replace(".", r"\.")):
-            use(changes)
-    assert store.settings() == before
-
-
-def test_settings_stay_unless_they_are_given(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "store", settings={"bucket": "mine", "blobs.inlineMaxBytes": 7}) as store:
-        store.change_settings({"versioning": "suspended"})
-    with Store.open(tmp_path / "store", settings={"bucket": "yours"}) as store:
-        assert store.settings().by_name() == {
-            "bucket": "yours", "versioning": "suspended", "blobs.inlineMaxBytes": 7, "quotas": {},
-            "retention.rules": {}, "history.keepDays": 30,
-        }  # fmt: skip
-        change(store, "INSERT INTO settings VALUES ('of.a.later.release', '1')")
-        assert store.settings().bucket == "yours"
-        change(store, "DELETE FROM settings")
-        assert store.settings().by_name()["bucket"] == "default"
-        assert store.write(ObjectKey("", "k"), [b""]).key.bucket == "default"
-
-
-def test_another_process_sees_a_setting_at_its_next_commit(store: Store) -> None:
-    code = """
-        with Store.open(arguments[0]) as store:
-            for line in sys.stdin:
-                print(store.write(ObjectKey("", "k"), [b"x"]).version_id, flush=True)
-                print(store.delete(ObjectKey("", "k")).key.bucket, flush=True)
-    """
-    with Child(code, store.directory) as other:
-        other.tell()
-        assert other.line() != "null"
-        assert other.line() == "default"
-        store.change_settings({"versioning": "suspended", "bucket": "mine"})
-        other.tell()
-        assert (other.line(), other.line()) == ("null", "mine")
-
-
-SERVER = """
-    with Store.open(arguments[0]) as store:
-        assert store.claim_server()
-        print("serving", flush=True)
-        sys.stdin.readline()
-"""
-
-
-def test_other_settings_than_those_of_a_live_server_are_refused(store: Store) -> None:
-    with Child(SERVER, store.directory) as server:
-        assert server.line() == "serving"
-        assert not store.claim_server()
-        for use in (store.adopt, lambda s: Store.open(store.directory, settings=s).close()):
-            with pytest.raises(SettingsConflict, match=r"^versioning: .*'enabled'.*'suspended'"):
-                use({"bucket": "default", "versioning": "suspended"})
-            use({"bucket": "default", "versioning": "enabled"})
-        assert not store.settings().suspended
-        assert store.change_settings({"versioning": "suspended"}).suspended  # `gestalt-cas config` may
-        server.kill()
-    assert store.claim_server()
-    store.adopt({"versioning": "enabled"})
-    assert not store.settings().suspended
-    probe = FileLock(store.directory / "server.lock")
-    assert not probe.try_acquire()
-    probe.close()
-
-
-def test_a_live_server_that_has_come_to_the_same_settings_is_no_conflict(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stale = store.settings()
-    with Child(SERVER, store.directory) as server:
-        assert server.line() == "serving"
-        store.change_settings({"versioning": "suspended"})
-        monkeypatch.setattr(Store, "settings", lambda self: stale)
-        store.adopt({"versioning": "suspended"})
-
-
-def test_adopting_settings_keeps_no_servers_lock(store: Store) -> None:
-    store.adopt({"versioning": "suspended"})
-    probe = FileLock(store.directory / "server.lock")
-    assert probe.try_acquire()
-    probe.close()
-
-
-def test_two_that_adopt_the_same_at_once_are_in_no_conflict(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first holds server.lock for a moment. That must not look like a live server with other settings."""
-    real, inside, go_on = settings_module.store, threading.Event(), threading.Event()
-
-    def slow(*arguments: Any) -> None:
-        inside.set()
-        assert go_on.wait(60)
-        real(*arguments)
-
-    monkeypatch.setattr(settings_module, "store", slow)
-    wrong: list[BaseException] = []
-
-    def adopt() -> None:
-        try:
-            with Store.open(store.directory) as other:
-                other.adopt({"versioning": "suspended"})
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the test shows it
-            wrong.append(error)
-
-    first = threading.Thread(target=adopt)
-    first.start()
-    assert inside.wait(60)
-    second = threading.Thread(target=adopt)
-    second.start()
-    second.join(0.3)
-    go_on.set()
-    for thread in (first, second):
-        thread.join()
-    assert not wrong
-    assert store.settings().suspended
-
-
 # ---- sequences and clocks ----
 
 
@@ -963,424 +638,6 @@ def test_on_a_full_disk_reads_and_removals_work(tmp_path: Path) -> None:
     )
 
 
-# ---- trust ----
-
-
-def test_a_planted_file_is_not_trusted(store: Store) -> None:
-    """The right name and size, and no committed row: its bytes are anybody's guess."""
-    path = payload_path(store, DATA)
-    path.write_bytes(bytes(len(DATA)))
-    before = path.stat().st_ino
-    put(store, "k", DATA)
-    assert body(store, "k") == DATA
-    assert path.stat().st_ino != before
-    assert (path.stat().st_nlink, path.stat().st_mode & 0o777) == (1, 0o400)
-
-
-def test_a_trusted_file_is_not_written_again(store: Store) -> None:
-    put(store, "k", DATA)
-    before = payload_path(store, DATA).stat()
-    put(store, "l", DATA)
-    after = payload_path(store, DATA).stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    assert after.st_nlink == 1
-
-
-def spoil(path: Path, how: str, elsewhere: Path) -> None:
-    """Damage a payload in one of the ways that disks and people have."""
-    good = path.read_bytes()
-    if how == "flipped":
-        flip(path, len(good) // 2)
-    elif how == "truncated":
-        overwrite(path, good[:-1])
-    elif how == "emptied":
-        overwrite(path, b"")
-    elif how == "lengthened":
-        overwrite(path, good + b"\0")
-    else:
-        path.unlink()
-    if how == "linked":
-        elsewhere.write_bytes(good)
-        path.symlink_to(elsewhere)
-    elif how == "directory":
-        path.mkdir()
-    elif how == "pipe":
-        os.mkfifo(path)
-    elif how == "socket":
-        listener = socket.socket(socket.AF_UNIX)
-        short = Path(f"/proc/self/fd/{os.open(path.parent, os.O_RDONLY)}") / "s"
-        listener.bind(str(short))
-        listener.close()
-        (path.parent / "s").rename(path)
-        os.close(int(short.parent.name))
-
-
-DAMAGES = {
-    "flipped": DigestMismatch,
-    "truncated": DigestMismatch,
-    "emptied": DigestMismatch,
-    "lengthened": DigestMismatch,
-    "deleted": BlobMissing,
-    "linked": DigestMismatch,
-    "directory": DigestMismatch,
-    "pipe": DigestMismatch,
-    "socket": DigestMismatch,
-}
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_damage_is_refused_recorded_and_healed_by_the_same_bytes(store: Store, tmp_path: Path, how: str) -> None:
-    version = put(store, "k", DATA)
-    path = payload_path(store, DATA)
-    spoil(path, how, tmp_path / "elsewhere")
-    assert not damaged(store, DATA)
-    got: list[bytes] = []
-    with pytest.raises(DAMAGES[how]) as caught, store.read(key("k")) as reader:
-        got.extend(bytes(piece) for piece in reader)
-    assert got == []
-    assert caught.value.digest == version.digest
-    assert damaged(store, DATA)
-    assert store.head(key("k")) == version
-    with pytest.raises(DAMAGES[how]):
-        body(store, "k", version_id=version.version_id)
-    put(store, "other", DATA)  # a directory that stands under the name is set aside
-    assert not damaged(store, DATA)
-    assert body(store, "k") == body(store, "other") == DATA
-    assert staged(store) == []
-    if how == "linked":
-        assert (tmp_path / "elsewhere").read_bytes() == DATA
-
-
-@pytest.mark.parametrize("how", sorted(set(DAMAGES) - {"flipped", "directory"}))
-def test_damage_that_shows_from_outside_is_healed_without_a_read(store: Store, tmp_path: Path, how: str) -> None:
-    """A file of another size or kind is not trusted, marked or not."""
-    put(store, "k", DATA)
-    spoil(payload_path(store, DATA), how, tmp_path / "elsewhere")
-    put(store, "l", DATA)
-    assert body(store, "k") == DATA
-    assert not damaged(store, DATA)
-
-
-@pytest.mark.parametrize("error", [full, broken])
-def test_while_it_heals_a_payload_is_not_trusted(store: Store, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
-    """Its row is from before, and its new name may not be on the disk: a second writer must not build on it."""
-    put(store, "k", DATA)
-    payload_path(store, DATA).unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(blobs_module, "sync_directory", Failing(blobs_module.sync_directory, error()))
-        with pytest.raises((StorageFault, StoreFull)):
-            put(store, "l", DATA)
-    assert payload_path(store, DATA).exists()
-    assert damaged(store, DATA)
-    synced: list[Path] = []
-    real = blobs_module.sync_directory
-    monkeypatch.setattr(blobs_module, "sync_directory", lambda path: (real(path), synced.append(Path(path))))
-    put(store, "m", DATA)
-    assert synced == [payload_path(store, DATA).parent]
-    assert not damaged(store, DATA)
-
-
-def test_a_payload_that_was_put_back_serves_at_once(store: Store) -> None:
-    put(store, "k", DATA)
-    overwrite(payload_path(store, DATA), bytes(len(DATA)))
-    with pytest.raises(DigestMismatch):
-        body(store, "k")
-    overwrite(payload_path(store, DATA), DATA)
-    assert damaged(store, DATA)
-    assert body(store, "k") == DATA
-
-
-def test_only_damaged_chunks_are_refused(store: Store) -> None:
-    big = os.urandom(2 * MIB + 5)
-    put(store, "k", big)
-    flip(payload_path(store, big), MIB + 7)
-    assert body(store, "k", byte_range=ByteRange(0, MIB - 1)) == big[:MIB]
-    assert body(store, "k", byte_range=ByteRange(2 * MIB)) == big[2 * MIB :]
-    assert not damaged(store, big)
-    got: list[bytes] = []
-    with pytest.raises(DigestMismatch), store.read(key("k")) as reader:
-        got.extend(bytes(piece) for piece in reader)
-    assert got == [big[:MIB]]
-    assert damaged(store, big)
-    assert body(store, "k", byte_range=ByteRange(0, 9)) == big[:10]
-
-
-def test_a_file_that_was_healed_meanwhile_gets_no_mark(store: Store) -> None:
-    """The reader has the rotten file open; its name already stands for a good one."""
-    put(store, "k", DATA)
-    flip(payload_path(store, DATA), 0)
-    change(store, "UPDATE blobs SET damaged_ms = 1")
-    with store.read(key("k")) as reader:
-        put(store, "l", DATA)
-        with pytest.raises(DigestMismatch):
-            reader.read()
-    assert not damaged(store, DATA)
-    assert body(store, "k") == DATA
-
-
-@pytest.mark.parametrize("how", ["deleted", "truncated"])
-def test_a_name_that_was_healed_meanwhile_gets_no_mark(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    put(store, "k", DATA)
-    spoil(payload_path(store, DATA), how, tmp_path)
-    record = Payloads.record_damage
-
-    def late(self: Payloads, *arguments: Any) -> None:
-        put(store, "l", DATA)
-        record(self, *arguments)
-
-    monkeypatch.setattr(Payloads, "record_damage", late)
-    with pytest.raises(DAMAGES[how]):
-        body(store, "k")
-    assert not damaged(store, DATA)
-    assert body(store, "k") == DATA
-
-
-def test_damage_that_cannot_be_recorded_is_told_all_the_same(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    put(store, "k", DATA)
-    flip(payload_path(store, DATA), 0)
-
-    def busy(*_: Any, **__: Any) -> None:
-        raise StoreBusy("write.lock is held by somebody")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Payloads, "mark_damaged", busy)
-        with pytest.raises(DigestMismatch):
-            body(store, "k")
-    assert "could not be recorded: write.lock is held by somebody" in caplog.text
-    assert not damaged(store, DATA)
-
-
-def test_a_look_at_the_name_that_fails_does_not_hide_the_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(store, "k", DATA)
-    flip(payload_path(store, DATA), 0)
-    with store.read(key("k")) as reader, monkeypatch.context() as patch:
-        patch.setattr(Path, "lstat", Failing(Path.lstat, broken()))
-        with pytest.raises(DigestMismatch):
-            reader.read()
-
-
-def test_damage_is_told_when_the_store_is_closed(store: Store) -> None:
-    put(store, "k", DATA)
-    flip(payload_path(store, DATA), 0)
-    with store.read(key("k")) as reader:
-        store.close()
-        with pytest.raises(DigestMismatch):
-            reader.read()
-
-
-def test_a_version_whose_payload_has_no_row_is_damage_of_the_database(store: Store) -> None:
-    put(store, "k", DATA)
-    connection = store._database._writer
-    assert connection is not None
-    connection.execute("PRAGMA foreign_keys=OFF")
-    change(store, "DELETE FROM blobs")
-    with pytest.raises(DatabaseDamaged, match="no row"):
-        body(store, "k")
-
-
-# ---- payloads that go while they are looked for ----
-
-
-def gone_at_open(
-    store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object], times: int = 1
-) -> list[int]:
-    """Do something, and remove the payload of DATA, between the look-up of a read and its open."""
-    real, calls = Blobs.open, []
-
-    def late(self: Blobs, *arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) <= times:
-            meanwhile()
-            payload_path(store, DATA).unlink(missing_ok=True)
-        return real(self, *arguments)
-
-    monkeypatch.setattr(Blobs, "open", late)
-    return calls
-
-
-def removed(store: Store, version: ObjectVersion) -> None:
-    """What gc does once a version is gone."""
-    store.delete(version.key, version_id=version.version_id)
-    change(store, "DELETE FROM blobs WHERE digest = ?", bytes.fromhex(version.digest))
-
-
-def test_a_read_starts_again_when_its_version_went(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = put(store, "k", DATA)
-    calls = gone_at_open(store, monkeypatch, lambda: (put(store, "k", b"newer"), removed(store, version)))
-    assert body(store, "k") == b"newer"
-    assert len(calls) == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"conditions": Conditions(if_match=f'"{blake3(DATA).hexdigest()}"')}, PreconditionFailed),
-        ({"byte_range": ByteRange(500)}, InvalidRange),
-    ],
-)
-def test_what_a_read_asks_for_is_judged_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type[StoreError]
-) -> None:
-    version = put(store, "k", DATA)
-    gone_at_open(store, monkeypatch, lambda: (put(store, "k", b"newer"), removed(store, version)))
-    with pytest.raises(error):
-        body(store, "k", **options)
-
-
-def test_a_version_that_went_is_absent_and_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    version = put(store, "k", DATA)
-    gone_at_open(store, monkeypatch, lambda: removed(store, version))
-    with pytest.raises(NoSuchVersion):
-        body(store, "k", version_id=version.version_id)
-    assert rows(store, "SELECT count(*) FROM blobs") == [(0,)]
-
-
-def test_a_payload_that_comes_back_is_served(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(store, "k", DATA)
-    calls = gone_at_open(store, monkeypatch, lambda: None, times=2)
-    real = Blobs.open
-
-    def healed(self: Blobs, *arguments: Any) -> Any:
-        if len(calls) == 2:
-            payload_path(store, DATA).write_bytes(DATA)
-        return real(self, *arguments)
-
-    monkeypatch.setattr(Blobs, "open", healed)
-    assert body(store, "k") == DATA
-    assert len(calls) == 3
-    assert not damaged(store, DATA)
-
-
-def test_a_payload_that_stays_away_is_missing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(store, "k", DATA)
-    calls = gone_at_open(store, monkeypatch, lambda: None, times=9)
-    with pytest.raises(BlobMissing):
-        body(store, "k")
-    assert len(calls) == 3
-    assert damaged(store, DATA)
-
-
-# ---- writers and a remover ----
-
-
-@pytest.mark.parametrize("moment", ["trusted", "published"])
-def test_a_remover_between_decision_and_lock(store: Store, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """The payload that a writer found, or published, is gone when the writer has the lock: it is published again."""
-    if moment == "trusted":
-        version = put(store, "k", DATA)
-        store.delete(key("k"), version_id=version.version_id)
-    real = Payloads.publish
-
-    def then_removed(self: Payloads, staged_: Any) -> bool:
-        published = real(self, staged_)
-        assert published is (moment == "published")
-        assert store.collect_garbage().files == 1
-        return published
-
-    monkeypatch.setattr(Payloads, "publish", then_removed)
-    put(store, "k", DATA)
-    assert body(store, "k") == DATA
-    assert rows(store, "SELECT count(*) FROM blobs") == [(1,)]
-
-
-@pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_payload_that_goes_again_and_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int
-) -> None:
-    """It is there whenever a writer decides to trust it, and gone when the writer has the lock."""
-    put(store, "holder", DATA)
-    path, aside, left = payload_path(store, DATA), tmp_path / "aside", times
-    os.link(path, aside)
-    real = Payloads.publish
-
-    def then_removed(self: Payloads, staged_: Any) -> bool:
-        nonlocal left
-        if left and not path.exists():
-            os.link(aside, path)
-        published = real(self, staged_)
-        assert published is not bool(left)
-        if left:
-            left -= 1
-            path.unlink()
-        return published
-
-    monkeypatch.setattr(Payloads, "publish", then_removed)
-    if times < 3:
-        put(store, "k", DATA)
-    else:
-        with pytest.raises(StoreBusy, match="keeps going away"):
-            put(store, "k", DATA)
-        put(store, "k", DATA)
-    assert len(history(store, "k")) == 1
-    assert body(store, "k") == body(store, "holder") == DATA
-    assert staged(store) == []
-
-
-def test_a_writer_whose_file_was_replaced_publishes_its_own_again(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other writer's file may not be synced yet, and its row is not there."""
-    real = Payloads.publish
-    others: list[Any] = []
-
-    def then_replaced(self: Payloads, staged_: Any) -> bool:
-        published = real(self, staged_)
-        other = store._blobs.stage([DATA])
-        store._blobs.publish(other)
-        others.append(other)
-        return published
-
-    monkeypatch.setattr(Payloads, "publish", then_replaced)
-    put(store, "k", DATA)
-    assert payload_path(store, DATA).stat().st_ino != others[0].inode
-    others[0].discard()
-    assert body(store, "k") == DATA
-
-
-def test_no_acknowledged_object_is_lost_to_a_remover(store: Store, tmp_path: Path) -> None:
-    enough = tmp_path / "enough"
-    writer = """
-        import random
-        from storage import body, history, put
-        payloads = [b"payload %d" % number for number in range(4)]
-        chance = random.Random(int(arguments[1]))
-        print("ready", flush=True)
-        sys.stdin.readline()
-        turns = 0
-        with Store.open(arguments[0]) as store:
-            while not Path(arguments[2]).exists():
-                name, data = f"{arguments[1]}/{chance.randrange(3)}", chance.choice(payloads)
-                version = put(store, name, data)
-                assert body(store, name) == data
-                assert body(store, name, version_id=version.version_id) == data
-                if chance.random() < 0.8:
-                    for old in history(store, name):
-                        store.delete(old.key, version_id=old.version_id)
-                turns += 1
-        print(turns)
-    """
-    with Child(writer, store.directory, 1, enough) as first, Child(writer, store.directory, 2, enough) as second:
-        for process in (first, second):
-            assert process.line() == "ready"
-        for process in (first, second):
-            process.tell()
-        removals = 0
-        while removals < 50 and first.process.poll() is None and second.process.poll() is None:
-            removals += store.collect_garbage().files
-        enough.touch()
-        turns = int(first.finish()) + int(second.finish())
-    assert turns > 50
-    page = store.list_versions(ListQuery(BUCKET))
-    for version in page.versions:
-        with store.read(version.key, version_id=version.version_id) as reader:
-            assert blake3(reader.read()).hexdigest() == version.digest
-    assert staged(store) == []
-
-
 # ---- listings ----
 
 
@@ -1497,25 +754,6 @@ def test_maintenance_keeps_the_reserve(store: Store) -> None:
     assert (store.directory / "reserve").stat().st_size == store._reserve.wanted_bytes()
 
 
-def test_notes_are_no_settings(store: Store) -> None:
-    before = store.settings()
-    assert store.recall("port") is None
-    store.note("port", 4711)
-    store.note("port", {"number": 4712})
-    with Store.open(store.directory) as other:
-        assert other.recall("port") == {"number": 4712}
-    seq = rows(store, "SELECT seq FROM counter")
-    store.note("port", {"number": 4712})
-    assert rows(store, "SELECT seq FROM counter") == seq
-    assert store.settings() == before
-
-
-def test_invalid_settings_make_no_store(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig):
-        Store.open(tmp_path / "store", settings={"versioning": "maybe"})
-    assert not (tmp_path / "store").exists()
-
-
 def test_of_a_disk_of_which_nothing_can_be_told_no_shortage_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(layout: Layout) -> bool:
         raise broken()
@@ -1567,8 +805,3 @@ def test_closing_under_a_long_transaction_lets_nobody_in(
     finally:
         go_on.set()
         other.close()
-
-
-def test_a_setting_is_refused_by_every_door_alike(store: Store) -> None:
-    with pytest.raises(InvalidConfig, match=r"blobs\.inlineMaxBytes"):
-        store.change_settings({"blobs.inlineMaxBytes": (1 << 20) + 1})

@@ -29,7 +29,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock
-from storage import Child, body, change, child, history, put, rows
+from storage import Child, body, change, child, history, put, rows, run_together
 
 DATABASE = "metadata.sqlite3"
 OBJECTS = {"a": [b"one", b"two"], "b/c": [b"three"], "d\0e": [b"", b"x" * 3000]}
@@ -436,16 +436,7 @@ def test_two_processes_create_at_once(tmp_path: Path) -> None:
             store.write(ObjectKey("bucket", arguments[1]), [arguments[1].encode()])
     """
     children = [Child(code, tmp_path / "store", name) for name in "abc"]
-    try:
-        for process in children:
-            assert process.line() == "ready"
-        for process in children:
-            process.tell()
-        for process in children:
-            process.finish()
-    finally:
-        for process in children:
-            process.__exit__()
+    run_together(children)
     with Store.open(tmp_path / "store", create=False) as store:
         assert {name: body(store, name) for name in "abc"} == {"a": b"a", "b": b"b", "c": b"c"}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from oracle import Name, Oracle, Version
+from oracle import Name, Oracle, Version, grouped
 
 
 @dataclass(eq=False)
@@ -124,17 +124,9 @@ class WholeHistory:
 
     def listing(self, bucket: str, prefix: str, delimiter: str, seq: int) -> list[tuple[str, bool]]:
         """The whole listing at a moment: names in order, each with whether it is a common prefix."""
-        shown: dict[str, bool] = {}
-        names = [key for home, key in self.entries if home == bucket and key.startswith(prefix)]
-        for key in sorted(names, key=str.encode):
-            if self.object_at((bucket, key), seq) is None:
-                continue
-            rest = key[len(prefix) :]
-            if delimiter and delimiter in rest:
-                shown[prefix + rest[: rest.index(delimiter) + len(delimiter)]] = True
-            else:
-                shown[key] = False
-        return list(shown.items())
+        names = sorted((key for home, key in self.entries if home == bucket and key.startswith(prefix)), key=str.encode)
+        there = (key for key in names if self.object_at((bucket, key), seq) is not None)
+        return grouped(there, prefix, delimiter)
 
     def differences(self, bucket: str, prefix: str, since: int, until: int) -> list[tuple[str, str]]:
         """The keys that a reader of both moments finds to differ, in order, each with what became of it."""

@@ -29,13 +29,14 @@ from typing import Any
 from gestalt_cas.checks import row_checks, row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.hold_checks import check_holds
-from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken
+from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken, unreadable
+from gestalt_cas.checks.integrity_checks import check_integrity, check_references
 from gestalt_cas.checks.layout_checks import check_layout
 from gestalt_cas.checks.order_checks import check_index_rows, check_order
 from gestalt_cas.checks.payload_checks import PayloadPass
 from gestalt_cas.checks.quota_checks import check_quotas
 from gestalt_cas.checks.repairs import check_backup
-from gestalt_cas.checks.schema_checks import check_integrity, check_references, check_schema, unreadable
+from gestalt_cas.checks.schema_checks import check_schema
 from gestalt_cas.checks.wal_checks import check_wal
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError, TooManyStreams

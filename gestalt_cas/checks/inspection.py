@@ -1,7 +1,7 @@
 """One run of a check as its stages see it: the store's parts, what was asked for, the pace, and what was found so far.
 
-The stages (`wal_checks`, `schema_checks`, `row_checks`, `payload_checks`, `layout_checks`) look and report; how they
-follow each other, and where a run that was cut off goes on, is `checking.py`'s.
+The stages (`wal_checks`, `schema_checks`, `integrity_checks`, `row_checks`, `payload_checks`, `layout_checks`) look and
+report; how they follow each other, and where a run that was cut off goes on, is `checking.py`'s.
 """
 
 from __future__ import annotations
@@ -187,3 +187,8 @@ def restore_command(layout: Layout) -> str:
 def broken(error: StoreError) -> bool:
     """Whether a failure says that the database, or the disk below it, is damaged; others concern this run only."""
     return isinstance(error, DatabaseDamaged | StorageFault)
+
+
+def unreadable(run: Inspection, what: str, error: StoreError) -> Finding:
+    """The finding that something in the database cannot be read."""
+    return Finding("database", f"{what} cannot be read: {error}", where=what, remedy=run.restore_command())

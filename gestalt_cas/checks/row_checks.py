@@ -13,11 +13,10 @@ from typing import Any
 from gestalt_cas import versions
 from gestalt_cas.checks import row_reading
 from gestalt_cas.checks.findings import Finding
-from gestalt_cas.checks.inspection import Inspection, broken
+from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.checks.payload_judging import judge_row
 from gestalt_cas.checks.row_reading import LAST, UNTOUCHED, Batch, Name, Place, RowReader
 from gestalt_cas.checks.row_rules import NULL_ID, broken_rules, named, shown, version_id_of
-from gestalt_cas.checks.schema_checks import unreadable
 from gestalt_cas.errors import StoreError
 
 

@@ -16,6 +16,7 @@ from gestalt_cas.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from gestalt_cas.rollback import RolledBack
+    from gestalt_cas.store import Store
 
 
 @click.command()
@@ -33,11 +34,14 @@ def rollback(session: Session, where: Address, moment: str, dry_run: bool, stop_
     Versions are added, none is removed but null versions that are replaced while versioning is suspended. So it can be
     undone otherwise: the command for that is printed. Readers see what was
     before or all of it. Others that write wait meanwhile, for 10 s at most; what would take longer, or change more
-    than 250,000 keys, is refused without --stop-writes. Nothing changes when a version of then was removed for good.
+    than 250,000 keys, is refused without --stop-writes. Nothing changes when a version of then was removed for good,
+    and a time before the first change is refused: --to 0 is for that.
     """
     if not moment:  # from an unset variable of a script; now is not what was meant
         raise InvalidArgument("--to: the value is empty")
     with session.store() as store:
+        if not (dry_run or moment.isdigit()):
+            _refuse_before_all(store, where, moment)
         done = store.rollback(where.bucket, where.rest, to=moment, dry_run=dry_run, stop_writes=stop_writes)
     if dry_run:
         _show_steps(session, done, human)
@@ -45,6 +49,15 @@ def rollback(session: Session, where: Address, moment: str, dry_run: bool, stop_
     if not dry_run and done.keys:
         _say_how_to_undo(session, done)
     return exits.OK
+
+
+def _refuse_before_all(store: Store, where: Address, moment: str) -> None:
+    """An hour ago there may have been nothing at all, which whoever is in a hurry does not think of."""
+    named = store.moment(moment, where.bucket, where.rest)
+    if not (named.seq or named.snapshot):
+        raise InvalidArgument(
+            f"--to {moment}: nothing had been written by then, so all of {where} would be deleted; --to 0 does that"
+        )
 
 
 def _say_how_to_undo(session: Session, done: RolledBack) -> None:

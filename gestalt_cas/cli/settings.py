@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
@@ -15,17 +16,25 @@ from gestalt_cas.errors import InvalidConfig
 @click.command()
 @common_options
 def init(session: Session) -> int:
-    """Make an empty store in the data directory; one that is there already stays as it is."""
+    """Make an empty store in the data directory; one of an earlier release is upgraded, any other stays as it is."""
     from gestalt_cas.layout import Layout
     from gestalt_cas.store import Store
 
     directory = session.directory
     created = not Layout(directory).database.exists()
+    before = _old_databases(directory)
     with Store.open(directory) as store:
         path = str(store.directory)
-    done = "made a store in" if created else "there is a store in"
-    session.output.result({"data_dir": path, "created": created}, f"{done} {path}")
+    kept = sorted(_old_databases(directory) - before)
+    done = "made a store in" if created else "upgraded the store in" if kept else "there is a store in"
+    rest = f"; its old database is kept as {kept[0]}" if kept else ""
+    session.output.result({"data_dir": path, "created": created, "upgraded": bool(kept)}, f"{done} {path}{rest}")
     return exits.OK
+
+
+def _old_databases(directory: Path) -> set[str]:
+    """What upgrades have kept."""
+    return {path.name for path in directory.glob("metadata.before-upgrade-from-*.sqlite3")}
 
 
 @click.command()

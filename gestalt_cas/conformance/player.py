@@ -18,6 +18,7 @@ from gestalt_cas.conformance.linearizability import checker
 from gestalt_cas.conformance.linearizability.operations import Kind, Operation, Outcome
 from gestalt_cas.conformance.reference import Judged, Reference, Stored, Tags
 from gestalt_cas.conformance.registry import Deviation, Place
+from gestalt_cas.conformance.rounds import Round, placed, seen
 from gestalt_cas.conformance.steps import (
     CancelledWrite,
     Copy,
@@ -40,9 +41,6 @@ from gestalt_cas.conformance.wire import Wire, told
 
 STALE = "0" * 32
 _UNKNOWN_VERSION = "no-such-version"
-_VALUE = "value"
-"""The metadata in which a write of `Together` carries the name that tells it from every other."""
-
 Position = tuple[str, bool]
 
 
@@ -197,16 +195,19 @@ class Player:
 
     def _together(self, step: Together) -> None:
         self._rounds += 1
+        calls = Round(self.place, step, self._rounds)
         before = self.oracle.current(step.key)
-        history = [_placed(before, step.key)] if before is not None else []
+        history = [placed(before, step.key)] if before is not None else []
         with ThreadPoolExecutor(len(step.calls)) as pool:
-            history += pool.map(lambda number: self._timed(step, number), range(len(step.calls)))
+            history += pool.map(calls.call, range(len(step.calls)))
         meta = None
         begun = time.monotonic()
         if self.place.exists(step.key):
             meta, parts = self.place.read(step.key)
-            history.append(_seen(meta, step.key, begun))
-            self._settle(step, meta, b"".join(parts))
+            history.append(seen(meta, step.key, begun))
+            body = b"".join(parts)
+            calls.whole(meta, body)
+            self._settle(step.key, meta, body)
         else:
             history.append(Operation("after", Kind.READ, step.key, begun, time.monotonic(), Outcome.ABSENT))
             self.oracle.stacks.pop(step.key, None)
@@ -313,57 +314,11 @@ class Player:
         text = {TagForm.QUOTED: f'"{etag}"', TagForm.BARE: etag, TagForm.LISTED: f'"{STALE}1", "{etag}"'}[tag.form]
         return Tags(strong=frozenset({etag, f"{STALE}1"} if tag.form is TagForm.LISTED else {etag})), text
 
-    # ---- calls at the same time ----
-
-    def _timed(self, step: Together, number: int) -> Operation:
-        """One call of those at the same time, with what it was answered and when."""
-        call = step.calls[number]
-        value = f"{self._rounds}-{number}"
-        begun = time.monotonic()
-        if isinstance(call, Write):
-            return self._timed_write(step, number, call, value, begun)
-        if isinstance(call, Delete):
-            self.place.delete(step.key)
-            return Operation(str(number), Kind.DELETE, step.key, begun, time.monotonic())
-        try:
-            meta, parts = self.place.read(step.key)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            return Operation(str(number), Kind.READ, step.key, begun, time.monotonic(), Outcome.ABSENT)
-        self._whole(step, meta, b"".join(parts))
-        return replace(_seen(meta, step.key, begun), client=str(number))
-
-    def _timed_write(self, step: Together, number: int, call: Write, value: str, begun: float) -> Operation:
-        only_new = call.when.if_none_match is not None
-        sent = {"if_none_match": "*"} if only_new else {}
-        outcome = Outcome.DONE
-        try:
-            self.place.write(step.key, call.body, metadata={_VALUE: value, "body": str(len(call.body))}, **sent)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
-                raise
-            outcome = Outcome.REFUSED
-        condition = "*" if only_new else ""
-        return Operation(
-            str(number), Kind.WRITE, step.key, begun, time.monotonic(), outcome, value, if_none_match=condition
-        )
-
-    def _whole(self, step: Together, meta: Any, body: bytes) -> None:
-        """A read beside writes must have the bytes of the write whose metadata it has."""
-        self.place.same(meta.size, len(body), "the size beside the bytes that came")
-        turn, _, number = meta.metadata.get(_VALUE, "").partition("-")
-        if turn == str(self._rounds):
-            call = step.calls[int(number)]
-            assert isinstance(call, Write)
-            self.place.holds(body == call.body, f"the bytes of {call}", f"{len(body)} other bytes")
-
-    def _settle(self, step: Together, meta: Any, body: bytes) -> None:
+    def _settle(self, key: str, meta: Any, body: bytes) -> None:
         """Go on from what stands: which of the versions came in which order is not known."""
-        self._whole(step, meta, body)
-        self.oracle.stacks.pop(step.key, None)
+        self.oracle.stacks.pop(key, None)
         self.oracle.put(
-            step.key,
+            key,
             Stored(
                 body,
                 meta.etag.strip('"'),
@@ -373,16 +328,6 @@ class Player:
                 meta.last_modified.seconds,
             ),
         )
-
-
-def _placed(before: Stored, key: str) -> Operation:
-    """What stood before the calls, as a write that ended before them."""
-    return Operation("before", Kind.WRITE, key, 0.0, 0.0, value=before.metadata.get(_VALUE, "before"))
-
-
-def _seen(meta: Any, key: str, begun: float) -> Operation:
-    value = meta.metadata.get(_VALUE, "before")
-    return Operation("after", Kind.READ, key, begun, time.monotonic(), Outcome.DONE, value)
 
 
 def _parts(body: bytes, count: int) -> list[bytes]:

@@ -154,7 +154,6 @@ class Disk:
                 self._below.setdefault(above, []).append(path)
         self._nodes: list[Node] = []
         self._by_inode: dict[int, int] = {}
-        self._live: dict[tuple[int, str], int] = {}
         self._memo: dict[tuple[int, int, tuple[int, ...]], tuple[bytes, Content]] = {}
         self._synced: dict[int, int] = {}
         self.position = 0

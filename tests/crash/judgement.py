@@ -90,7 +90,7 @@ class Judge:
             self._write_again(store)
             self._check_below(store, set())
             if collect:
-                self._collect(store, promises)
+                self._collect(store)
 
     def _finish_restoring(self) -> None:
         """A restore that was cut off leaves a store, whole, or what the same restore makes one of."""
@@ -352,7 +352,7 @@ class Judge:
     def _path(self, digest: bytes) -> Path:
         return self._directory / "blobs" / digest.hex()[:2] / digest.hex()
 
-    def _collect(self, store: Store, promises: Promises) -> None:
+    def _collect(self, store: Store) -> None:
         """Two runs leave the payloads that versions reach, and nothing else."""
         store.collect_garbage()
         store.collect_garbage()
