@@ -44,7 +44,10 @@ Work = Callable[[Connection], ObjectVersion | None]
 
 
 class Change:
-    """One change of a batch; `version` is what it added or removed, None before the commit and for nothing removed."""
+    """One change of a batch: `what` it is in words, and the `version` that it added or removed.
+
+    `version` is None before the commit, and when there was nothing to remove.
+    """
 
     def __init__(self, what: str, work: Work) -> None:
         self.what = what
@@ -53,9 +56,10 @@ class Change:
 
 
 class Batch:
-    """Changes to one store, made by `Store.transaction`. For one thread.
+    """Changes to one store, at most MOST_CHANGES, made by `Store.transaction`. For one thread.
 
-    As a context manager it commits when the block ends, and gives everything up when the block raises.
+    As a context manager it commits when the block ends, and gives everything up when the block raises. `len` tells how
+    many changes wait.
     """
 
     def __init__(self, parts: Parts, changes: Changes, intake: Intake) -> None:

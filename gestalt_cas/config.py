@@ -17,16 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from gestalt_cas import objects
+from gestalt_cas import objects, stamps
 from gestalt_cas.config_schema import Setting, below, describe, dotted, part_of, quoted, schema, shown, wrong
 from gestalt_cas.errors import InvalidArgument, InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
-
-if TYPE_CHECKING:
-    pass
+from gestalt_cas.stamps import SYSTEM, Stamps
 
 STORE_KEYS = ("bucket", "versioning", "blobs.inlineMaxBytes", "quotas", "retention.rules", "history.keepDays")
 """The keys whose values are kept in the store."""
@@ -36,7 +34,11 @@ _LONGEST_DIRECTORY_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one process accepts; sizes in bytes. `max_staging_bytes` 0 sets no limit."""
+    """What one process accepts; sizes in bytes, all maxima inclusive. `max_staging_bytes` 0 sets no limit.
+
+    `min_free_bytes` have to stay free behind an upload, 0: whatever the disk has. A caller without progress for
+    `stream_idle_seconds` is given up. README.md, "Configuration", says more of each.
+    """
 
     max_object_bytes: int = 5 * 2**40
     max_staging_bytes: int = 0
@@ -105,6 +107,7 @@ class Config:
     http: Http = Http()
     telemetry: Telemetry = Telemetry()
     signing: KeyPair | None = None
+    stamps: Stamps = SYSTEM
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -127,6 +130,7 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         http=_http(values),
         telemetry=Telemetry(**_given("telemetry", Telemetry, values)),
         signing=_signing(values),
+        stamps=stamps.parse(str(values.get("clock", "system")), str(values.get("versionIds", "random"))),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),
     )
 

@@ -31,6 +31,7 @@ class Difference:
 
     @property
     def kind(self) -> Kind:
+        """What became of the key between the two moments."""
         if self.before is None:
             return "added"
         return "deleted" if self.after is None else "changed"

@@ -29,7 +29,7 @@ class BeforeHorizon(InvalidArgument):
 
 
 class NoSuchKey(StoreError):
-    """No current object under this key.
+    """No current object under this key, or none at the moment that was asked about.
 
     `delete_marker` tells that the key had one and its newest version is a delete marker.
     """
@@ -64,7 +64,7 @@ class Protected(PreconditionFailed):
 
 
 class Held(StoreError):
-    """A hold keeps what was to be removed for good, or replaced; nothing was changed. `hold` is its name.
+    """A hold keeps what was to be removed for good, or replaced; nothing was changed. `hold` is its name (`Hold.name`).
 
     No failed precondition, whatever else of its kind is one: a caller who makes its writes conditional takes that for a
     race that it has lost.
@@ -76,7 +76,10 @@ class Held(StoreError):
 
 
 class NotModified(PreconditionFailed):
-    """A read condition says that the caller's copy is still good; the attributes are the object's."""
+    """A read condition says that the caller's copy is still good.
+
+    The attributes are the object's: its quoted `etag`, its commit time in Unix milliseconds, its stored Cache-Control.
+    """
 
     def __init__(self, message: str, *, etag: str, modified_ms: int, cache_control: str = "") -> None:
         super().__init__(message)

@@ -12,21 +12,18 @@ unlinked before the lock is let go. So
 Payloads that are rows go the same way, and are gone with the commit. Two more things are collected: a file whose
 payload is a row by now, which nobody reads, and a row of `inlined` that no payload names (`strays.py`).
 
-The lock is held for at most BATCH_FILES files or about BATCH_SECONDS, so writers hardly wait: batches begin small and
-grow while the disk keeps up. Grace is politeness (an
-unreachable payload may be written again soon); the lock is the safety. A live pin (a running backup) keeps everything.
+The second step is in `sweeps.py`, a batch at a time, so that writers hardly wait. Grace is politeness (an unreachable
+payload may be written again soon); the lock is the safety. A live pin (a running backup) keeps everything.
 Design: docs/design.md, "Removing".
 """
 
 from __future__ import annotations
 
-import logging
 import shlex
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
 from typing import TypeVar
 
 from gestalt_cas import clock_guard, pins, reachability, releases, removals, strays
@@ -37,19 +34,14 @@ from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress, silent
 from gestalt_cas.reachability import Garbage
 from gestalt_cas.refusals import free_bytes
-from gestalt_cas.sqlite import Connection
-
-log = logging.getLogger(__name__)
+from gestalt_cas.sweeps import Sweep
 
 NOTE = "gc.last"
-BATCH_FILES = 200
-FIRST_BATCH_FILES = 16
-BATCH_BYTES = 1 << 30
-BATCH_SECONDS = 0.05
 FAN_OUT = 256
 _ALWAYS = 1 << 62
 """Later than any time that is recorded: without grace, what this run records goes at once."""
 _LOOKING = "looking for payloads that no version reaches"
+_LAST_RESORT = "remove versions for good (gestalt-cas rm --version-id, purge, retention run), or make room on the disk"
 _ESTIMATE_SECONDS = 0.25
 _ESTIMATE_LASTS = 5.0
 
@@ -118,7 +110,7 @@ class Collector:
         for first in range(FAN_OUT):
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
-        sweep = _Sweep(self._parts, until_ms)
+        sweep = Sweep(self._parts, until_ms)
         self._sweep(sweep, tell)
         self._on_reserve(lambda: strays.collect(self._parts))
         result = self._outcome(sweep, until_ms, staging)
@@ -134,9 +126,9 @@ class Collector:
 
         What a version reaches, or a live pin keeps, stays.
         """
-        sweep = _Sweep(self._parts, _ALWAYS, only=digests)
+        sweep = Sweep(self._parts, _ALWAYS, only=digests)
         self._sweep(sweep, silent)
-        return sweep.so_far()
+        return _removed_by(sweep)
 
     def reclaimable(self) -> Reclaimable:
         """What a run without grace would free, from the rows alone; takes a quarter of a second at most.
@@ -162,7 +154,7 @@ class Collector:
             return found
 
     def advice(self) -> str:
-        """What helps a full disk: the bytes free and reclaimable, and the command that frees them."""
+        """What helps a full disk: the bytes free and reclaimable, and the command that frees them if any are."""
         root = self._parts.layout.root
         free = f"{free_bytes(root)} bytes are free"
         if out_of_files(root):
@@ -172,6 +164,8 @@ class Collector:
         except StoreError:  # the disk that has no room may fail to read, too; what failed first is what to report
             return free
         least = "" if found.exact else "at least "
+        if found.exact and not found.bytes:
+            return f"{free}, and gc knows of none to free: {_LAST_RESORT}"
         return (
             f"{free}, {least}{found.bytes} bytes reclaimable with: gestalt-cas gc --data-dir {shlex.quote(str(root))}"
         )
@@ -239,17 +233,17 @@ class Collector:
 
     # ---- removing ----
 
-    def _sweep(self, sweep: _Sweep, tell: Progress) -> None:
+    def _sweep(self, sweep: Sweep, tell: Progress) -> None:
         self._on_reserve(sweep.drop_dead_pins)
         while self._on_reserve(sweep.batch):
             tell("removing payloads", sweep.files, 0)
 
-    def _outcome(self, sweep: _Sweep, until_ms: int, staging: int) -> Collected:
+    def _outcome(self, sweep: Sweep, until_ms: int, staging: int) -> Collected:
         with self._parts.database.read() as tx:
             ripe, fresh = reachability.standing(tx, until_ms)
         pinned = ripe if sweep.pinned_by else (0, 0)
         return replace(
-            sweep.so_far(),
+            _removed_by(sweep),
             fresh_files=fresh[0],
             fresh_bytes=fresh[1],
             pinned_files=pinned[0],
@@ -261,91 +255,14 @@ class Collector:
         return self._parts.reserve.spend_on(step)
 
 
-class _Sweep:
-    """The second step of one run: takes what is recorded in batches, each under write.lock."""
-
-    def __init__(self, parts: Parts, until_ms: int, only: list[bytes] | None = None) -> None:
-        self._parts = parts
-        self._until_ms = until_ms
-        self._only = only
-        self._after = b""
-        self._most = FIRST_BATCH_FILES
-        self._stuck: list[str] = []
-        self._were_rows: set[bytes] = set()
-        self.files = self.bytes = 0
-        self.pinned_by: tuple[str, ...] = ()
-
-    def so_far(self) -> Collected:
-        reason = self._stuck[-1] if self._stuck else ""
-        return Collected(
-            False,
-            self.files,
-            self.bytes,
-            pinned_by=self.pinned_by,
-            stuck_files=len(self._stuck),
-            stuck_reason=reason,
-        )
-
-    def drop_dead_pins(self) -> bool:
-        """Drop the pins of owners that were killed; returns whether there were any."""
-        with self._parts.database.read() as tx:
-            if all(pin.live(now_ms()) for pin in pins.standing(tx)):
-                return False
-        with self._parts.database.write() as tx:
-            dead = pins.drop_dead(tx, now_ms())
-        for pin in dead:
-            log.warning("dropped the pin %s: its owner has given no sign of life", pin.name)
-        return bool(dead)
-
-    def batch(self) -> bool:
-        """Remove one batch; returns whether there may be more."""
-        with self._parts.database.read() as tx:
-            if not self._next(tx):
-                return False  # without a commit: most runs find nothing
-        taken: list[Garbage] = []
-        with self._parts.database.write(committed=lambda: self._unlink(taken)) as tx:
-            self.pinned_by = tuple(pin.name for pin in pins.live(tx, now_ms()))
-            if not self.pinned_by:
-                taken += self._next(tx)
-            self._were_rows = {garbage.digest for garbage in taken if self._forget(tx, garbage)}
-        return bool(taken)
-
-    def _forget(self, tx: Connection, garbage: Garbage) -> bool:
-        """Remove the rows, but of a payload that is a row and is reached: of that only a stray file is to go."""
-        if garbage.inlined and reachability.is_reached(tx, garbage.digest):
-            reachability.unmark(tx, garbage.digest)
-            return False
-        return reachability.forget(tx, garbage.digest)
-
-    def _next(self, tx: Connection) -> list[Garbage]:
-        """The next batch of what is recorded, unreachable still, and old enough: one file at least."""
-        if self._only is None:
-            found = reachability.ripe(tx, self._after, self._until_ms, self._most)
-        else:
-            found = [garbage for digest in self._only for garbage in reachability.recorded(tx, digest)][: self._most]
-        sizes = accumulate(garbage.size for garbage in found)
-        return [
-            garbage
-            for index, (garbage, size) in enumerate(zip(found, sizes, strict=True))
-            if size <= BATCH_BYTES or not index
-        ]
-
-    def _unlink(self, taken: list[Garbage]) -> None:
-        """Remove the files, after the commit and still under the lock. One that stays is an orphan of the next run."""
-        started, before = time.monotonic(), len(self._stuck)
-        for garbage in taken:
-            self._after = garbage.digest
-            try:
-                removed = self._parts.blobs.remove(garbage.digest)
-            except StoreError as error:
-                self._stuck.append(str(error))
-                continue
-            if removed or garbage.digest in self._were_rows:
-                self.files += 1
-                self.bytes += garbage.size
-        if len(self._stuck) > before:
-            log.warning("%d payloads that no version reaches stay behind: %s", len(self._stuck), self._stuck[-1])
-        if time.monotonic() - started > BATCH_SECONDS:
-            self._most = max(1, self._most // 2)
-        else:
-            self._most = min(BATCH_FILES, self._most * 2)
+def _removed_by(sweep: Sweep) -> Collected:
+    """What a sweep removed so far."""
+    reason = sweep.stuck[-1] if sweep.stuck else ""
+    return Collected(
+        False,
+        sweep.files,
+        sweep.bytes,
+        pinned_by=sweep.pinned_by,
+        stuck_files=len(sweep.stuck),
+        stuck_reason=reason,
+    )

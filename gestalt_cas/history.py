@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gestalt_cas import versions
+from gestalt_cas import version_rows
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.sqlite import Connection
 
@@ -163,5 +163,5 @@ def _below(rows: Sequence[Any], bucket: str, lower: bytes, upper: bytes | None) 
 
 
 def _version(bucket: str, row: Sequence[Any]) -> ObjectVersion:
-    found = versions.from_row(bucket, row)
+    found = version_rows.from_row(bucket, row)
     return replace(found, removed=True) if row[9] else found

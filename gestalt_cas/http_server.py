@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -20,7 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gestalt_cas import http_errors
+from gestalt_cas import http_errors, request_ids
 from gestalt_cas.endpoint import MAX_LINE_BYTES, Endpoint
 from gestalt_cas.errors import StoreUnusable
 from gestalt_cas.http_monitoring import Monitoring
@@ -152,7 +151,7 @@ class _Connection(web.RequestHandler):
         response = web.Response(
             status=400,
             body=http_errors.body(
-                "BadRequest", "the request cannot be parsed as HTTP", resource="", request_id=secrets.token_hex(8)
+                "BadRequest", "the request cannot be parsed as HTTP", resource="", request_id=request_ids.chosen("")
             ),
             content_type="application/xml",
         )

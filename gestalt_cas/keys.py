@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.refusals import translated
 from gestalt_cas.sigv4 import KeyPair
 
 _LOOK_SECONDS = 0.5
@@ -45,11 +46,12 @@ class SigningKeys:
             return self._cached
 
     def _read(self) -> KeyPair:
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            create(self._path)
-            found = self._path.stat()
+        with translated(f"looking at {self._path}"):
+            try:
+                found = self._path.stat()
+            except FileNotFoundError:
+                create(self._path)
+                found = self._path.stat()
         stamp = (found.st_ino, found.st_mtime_ns)
         if self._cached is not None and stamp == self._stamp:
             return self._cached
@@ -59,11 +61,16 @@ class SigningKeys:
 
 
 def read(path: Path) -> KeyPair:
-    """The pair kept at `path`; raises StoreUnusable when the file is not one that this module wrote."""
+    """The pair kept at `path`; raises StoreUnusable when it cannot be read, or is not one that this module wrote.
+
+    What cannot be read may be sound, so only for the latter is the remedy that ends all URLs.
+    """
     try:
         content = json.loads(path.read_text())
         return KeyPair(content["accessKeyId"], content["secretAccessKey"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise StoreUnusable(f"the signing keys in {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreUnusable(
             f"{path} holds no signing keys ({type(error).__name__}); gestalt-cas keys rotate makes new ones"
         ) from None
@@ -71,22 +78,24 @@ def read(path: Path) -> KeyPair:
 
 def create(path: Path) -> KeyPair:
     """Generate a pair unless one is there already; of several processes one wins, and all use its pair."""
-    part = _written(path, generate())
-    try:
-        os.link(part, path)
-        sync_directory(path.parent)
-    except FileExistsError:
-        pass  # another process was first: its pair is the one
-    finally:
-        part.unlink(missing_ok=True)
+    with translated(f"writing {path}"):
+        part = _written(path, generate())
+        try:
+            os.link(part, path)
+            sync_directory(path.parent)
+        except FileExistsError:
+            pass  # another process was first: its pair is the one
+        finally:
+            part.unlink(missing_ok=True)
     return read(path)
 
 
 def rotate(path: Path) -> KeyPair:
     """Replace the pair; URLs that were signed with the old one stop working."""
     pair = generate()
-    _written(path, pair).rename(path)
-    sync_directory(path.parent)
+    with translated(f"writing {path}"):
+        _written(path, pair).rename(path)
+        sync_directory(path.parent)
     return pair
 
 
@@ -98,8 +107,12 @@ def generate() -> KeyPair:
 def _written(path: Path, pair: KeyPair) -> Path:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w") as file:
-        json.dump({"accessKeyId": pair.access_key_id, "secretAccessKey": pair.secret_access_key}, file)
-        file.flush()
-        sync_file(fd)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump({"accessKeyId": pair.access_key_id, "secretAccessKey": pair.secret_access_key}, file)
+            file.flush()
+            sync_file(fd)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return part

@@ -127,6 +127,8 @@ class Layout:
             raise NoStore(f"no store at {self.root}: there is no such directory")
         self.refuse_unfinished()
         if not self.database.exists():
+            if self.has_payloads():
+                raise NoStore(self._orphaned())
             raise NoStore(f"no store at {self.root}: it holds no {_DATABASE}")
 
     def refuse_unfinished(self) -> None:
@@ -210,13 +212,19 @@ class Layout:
 
     def refuse_orphans(self) -> None:
         """Raise StoreUnusable rather than make an empty store over payloads without rows: gc would remove them all."""
+        if self.has_payloads():
+            raise StoreUnusable(self._orphaned())
+
+    def has_payloads(self) -> bool:
+        """Whether there is a file of a payload."""
         place = str(self.blobs)  # 256 joined paths cost more than looking into the directories
-        for name in sorted(self._present()):
-            if os.path.isdir(f"{place}/{name}") and os.listdir(f"{place}/{name}"):
-                raise StoreUnusable(
-                    f"{self.root} holds payloads but no {_DATABASE}: put the database back from a backup, or name "
-                    "another directory"
-                )
+        return any(os.path.isdir(f"{place}/{name}") and os.listdir(f"{place}/{name}") for name in self._present())
+
+    def _orphaned(self) -> str:
+        return (
+            f"{self.root} holds payloads but no {_DATABASE}: put the database back from a backup, or name another "
+            "directory"
+        )
 
     def read_only(self) -> bool:
         """Whether the file system is mounted for reading only."""

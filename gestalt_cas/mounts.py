@@ -181,7 +181,8 @@ class OpenStore:
 class Mount:
     """One configuration in force: the open store, how callers' keys map to stored ones, and how URLs are signed.
 
-    `public_url` is what presigned URLs begin with, "" when the HTTP endpoint is switched off.
+    `public_url` is what presigned URLs begin with, "" when the HTTP endpoint is switched off. `packing` is how answers
+    are made bytes: in tests of other programs in one order, else as protobuf likes, which is faster.
     """
 
     def __init__(self, config: Config, opened: OpenStore, keys: SigningKeys, public_url: str) -> None:
@@ -190,6 +191,7 @@ class Mount:
         self.keys = keys
         self.public_url = public_url
         self.namespace = Namespace(config.key_prefix)
+        self.packing = {"deterministic": True} if config.stamps.chosen else {}
 
     @property
     def store(self) -> Store:
@@ -228,8 +230,10 @@ class Mounts:
                     self._mount = _mounted(config, before.opened, public_url)
                 before.opened.collection, before.opened.retention = config.gc, config.retention
                 before.store.set_limits(config.limits)
+                before.store.stand_at(config.stamps.fixed_ms)
                 return
             store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
+            store.stand_at(config.stamps.fixed_ms)
             opened = OpenStore(store, config.gc, config.retention)
             try:
                 _tidy(store)

@@ -87,10 +87,11 @@ NO_HEADERS = Headers()
 class ObjectVersion:
     """One committed version of an object, or a delete marker.
 
-    `seq` orders all changes of the store. `size` is in bytes. `digest` is the BLAKE3-256 of the payload as 64 hex
-    digits, "" for a delete marker. `modified_ms` is the commit time in milliseconds since the Unix epoch. `removed`: it
-    was removed for good after the moment that was asked about, and its payload is kept no more (its digest is "" when
-    it was purged).
+    `version_id` is opaque, and NULL_VERSION for the null version. `seq`, from 1 on, orders all changes of the store.
+    `size` is in bytes. `digest` is the BLAKE3-256 of the payload as 64 hex digits, "" for a delete marker.
+    `modified_ms` is the commit time in milliseconds since the Unix epoch, and never decreases with `seq`. `current`: it
+    is the newest version of its key, or was at the moment that was asked about. `removed`: it was removed for good
+    after that moment, and its payload is kept no more (its digest is "" when it was purged).
     """
 
     key: ObjectKey
@@ -116,7 +117,10 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Byte positions, both inclusive; either may be absent (None)."""
+    """Byte positions, both inclusive; either may be absent (None): `end` alone is the first `end` + 1 bytes.
+
+    An `end` past the object is cut to its last byte. Semantics: s3.proto ReadObject, see `ranges.py`.
+    """
 
     start: int | None = None
     end: int | None = None
@@ -127,8 +131,9 @@ class Conditions:
     """Preconditions as a caller gave them.
 
     Tags are the raw text of the HTTP field: one tag or a comma list, quoted or not, weak or not, or `*`; "" when
-    absent. Dates are seconds since the Unix epoch, None when absent. `current_version` is "the current version has
-    this id" ("" when absent), which the contract puts into the version id of a write's or copy's destination.
+    absent. Dates are seconds since the Unix epoch, None when absent; only reads judge them. `current_version` is
+    "the current version has this id" ("" when absent), which the contract puts into the version id of a write's or
+    copy's destination. Source: RFC 9110 section 13; what each call makes of them is in `conditions.py`.
     """
 
     if_match: str = ""
@@ -154,7 +159,10 @@ NO_CONDITIONS = Conditions()
 class ListQuery:
     """One page of a listing. `max_keys` of 0 or less means 1,000, and more than 1,000 is cut to it.
 
-    `start_after` is exclusive and ignored when there is a `token` (the continuation token of the page before).
+    Of the keys that start with `prefix`, in byte order of their UTF-8. With a `delimiter` (any text) those that have it
+    behind the prefix come as one common prefix, up to and with its first occurrence. `start_after` is exclusive and
+    ignored when there is a `token` (the continuation token of the page before). Source: the S3 API reference,
+    ListObjectsV2.
     """
 
     bucket: str = ""

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import diffs, moments, proofs, rollback, snapshots, versions
+from gestalt_cas import buckets, diffs, moments, proofs, rollback, snapshots
 from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Difference
 from gestalt_cas.moments import AsOf, Moment
 from gestalt_cas.objects import check_bucket, check_prefix
 from gestalt_cas.proofs import Proof
-from gestalt_cas.rollback import RolledBack, Scope
+from gestalt_cas.rollback import RolledBack
+from gestalt_cas.rollback_plans import Scope
 from gestalt_cas.snapshots import Snapshot
 from gestalt_cas.upkeep import Upkeep
 
@@ -43,7 +44,9 @@ class Past(Upkeep):
     ) -> RolledBack:
         """Make the keys that start with `prefix` what they were at a moment, in one transaction that adds versions.
 
-        With `dry_run` only say what would be done. See `gestalt_cas.rollback`, also for what it raises.
+        With `dry_run` only say what would be done. Of more keys than `rollback_plans.MOST_KEYS`, or when it takes
+        longer than `rollback.MOST_SECONDS`, it is refused unless others may be kept waiting (`stop_writes`). See
+        `rollback.roll_back` for what it raises.
         """
         name, (moment,) = self._placed(bucket, prefix, to)
         scope = Scope(name, prefix, moment)
@@ -52,9 +55,9 @@ class Past(Upkeep):
         return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
 
     def buckets_ever(self) -> list[str]:
-        """The buckets that the history knows of, in byte order, those that hold nothing any more included."""
+        """The buckets of which there is any row, in byte order, those that hold nothing any more included."""
         with self._parts.database.read() as tx:
-            return versions.buckets_ever(tx)
+            return buckets.ever(tx)
 
     def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
         """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.
@@ -71,8 +74,8 @@ class Past(Upkeep):
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.
 
-        With the bucket "" it is of every bucket, and takes no prefix. Constant time, whatever the size. Raises
-        InvalidArgument or SnapshotExists.
+        With the bucket "" it is of every bucket, and takes no prefix. Constant time, whatever the size. A name is a
+        letter and at most 127 more letters, digits, `.`, `_` or `-`. Raises InvalidArgument or SnapshotExists.
         """
         snapshots.check_scope(bucket, prefix)
         with self._parts.database.write() as tx:

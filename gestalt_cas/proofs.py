@@ -25,7 +25,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from gestalt_cas import history, moments, versions
+from gestalt_cas import buckets, history, moments
 from gestalt_cas.clock import instant
 from gestalt_cas.database import Database
 from gestalt_cas.errors import BeforeHorizon, VersionRemoved
@@ -85,8 +85,8 @@ def of_store(database: Database, moment: Moment, *, current: bool = False) -> Pr
     """Prove every bucket; raises what `of_bucket` raises."""
     total = _Sum("store current" if current else "store versions")
     with database.read() as tx:
-        buckets = versions.buckets_ever(tx)
-    for bucket in buckets:
+        names = buckets.ever(tx)
+    for bucket in names:
         proof = of_bucket(database, bucket, moment, current=current)
         if proof.lines:
             total.add([bucket, proof.digest])

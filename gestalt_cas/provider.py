@@ -12,8 +12,10 @@ from typing import Any
 import gestalt
 import grpc
 
-from gestalt_cas import host
+from gestalt_cas import host, targets
+from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.server import Provider
+from gestalt_cas.targets import Target
 
 # The runtime reads the variable of its own era only after it has imported this module.
 host.alias_socket_names()
@@ -23,11 +25,19 @@ class HostedProvider(gestalt.Closer):  # type: ignore[misc]
     """What the SDK holds on to: it calls `close` once, when the process is to stop."""
 
     def __init__(self) -> None:
-        self.inner = Provider()
+        self.inner = Provider(_target())
 
     def close(self) -> None:
         """Begin to stop: end the open calls, and the process after 1.5 s if something still holds it."""
         self.inner.stop()
+
+
+def _target() -> Target | None:
+    """Where the SDK's runtime will listen, None when that cannot be told."""
+    try:
+        return targets.parse(host.socket_target())
+    except InvalidArgument:
+        return None
 
 
 def _register(server: grpc.Server, provider: HostedProvider) -> None:

@@ -3,10 +3,10 @@
 Versions are only added, copies of what there was and delete markers, so a rollback can itself be rolled back, to the
 sequence before it. Where a key has the same payload, headers and metadata as then, nothing is done.
 
-The plan is made outside the writer lock, in short views: keys that changed since the moment are compared then and now,
-and every payload that is to come back has to be at its place. A pin keeps gc away until the end. Under the lock only
-what has changed since is planned anew, and a row that has lost its payload meanwhile ends the transaction; planning
-then begins once more. Whatever else ends it, a limit, a quota, a full disk, an interrupt or a kill, ends it whole.
+The plan is made outside the writer lock (`rollback_plans.py`), while a pin keeps gc away until the end. Under the lock
+only what has changed since is planned anew, and a row that has lost its payload meanwhile ends the transaction;
+planning then begins once more. Whatever else ends it, a limit, a quota, a full disk, an interrupt or a kill, ends it
+whole.
 
 Others write on while the plan is made and wait while it is carried out, for MOST_SECONDS at most.
 """
@@ -19,48 +19,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gestalt_cas import history, holds, listing, moments, quotas, rollback_rows, versions
+from gestalt_cas import history, holds, quotas, rollback_rows, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.changes import NO_METADATA
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Kind
-from gestalt_cas.errors import BlobMissing, PreconditionFailed, StoreBusy, StoreError, VersionRemoved
+from gestalt_cas.errors import StoreBusy, StoreError
 from gestalt_cas.heartbeats import HeldPin
-from gestalt_cas.moments import Moment
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey
 from gestalt_cas.parts import Parts
-from gestalt_cas.rollback_rows import Removed, Return
+from gestalt_cas.rollback_plans import Plan, Scope
+from gestalt_cas.rollback_rows import Return
 from gestalt_cas.sqlite import Connection
 
 log = logging.getLogger(__name__)
 
-MOST_KEYS = 250_000
-"""What may be changed while others wait, unless they are told to."""
 MOST_SECONDS = 10.0
 """How long others may have to wait, unless they are told to."""
 _COMMIT_SECONDS = 1.5
 """What of it is left to COMMIT, which cannot be given up: it writes some hundred MB for the most keys."""
-_VIEW_KEYS = 500
-_VIEW_CHANGES = 50_000
 _STEPS_AT_ONCE = 1000
-_FEW_KEYS = 1000
-"""So few that have changed meanwhile are left to be planned under the lock."""
-_ROUNDS, _TRIES = 5, 3
-_NAMED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What is rolled back: the keys of `bucket` (a real name) that start with `prefix`, to `moment`."""
-
-    bucket: str
-    prefix: str
-    moment: Moment
-
-    @property
-    def name(self) -> str:
-        """BUCKET, or BUCKET/PREFIX."""
-        return f"{self.bucket}/{self.prefix}" if self.prefix else self.bucket
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +87,12 @@ class _Outdated(Exception):
 
 def preview(parts: Parts, scope: Scope) -> RolledBack:
     """What rolling back would do now; nothing is changed. Raises what `roll_back` raises before its first change."""
-    plan = _Plan(parts, scope)
+    plan = Plan(parts, scope)
     plan.follow()
     plan.require_possible(stop_writes=True)
     with parts.database.read() as tx:
         _refuse_held(tx, scope.bucket, plan.in_order())
-    return plan.result(plan.until, plan.until)
+    return _told(plan, plan.until, plan.until)
 
 
 def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> RolledBack:
@@ -128,11 +107,11 @@ def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> Rolle
     pin = HeldPin(parts, f"rollback-{secrets.token_hex(6)}", "rollback", {"where": scope.name})
     with pin:
         for _ in range(_TRIES):
-            plan = _Plan(parts, scope)
+            plan = Plan(parts, scope)
             plan.follow()
             plan.require_possible(stop_writes=stop_writes)
             if not plan.steps:
-                return plan.result(plan.until, plan.until)
+                return _told(plan, plan.until, plan.until)
             pin.confirm()
             try:
                 done = _carry_out(parts, plan, stop_writes=stop_writes)
@@ -143,7 +122,7 @@ def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> Rolle
     raise StoreBusy(f"{scope.name}: versions lose their payloads faster than the plan can be made; try again")
 
 
-def _carry_out(parts: Parts, plan: _Plan, *, stop_writes: bool) -> RolledBack:
+def _carry_out(parts: Parts, plan: Plan, *, stop_writes: bool) -> RolledBack:
     # The WAL is shortened when others have had their turn.
     with parts.database.write(relieve=False) as tx:
         check_time = _limit(plan.scope, stop_writes=stop_writes)
@@ -155,7 +134,7 @@ def _carry_out(parts: Parts, plan: _Plan, *, stop_writes: bool) -> RolledBack:
         with rollback_rows.cached(tx, len(plan.steps)):
             add(tx, plan.scope.bucket, plan.in_order(), check_time)
         after, _ = history.last(tx)
-    return plan.result(before, after, undoable=not suspended)
+    return _told(plan, before, after, undoable=not suspended)
 
 
 def _shorten_wal(parts: Parts) -> None:
@@ -230,122 +209,11 @@ def _attributes(tx: Connection, bucket: str, step: Return) -> tuple[Headers, Map
     return row.headers, row.metadata
 
 
-class _Plan:
-    """What takes the keys of a scope back, as the store was after the change `until`."""
-
-    def __init__(self, parts: Parts, scope: Scope) -> None:
-        self.scope = scope
-        self.until = scope.moment.seq
-        self.steps: dict[bytes, Return] = {}
-        self._parts = parts
-        self._prefix = scope.prefix.encode()
-        self._removed: set[bytes] = set()
-        self._present: set[bytes] = set()
-
-    def follow(self) -> None:
-        """Bring the plan up to the present in short views, until little has changed while that was done.
-
-        Raises what `moments.resolve` raises, also when the moment was lost meanwhile: what had been kept for it may
-        have gone then before it was looked at, and the plan would be of something else.
-        """
-        for _ in range(_ROUNDS):
-            present = self._last()
-            keys = sorted(self._changed_until(present))
-            for start in range(0, len(keys), _VIEW_KEYS):
-                self._look_at(keys[start : start + _VIEW_KEYS])
-            self.until = present
-            if len(keys) <= _FEW_KEYS:
-                break
-        self._last()
-
-    def catch_up(self, tx: Connection) -> None:
-        """Plan anew, in a write transaction, what has changed since; the plan is right then until it ends."""
-        self._require_moment(tx)
-        present, _ = history.last(tx)
-        self._plan(tx, sorted(set(self._changed(tx, self.until, present))))
-        self.until = present
-
-    def require_possible(self, *, stop_writes: bool) -> None:
-        """Raise VersionRemoved, or PreconditionFailed for more keys than others may be kept waiting for."""
-        if self._removed:
-            raise VersionRemoved(
-                f"{self.scope.name} cannot be rolled back to {self.scope.moment}: what {self._name_removed()} had then "
-                "was removed for good since"
-            )
-        if len(self.steps) > MOST_KEYS and not stop_writes:
-            raise PreconditionFailed(
-                f"{self.scope.name}: {len(self.steps)} keys would change; more than {MOST_KEYS} are rolled back with "
-                "--stop-writes only, since nothing else can write meanwhile"
-            )
-
-    def in_order(self) -> list[Return]:
-        """The steps in byte order of the keys, which is the order of the rows."""
-        return [self.steps[key] for key in sorted(self.steps)]
-
-    def result(self, before: int, after: int, *, undoable: bool = True) -> RolledBack:
-        plan = self.in_order()
-        kinds = [_kind(one) for one in plan]
-        counts = (kinds.count("added"), kinds.count("changed"), kinds.count("deleted"))
-        return RolledBack(self.scope, before, after, *counts, plan, undoable)
-
-    def _last(self) -> int:
-        """The store's last sequence, at which the moment is known still."""
-        with self._parts.database.read() as tx:
-            self._require_moment(tx)
-            return history.last(tx)[0]
-
-    def _changed_until(self, present: int) -> set[bytes]:
-        keys: set[bytes] = set()
-        for after in range(self.until, present, _VIEW_CHANGES):
-            with self._parts.database.read() as tx:
-                keys.update(self._changed(tx, after, min(after + _VIEW_CHANGES, present)))
-        return keys
-
-    def _changed(self, tx: Connection, after: int, until: int) -> Iterator[bytes]:
-        return history.changed(tx, self.scope.bucket, self._prefix, listing.successor(self._prefix), after, until)
-
-    def _look_at(self, keys: Sequence[bytes]) -> None:
-        try:
-            with self._parts.database.read() as tx:
-                self._plan(tx, keys)
-        except BlobMissing:
-            # Without a pin gc may have come between the view and the look; a version that stands is damaged.
-            try:
-                with self._parts.database.read() as tx:
-                    self._plan(tx, keys)
-            except BlobMissing as damage:
-                self._parts.payloads.record_unfit(damage)
-                raise
-
-    def _plan(self, tx: Connection, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            self.steps.pop(key, None)
-            self._removed.discard(key)
-            try:
-                step = rollback_rows.needed(tx, self.scope.bucket, key, self.scope.moment.seq)
-            except Removed:
-                self._removed.add(key)
-                continue
-            if step is not None:
-                self._require_payload(tx, step)
-                self.steps[key] = step
-
-    def _require_payload(self, tx: Connection, step: Return) -> None:
-        if step.digest is None or step.digest in self._present:
-            return
-        if not self._parts.payloads.present(tx, step.digest, step.size):
-            key = ObjectKey(self.scope.bucket, step.key.decode())
-            text = f"payload {step.digest.hex()}, which {key} had at {self.scope.moment}, is missing or cut short"
-            raise BlobMissing(text, digest=step.digest.hex())
-        self._present.add(step.digest)
-
-    def _require_moment(self, tx: Connection) -> None:
-        moments.resolve(tx, self.scope.moment, self.scope.bucket, self._prefix)
-
-    def _name_removed(self) -> str:
-        names = [key.decode() for key in sorted(self._removed)[:_NAMED]]
-        more = len(self._removed) - len(names)
-        return ", ".join(names) + (f" and {more} more" if more else "")
+def _told(plan: Plan, before: int, after: int, *, undoable: bool = True) -> RolledBack:
+    steps = plan.in_order()
+    kinds = [_kind(one) for one in steps]
+    counts = (kinds.count("added"), kinds.count("changed"), kinds.count("deleted"))
+    return RolledBack(plan.scope, before, after, *counts, steps, undoable)
 
 
 def _kind(one: Return) -> Kind:

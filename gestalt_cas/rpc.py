@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import grpc
@@ -97,7 +96,7 @@ class S3Service(grpc.GenericRpcHandler):
             call = GrpcCall(method, context)
             try:
                 with self._mounts.use() as mount:
-                    answer = serve(mount, raw).SerializeToString()
+                    answer = serve(mount, raw).SerializeToString(**mount.packing)
                 call.done()
                 return answer
             except Exception as error:  # noqa: BLE001 - abort() logs what is unexpected and answers INTERNAL
@@ -130,7 +129,7 @@ class S3Service(grpc.GenericRpcHandler):
                 with self._mounts.use() as mount, self._calls.track(call) as stream:
                     upload = Upload(frames, stream)
                     try:
-                        answer = _write(mount, upload).SerializeToString()
+                        answer = _write(mount, upload).SerializeToString(**mount.packing)
                     except StoreError as error:
                         upload.drain(error)
                         raise
@@ -180,7 +179,7 @@ def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
     )
     with reader:
         meta = mount.namespace.meta(reader.version, request.ref.bucket)
-        yield wire_pb2.ReadObjectChunk(meta=meta).SerializeToString()
+        yield wire_pb2.ReadObjectChunk(meta=meta).SerializeToString(**mount.packing)
         first = True
         for piece in reader:
             call.progress()
@@ -228,12 +227,9 @@ def _presign(mount: Mount, raw: bytes) -> Message:
     if not mount.public_url:
         raise NotEnabled("presigned URLs are switched off: set http.enabled to true in the provider's configuration")
     bucket = request.ref.bucket or mount.store.settings().bucket
-    signed = presign.presign(messages.presign_query(request, bucket), mount.keys.get(), mount.public_url, now=_now())
+    query, now = messages.presign_query(request, bucket), mount.config.stamps.now()
+    signed = presign.presign(query, mount.keys.get(), mount.public_url, now=now)
     return messages.presigned(signed, request)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 _EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the wire as google.protobuf.Empty

@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import resource
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -22,8 +24,9 @@ from types import FrameType
 
 import grpc
 
-from gestalt_cas import exhaustion, host, logs, sqlite, targets
+from gestalt_cas import exhaustion, host, logs, reach, request_ids, sqlite, targets, version_ids
 from gestalt_cas.calls import Calls
+from gestalt_cas.clock import instant
 from gestalt_cas.config import Config, Limits, Telemetry
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
 from gestalt_cas.http_side import HttpSide
@@ -35,6 +38,7 @@ from gestalt_cas.observing.readings import Readings
 from gestalt_cas.observing.spans import Spans
 from gestalt_cas.pools import Pools
 from gestalt_cas.rpc import S3Service
+from gestalt_cas.stamps import Stamps
 from gestalt_cas.targets import Target
 
 log = logging.getLogger(__name__)
@@ -49,9 +53,12 @@ _FLUSH_SECONDS = 0.5
 
 
 class Provider:
-    """The handlers and their shared state, to be added to any grpc.Server."""
+    """The handlers and their shared state, to be added to any grpc.Server.
 
-    def __init__(self, *, fixed: bool = False) -> None:
+    `target` is where that one listens, None when it is not known.
+    """
+
+    def __init__(self, target: Target | None = None, *, fixed: bool = False) -> None:
         limits = Limits()
         self.observer = Observer()
         self.http = HttpSide(self.observer)
@@ -60,11 +67,13 @@ class Provider:
         self.pools = Pools(limits.concurrent_reads, limits.concurrent_writes)
         self.readings = self.http.readings = Readings(self.observer, self.mounts, self.pools)
         self._spans: Spans | None = None
-        self._fixed = fixed
+        self._target, self._fixed = target, fixed
         self._wound_down = threading.Event()
 
     def configure(self, config: Config) -> None:
+        reach.require(config, self._target)
         self.mounts.configure(config)
+        _make_ids(config.stamps)
         self.calls.idle_seconds = config.limits.stream_idle_seconds
         self.pools.resize(config.limits.concurrent_reads, config.limits.concurrent_writes)
         self._observe(config.telemetry)
@@ -147,7 +156,7 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
             "use a loopback address, or --allow-unauthenticated if that is what you want"
         )
     _export()
-    provider = Provider(fixed=True)
+    provider = Provider(target, fixed=True)
     stopping = _stop_on_signals(provider)
     targets.claim(target)
     provider.configure(config)
@@ -166,11 +175,21 @@ def serve_host(text: str) -> int:
     """Serve under a host, unconfigured, at the socket that the host named; returns the exit code."""
     target = targets.parse(text)
     _export()
-    provider = Provider()
+    provider = Provider(target)
     stopping = _stop_on_signals(provider)
     targets.claim(target)
     host.watch(provider.leave)
     return _run(provider, target, stopping, lambda bound: log.info("serving the host at %s", bound.url))
+
+
+def _make_ids(stamps: Stamps) -> None:
+    """Make ids as the configuration has it, and say so when the server is for tests only."""
+    version_ids.seed = stamps.seed
+    request_ids.unsent = "" if stamps.seed is None else "0" * 16
+    if stamps.chosen:
+        dates = "the clock" if stamps.fixed_ms is None else instant(stamps.fixed_ms)
+        ids = "random" if stamps.seed is None else f"seeded with {stamps.seed}"
+        log.warning("FOR TESTS ONLY: answers are dated by %s, version ids are %s", dates, ids)
 
 
 def _export() -> None:
@@ -269,10 +288,22 @@ def _announce(bound: Target, directory: Path, http: str) -> None:
         ready["http"] = http
     print(json.dumps(ready, separators=(",", ":")), flush=True)
     log.info("serving %s at %s until SIGTERM or ctrl-C", directory, bound.url)
+    program = _program()
     log.info(
-        "files: gestalt-cas --data-dir %s put FILE BUCKET/KEY (also ls, get, sync; see gestalt-cas --help)", directory
+        "files: %s --data-dir %s put FILE BUCKET/KEY (also ls, get, sync; see %s --help)",
+        program,
+        shlex.quote(str(directory)),
+        program,
     )
     log.info("gRPC: any Gestalt S3 client, dialling %s", bound.bind)
+
+
+def _program() -> str:
+    """How whoever started this calls the verbs: by name where a shell finds it, else by the path that was started."""
+    started = Path(sys.argv[0])
+    if started.name != "gestalt-cas" or shutil.which("gestalt-cas"):
+        return "gestalt-cas"
+    return shlex.quote(str(started.absolute()))
 
 
 def _leave_at_once() -> None:

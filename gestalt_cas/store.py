@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, holds, listing, pages, quotas, ranges, versions
+from gestalt_cas import allowances, buckets, holds, listing, pages, quotas, ranges, versions
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.batches import Batch
@@ -65,8 +65,8 @@ _OPEN_TRIES = 3
 class Usage:
     """Totals below a prefix.
 
-    `logical_bytes` counts current objects, `version_bytes` all versions, `stored_bytes` each payload that they reach
-    once.
+    `versions` counts no delete markers. `logical_bytes` counts current objects, `version_bytes` all versions,
+    `stored_bytes` each payload that they reach once.
     """
 
     objects: int
@@ -79,8 +79,12 @@ class Usage:
 class Store(Past):
     """An open store directory. Thread-safe; other processes may have the same directory open.
 
-    Operations raise the errors of `gestalt_cas.errors`. A bucket of "" is the store's default bucket; returned
-    versions carry its real name.
+    A bucket of "" is the store's default bucket; returned versions carry its real name.
+
+    Operations raise the errors of `gestalt_cas.errors`. Beside those that a method names, each may raise
+    InvalidArgument (a name or value that can never be right), ShuttingDown (the store was closed), and StorageFault or
+    DatabaseDamaged (the disk); one that changes something also StoreBusy, StoreFull and OutcomeUnknown. Only after
+    OutcomeUnknown may the change have been made.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -116,6 +120,7 @@ class Store(Past):
 
     @property
     def directory(self) -> Path:
+        """The data directory, as an absolute path."""
         return self._layout.root
 
     def close(self) -> None:
@@ -259,7 +264,9 @@ class Store(Past):
         """Append a delete marker, or remove the version `version_id` for good; returns the marker or that version.
 
         Deleting what is not there is no error: without an id a marker is appended all the same, with one that names
-        nothing None is returned. Works on a full disk.
+        nothing None is returned. While versioning is suspended the marker takes the place of the null version, which is
+        then gone for good. Works on a full disk. Raises Held when a hold keeps what would be gone. Source: the S3 API
+        reference, DeleteObject.
         """
         check_names(key)
         return self._reserve.spend_on(
@@ -287,7 +294,8 @@ class Store(Past):
     def undelete(self, key: ObjectKey) -> ObjectVersion:
         """Make the object of a deleted key current again, by removing the delete markers on top of its newest version.
 
-        Raises NoSuchKey when there is no version to come back, PreconditionFailed when the key is not deleted.
+        Works on a full disk. Raises NoSuchKey when there is no version to come back, PreconditionFailed when the key is
+        not deleted.
         """
         check_names(key)
         return self._reserve.spend_on(lambda: self._database.commit(lambda tx: self._changes.undelete(tx, key)))
@@ -309,7 +317,9 @@ class Store(Past):
         """One page of versions and delete markers: keys in byte order, within a key the newest first.
 
         With `only_key` the query's prefix is one whole key. The query's delimiter and start_after are not used.
-        `ObjectVersion.current` tells whether a version (or marker) is the newest of its key.
+        `ObjectVersion.current` tells whether a version (or marker) is the newest of its key. Raises InvalidToken for a
+        token that was made for another bucket or prefix, or not by this store. Source: the S3 API reference,
+        ListObjectVersions.
         """
         with self._database.read() as tx:
             return pages.of_versions(tx, query, only_key=only_key)
@@ -317,24 +327,28 @@ class Store(Past):
     def buckets(self) -> list[str]:
         """The buckets that hold at least one version, in byte order; buckets need no creating."""
         with self._database.read() as tx:
-            return versions.buckets(tx)
+            return buckets.standing(tx)
 
     def usage(self, bucket: str = "", prefix: str = "") -> Usage:
-        """Count objects, versions and bytes below a prefix; reads every row below it."""
+        """Count objects, versions and bytes of the keys that start with `prefix`, in one view; reads all their rows."""
         check_bucket(bucket)
         lower = utf8(prefix, "prefix")
         with self._database.read() as tx:
             name = bucket or store_settings.default_bucket(tx)
-            return Usage(*versions.totals(tx, name, lower, listing.successor(lower)))
+            return Usage(*buckets.totals(tx, name, lower, listing.successor(lower)))
 
     # Settings and state
 
     def settings(self) -> Settings:
+        """The store's settings as they were last committed, by whichever process."""
         with self._database.read() as tx:
             return store_settings.load(tx)
 
     def change_settings(self, changes: Mapping[str, object]) -> Settings:
-        """Set settings by their dotted names; they count from the next commit on, in every process."""
+        """Set settings by their dotted names; they count from the next commit on, in every process.
+
+        The others keep their values; returns all as they are then. Raises InvalidConfig, naming the setting.
+        """
         checked = store_settings.validate(changes)
         with self._database.write() as tx:
             store_settings.store(tx, checked)
@@ -358,7 +372,10 @@ class Store(Past):
         return ""
 
     def claim_server(self) -> bool:
-        """Take server.lock if no other process has it; its holder alone runs the background work."""
+        """Take server.lock unless another process has it, and keep it until `close`; returns whether it is ours.
+
+        Its holder alone runs the background work.
+        """
         return self._locks.claim_server()
 
     def maintain(self) -> None:
@@ -375,6 +392,13 @@ class Store(Past):
     def set_limits(self, limits: Limits) -> None:
         """Judge uploads by these limits from now on; those on their way keep what they have taken."""
         self._blobs.staging.budget.limits = limits
+
+    def stand_at(self, now_ms: int | None) -> None:
+        """Date changes by this time from now on, None: by the clock; none is dated before the last commit all the same.
+
+        For tests of programs that use a server (`stamps.py`). Batches, rollbacks and retention keep the clock.
+        """
+        self._changes = Changes(self._database, self._payloads, now_ms)
 
     def adopt(self, wanted: Mapping[str, object]) -> None:
         """Write the settings that a configuration holds; the others keep their values.
@@ -396,7 +420,7 @@ class Store(Past):
         return self._parts.recall(name)
 
     def note(self, name: str, value: object) -> None:
-        """Note something down for the processes to come; it is no setting and decides nothing in the store."""
+        """Note something down for the processes to come, as JSON; it is no setting and decides nothing in the store."""
         self._parts.note(name, value)
 
     # Inside

@@ -1,4 +1,4 @@
-"""Where a server listens: `unix:///path`, `tcp://host:port`, or a bare path from an old host.
+"""Where a server listens: `unix:///path`, grpc's own `unix:path`, `tcp://host:port`, or a bare path from an old host.
 
 grpcio silently takes over a live unix socket and lets two processes share a TCP port. So a target is tried with a
 connection first: if someone answers it is taken; a socket file that nobody answers on is replaced.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import stat
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from gestalt_cas.locks import FileLock
 from gestalt_cas.platforms import MAX_SOCKET_PATH
 
 _ANSWER_SECONDS = 2.0
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^/:]*):[0-9]+")
+"""Meant as an address by whoever writes it, and the name of a socket in the working directory as it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,10 @@ def parse(text: str) -> Target:
     """Parse a target; raises InvalidArgument naming what is wrong with it."""
     if text.startswith("tcp://"):
         return _parse_tcp(text)
-    path = text.removeprefix("unix://")
+    path = text.removeprefix("unix://").removeprefix("unix:")
+    if _HOST_AND_PORT.fullmatch(text):
+        address = text if not text.startswith(":") else f"127.0.0.1{text}"
+        raise InvalidArgument(f"{text!r} is no target; write tcp://{address}, or ./{text} for a socket of that name")
     if "://" in path or not path:
         raise InvalidArgument(f"{text!r} is no target; write unix:///path or tcp://host:port")
     path = os.path.abspath(path)

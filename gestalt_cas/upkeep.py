@@ -26,7 +26,8 @@ from gestalt_cas.quotas import Quota
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp
-    from gestalt_cas.retention_runs import Applied, Foreseen, Going
+    from gestalt_cas.retention_previews import Foreseen, Going
+    from gestalt_cas.retention_runs import Applied
     from gestalt_cas.statistics import Glance, Stats
 
 
@@ -57,7 +58,9 @@ class Upkeep:
     ) -> CheckReport:
         """Look for damage and inconsistencies, beside all other calls, and repair what the options say.
 
-        A check that was cut off is gone on with by the next of the same options; see `checks/checking.py`.
+        A check that was cut off is gone on with by the next of the same options: `on_resume` is then told when that one
+        began (Unix milliseconds) and how many findings it had. `on_finding` hears of each finding as it is made.
+        Damage is reported, never raised; see `checks/checking.py`.
         """
         from gestalt_cas.checks import checking
 
@@ -80,7 +83,11 @@ class Upkeep:
         return statistics.glance(self._parts)
 
     def purge(self, key: ObjectKey) -> Purged:
-        """Remove every version and marker of `key` and the bytes that nothing else reaches; raises NoSuchKey."""
+        """Remove every version and marker of `key`, and the bytes that nothing else reaches, before this returns.
+
+        Works on a full disk. Raises NoSuchKey when there is neither version nor marker, Protected while a snapshot
+        shows one of them, Held while one is held; nothing was removed then. See `gestalt_cas.purging`.
+        """
         check_names(key)
         with self._parts.database.read() as tx:
             target = key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
@@ -92,6 +99,8 @@ class Upkeep:
         """Back the store up into a directory, while everything else goes on; see `gestalt_cas.backups.backup`.
 
         Signing keys go along only `with_keys`. `progress` may raise to stop: the next backup takes up what was copied.
+        Raises StoreUnusable when `dest` holds something else or lies within the store (or the store in it), StoreBusy,
+        DiskFull, StorageFault and DatabaseDamaged; a backup that `dest` held before is good after each of them.
         """
         from gestalt_cas.backups import backup
 
@@ -105,7 +114,8 @@ class Upkeep:
     def set_quota(self, bucket: str, prefix: str, max_bytes: int) -> Quota:
         """Limit what all versions of keys that start with `prefix` may take together, from the next commit on.
 
-        Adds up what they take now while no other write can pass. A maximum below that only keeps more from coming.
+        `max_bytes` is inclusive, 0 or more; a quota of just this bucket and prefix is replaced. Adds up what they take
+        now while no other write can pass. A maximum below that only keeps more from coming.
         """
         quotas.check(bucket, prefix, max_bytes)
         with self._parts.database.write() as tx:
@@ -160,9 +170,9 @@ class Upkeep:
 
         `each` is called with every version that would go, keys in byte order, and should be quick.
         """
-        from gestalt_cas import retention_runs
+        from gestalt_cas import retention_previews
 
-        return retention_runs.preview(self._parts, bucket, _checked(bucket, prefix), each)
+        return retention_previews.preview(self._parts, bucket, _checked(bucket, prefix), each)
 
     def look_at_clock(self) -> None:
         """Raise ClockSuspect unless the clock can be trusted, and note that it was looked at; see `clock_guard`."""

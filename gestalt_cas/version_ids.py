@@ -1,4 +1,8 @@
-"""Version ids: opaque to callers, made of the version's sequence and random bits."""
+"""Version ids: opaque to callers, made of the version's sequence and random bits.
+
+For tests the random bits can follow from a seed and the sequence, in the whole process. The sequence is drawn under the
+writer lock, so neither threads nor processes decide about an id, and none comes twice in a store, whatever the seed.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,33 @@ import base64
 import binascii
 import secrets
 
+from blake3 import blake3
+
 _RANDOM = 9
 """Random bytes of a version id."""
+_CONTEXT = "gestalt-cas 2026 seeded version id"
+
+seed: int | None = None
+"""What the ids of this process follow from, None: they are random. The server sets it when it is configured."""
 
 
 def new(first: int, number: int) -> list[str]:
     """Opaque ids for so many sequences from `first` on: the sequence, so lookups need no index, and 72 random bits.
 
-    The random part keeps a store that was restored from a backup from giving an id a second time.
+    The random part keeps a store that was restored from a backup from giving an id a second time; seeded it does not.
     """
-    drawn = secrets.token_bytes(_RANDOM * number)
+    drawn = secrets.token_bytes(_RANDOM * number) if seed is None else _seeded(first, number)
     raw = b"".join(
         (first + index).to_bytes(6) + drawn[index * _RANDOM : (index + 1) * _RANDOM] for index in range(number)
     )
     # 15 bytes are 24 characters without padding, so many can be encoded together.
     text = base64.b32hexencode(raw).decode().lower()
     return [text[start : start + 24] for start in range(0, len(text), 24)]
+
+
+def _seeded(first: int, number: int) -> bytes:
+    texts = (f"{seed}:{first + index}".encode() for index in range(number))
+    return b"".join(blake3(text, derive_key_context=_CONTEXT).digest(_RANDOM) for text in texts)
 
 
 def seq_of(version_id: str) -> int | None:

@@ -1,9 +1,8 @@
-"""All SQL of versions, current keys and blob rows; every function works in the transaction of its caller.
+"""All SQL of versions and current keys; every function works in the transaction of its caller.
 
-A key's current object is one row
-of `current`, which points at its newest version; a key whose newest version is a delete marker has none, so listing
-meets no tombstones. Sequences come from one stored counter, removals draw one too, and commit times never decrease
-with the sequence, whatever the clock does.
+A key's current object is one row of `current`, which points at its newest version; a key whose newest version is a
+delete marker has none, so listing meets no tombstones. Sequences come from one stored counter, removals draw one too,
+and commit times never decrease with the sequence, whatever the clock does.
 
 Null versions (S3 API reference, "Working with delete markers" and "Suspending versioning"): while versioning is
 suspended a write or delete replaces the key's null version and leaves all others.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import chain, groupby
 from types import MappingProxyType
 from typing import Any
@@ -32,33 +30,32 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from gestalt_cas import holds, quotas, removals, schema, version_ids
-from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.version_rows import COLUMNS, from_row, headers_json
 
 _p = parameter
 _v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
 _HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
-_ROW = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.content_type, _v.headers, _v.metadata)
 
 _POINTED = schema.current.join(schema.versions, and_(_v.bucket == _c.bucket, _v.key == _c.key, _v.seq == _c.seq))
-_CURRENT = Prepared(select(*_ROW).select_from(_POINTED).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
+_CURRENT = Prepared(select(*COLUMNS).select_from(_POINTED).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
 _DEFAULT_BUCKET = (
     select(func.json_extract(schema.settings.c.value, "$"))
     .where(schema.settings.c.name == literal_column("'bucket'"))
     .scalar_subquery()
 )
 _CURRENT_BY_DEFAULT = Prepared(
-    select(*_ROW, _c.bucket).select_from(_POINTED).where(_c.bucket == _DEFAULT_BUCKET, _c.key == _p("key"))
+    select(*COLUMNS, _c.bucket).select_from(_POINTED).where(_c.bucket == _DEFAULT_BUCKET, _c.key == _p("key"))
 )
 _CURRENT_RUN = Prepared(
-    select(*_ROW)
+    select(*COLUMNS)
     .select_from(_POINTED)
     .where(_c.bucket == _p("bucket"), _c.key >= _p("first"), _c.key <= _p("last"))
     .order_by(_c.key)
 )
-_NEWEST = Prepared(select(*_ROW).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
+_NEWEST = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
 _DRAW = Prepared(
     update(schema.counter)
     .values(
@@ -98,47 +95,18 @@ _IS_NEWEST: ColumnElement[Any] = _v.seq == (
     .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.gone_seq.is_(None))
     .scalar_subquery()
 )
-_BY_SEQ = Prepared(select(*_ROW, _IS_NEWEST).where(_v.seq == _p("seq"), _HERE))
-_NULL = Prepared(select(*_ROW, _IS_NEWEST).where(_HERE, _v.version_id == literal_column("'null'")))
+_BY_SEQ = Prepared(select(*COLUMNS, _IS_NEWEST).where(_v.seq == _p("seq"), _HERE))
+_NULL = Prepared(select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.version_id == literal_column("'null'")))
 _HISTORY = Prepared(
-    select(*_ROW, _IS_NEWEST)
+    select(*COLUMNS, _IS_NEWEST)
     .where(_IN_BUCKET, _v.key >= _p("lower"))
     .order_by(_v.key, _v.seq)
     .limit(_p("limit", Integer))
 )
 _HISTORY_REST = Prepared(
-    select(*_ROW, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
+    select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
 )
 _NEWER_THAN_ALL = (1 << 63) - 1
-_NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
-_FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
-_HAS_OBJECT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket")).limit(literal_column("1")))
-_HAS_VERSION = Prepared(select(_v.seq).where(_IN_BUCKET).limit(literal_column("1")))
-
-_UNDER = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None), _v.digest.is_not(None), _v.key >= _p("lower"))
-_BELOW = _v.key < _p("upper")
-
-
-def _totals(*where: ColumnElement[bool]) -> Prepared:
-    reached = select(_v.digest).where(*where)
-    stored = select(func.coalesce(func.sum(_b.size), 0)).where(_b.digest.in_(reached)).scalar_subquery()
-    live = _c.seq.is_not(None)
-    return Prepared(
-        select(
-            func.count().filter(live),
-            func.count(),
-            func.coalesce(func.sum(_v.size).filter(live), 0),
-            func.coalesce(func.sum(_v.size), 0),
-            stored,
-        )
-        .select_from(
-            schema.versions.outerjoin(schema.current, and_(_c.seq == _v.seq, _c.bucket == _v.bucket, _c.key == _v.key))
-        )
-        .where(*where)
-    )
-
-
-_TOTALS, _TOTALS_ALL = _totals(_UNDER, _BELOW), _totals(_UNDER)
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -220,35 +188,6 @@ def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     return [from_row(key.bucket, row, current=bool(row[-1])) for row in rows]
 
 
-def buckets(connection: Connection) -> list[str]:
-    """Names of the buckets that hold at least one version, in byte order, a few index seeks each."""
-    return [
-        name
-        for name in buckets_ever(connection)
-        if _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name)
-    ]
-
-
-def buckets_ever(connection: Connection) -> list[str]:
-    """Names of the buckets of which there is any row, removed versions included, one index seek each."""
-    names: list[str] = []
-    rows = _FIRST_BUCKET(connection)
-    while rows[0][0] is not None:
-        names.append(rows[0][0])
-        rows = _NEXT_BUCKET(connection, after=names[-1])
-    return names
-
-
-def totals(connection: Connection, bucket: str, lower: bytes, upper: bytes | None) -> tuple[int, int, int, int, int]:
-    """Objects, versions (markers not counted), bytes of objects, of versions, and of the payloads reached, each once.
-
-    Of the keys from `lower` (inclusive) to `upper` (exclusive; None: no bound).
-    """
-    if upper is None:
-        return _TOTALS_ALL(connection, bucket=bucket, lower=lower)[0]
-    return _TOTALS(connection, bucket=bucket, lower=lower, upper=upper)[0]
-
-
 def append(
     connection: Connection,
     key: ObjectKey,
@@ -288,7 +227,7 @@ def append(
         digest=digest,
         size=size,
         content_type=headers.content_type,
-        headers=_headers_json(headers),
+        headers=headers_json(headers),
         metadata=json.dumps(dict(metadata), ensure_ascii=False) if metadata else None,
         commit_ms=commit_ms,
     )
@@ -353,36 +292,3 @@ def draw(connection: Connection, now_ms: int, number: int = 1) -> tuple[int, int
     """
     seq, commit_ms = _DRAW(connection, now_ms=now_ms, number=number)[0]
     return seq - number + 1, commit_ms
-
-
-def _headers_json(headers: Headers) -> str | None:
-    others = {name: value for name in Headers.__slots__ if name != "content_type" and (value := getattr(headers, name))}
-    return json.dumps(others, ensure_ascii=False) if others else None
-
-
-@lru_cache(maxsize=64)
-def _headers(content_type: str, others: str | None) -> Headers:
-    """The stored headers. Cached: objects of one listing mostly share theirs, and a page has up to 1,000 of them."""
-    return Headers(content_type, **(json.loads(others) if others else {}))
-
-
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
-
-
-def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
-    """The version that a row says, its first columns being those that every query of this module asks for."""
-    key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata = row[:9]
-    try:
-        return ObjectVersion(
-            ObjectKey(bucket, key.decode()),
-            version_id,
-            seq,
-            size,
-            digest.hex() if digest is not None else "",
-            commit_ms,
-            _headers(content_type, headers),
-            MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
-            current,
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DatabaseDamaged(f"a version's row in bucket {bucket!r} holds what no write stores: {error}") from error

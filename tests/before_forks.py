@@ -10,7 +10,12 @@ from importlib import import_module
 
 from gestalt_cas.statements import Prepared
 
-_LATE = ("alembic.command", "gestalt_cas.backups.backup", "gestalt_cas.checks.checking", "gestalt_cas.retention_runs")
+_LATE = (
+    "alembic.command",
+    "gestalt_cas.backups.backup",
+    "gestalt_cas.checks.checking",
+    "gestalt_cas.retention_previews",
+)
 
 
 def make_ready() -> None:

@@ -16,14 +16,20 @@ from gestalt_cas import (
     moments,
     past,
     purging,
+    retention_previews,
     retention_runs,
     rollback,
     statistics,
+    sweeps,
     upkeep,
 )
 
 DAY = 86_400_000
 BEGINNING = 1_800_000_000_000
+_TELL_TIME = (
+    *(batches, changes, garbage, moments, past, purging),
+    *(retention_previews, retention_runs, rollback, statistics, sweeps, upkeep),
+)
 
 
 class Clock:
@@ -44,7 +50,7 @@ def set_clock() -> Iterator[Clock]:
     """A clock that commits, upkeep and what judges by age go by for the block."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (batches, changes, garbage, moments, past, purging, retention_runs, rollback, statistics, upkeep):
+        for module in _TELL_TIME:
             patch.setattr(module, "now_ms", clock)
         yield clock
 

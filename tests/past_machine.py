@@ -25,7 +25,7 @@ from gestalt_cas.errors import (
     VersionRemoved,
 )
 from gestalt_cas.objects import ObjectVersion
-from gestalt_cas.retention_runs import Going
+from gestalt_cas.retention_previews import Going
 from oracle import Name, Version
 from storage import rows
 from store_machine import BUCKETS, DELIMITERS, KEYS, PREFIXES, StoreMachine, expected_slice, pages, positions

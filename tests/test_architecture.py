@@ -24,12 +24,13 @@ LAYERS = (
         "http_fields",
         "listing",
     }
-    | {"presign", "ranges", "sigv4", "tokens", "urls"},
+    | {"presign", "ranges", "sigv4", "stamps", "tokens", "urls"},
     {
         "answers",
         "blob_rows",
         "blobs",
         "commits",
+        "buckets",
         "connections",
         "database",
         "database_faults",
@@ -40,7 +41,7 @@ LAYERS = (
     | {"inlined", "keys", "layout", "locks"}
     | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
     | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
-    | {"upgrade", "version_ids", "versions", "wal"},
+    | {"upgrade", "version_ids", "version_rows", "versions", "wal"},
     {
         "allowances",
         "backups",
@@ -48,6 +49,7 @@ LAYERS = (
         "changes",
         "checks",
         "clock_guard",
+        "counting",
         "diffs",
         "directories",
         "doctor",
@@ -60,11 +62,11 @@ LAYERS = (
         "past",
         "paths",
     }
-    | {"payloads", "proofs", "purging", "releases", "retention_runs", "rollback", "statistics", "store", "strays"}
-    | {"trees", "upkeep"},
+    | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback"}
+    | {"rollback_plans", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
-    | {"http_monitoring", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages", "mounts"}
-    | {"observing", "patience", "pools", "provider", "rpc", "server"}
+    | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
+    | {"mounts", "observing", "patience", "pools", "provider", "reach", "rpc", "server"}
     | {"targets", "uploads", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -76,7 +78,9 @@ ONLY_IN = {
     "sqlalchemy": {
         "backups",
         "blob_rows",
+        "buckets",
         "checks",
+        "counting",
         "holds",
         "horizons",
         "inlined",
@@ -94,7 +98,7 @@ ONLY_IN = {
     },
     "alembic": {"upgrade"},
     "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
-    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_server", "http_uploads"},
+    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_objects", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},

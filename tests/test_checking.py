@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -154,9 +155,9 @@ def test_findings_name_what_they_concern(directory: Path) -> None:
 
 
 def test_every_key_of_a_long_history_is_compared_with_current(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gestalt_cas.checks import row_checks
+    from gestalt_cas.checks import row_reading
 
-    monkeypatch.setattr(row_checks, "BATCH", 3)
+    monkeypatch.setattr(row_reading, "BATCH", 3)
     for number in range(8):
         put(store, "long", b"%d" % number)
     assert found(store) == []
@@ -256,6 +257,28 @@ def test_a_damaged_file_is_found_recorded_and_set_aside(store: Store, name: str)
     put(store, "again", LARGE)
     assert check(store, read_data=EVERYTHING).clean, "writing the same bytes heals"
     assert body(store, "large") == LARGE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_has_to_be_given_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No repair of ours opens it, and gone it is not."""
+    path, real = payload_path(store, LARGE), os.open
+    os.chown(path, 12345, -1)
+
+    def refusing(name: Any, *arguments: Any, **options: Any) -> int:
+        if name == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    (finding,) = check(store, read_data=EVERYTHING).findings
+    assert (finding.kind, finding.remedy) == (
+        "mode",
+        f"as root: chown -R --reference={store.directory} {store.directory}",
+    )
+    os.chown(path, 0, -1)
+    (finding,) = check(store, read_data=EVERYTHING).findings
+    assert finding.remedy.startswith("gestalt-cas check --repair --data-dir")
 
 
 @pytest.mark.parametrize("name", FILE_DAMAGE)
@@ -577,9 +600,9 @@ def test_a_check_beside_another_neither_goes_on_with_it_nor_disturbs_it(store: S
 
 
 def test_a_check_goes_on_in_the_midst_of_the_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gestalt_cas.checks import row_checks
+    from gestalt_cas.checks import row_reading
 
-    monkeypatch.setattr(row_checks, "BATCH", 2)
+    monkeypatch.setattr(row_reading, "BATCH", 2)
     change(store, "DELETE FROM current WHERE key = ?", b"twin")
     whole = check(store)
 

@@ -193,6 +193,19 @@ def test_the_codes_are_those_that_the_readme_promises() -> None:
     assert table == (0, 1, 2, 3, 4, 5, 10, 11) == tuple(exits.MEANINGS)
 
 
+def test_payloads_without_their_database_are_no_place_for_a_new_store(
+    capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    with Store.open(tmp_path / "store") as store:
+        store.write(ObjectKey("b", "k"), [b"data"])
+    (tmp_path / "store/metadata.sqlite3").unlink()
+    for verb in (["ls"], ["stats"], ["init"]):
+        result = command_in(tmp_path / "store", capsysbinary)(*verb)
+        assert result.code == (2 if verb == ["init"] else 10)
+        assert "holds payloads but no metadata.sqlite3: put the database back from a backup" in result.err
+        assert "make one with" not in result.err
+
+
 @pytest.mark.parametrize("verb", STORE_VERBS)
 def test_without_a_store_every_verb_says_how_to_make_one(
     capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str

@@ -13,7 +13,7 @@ from command_line import (  # noqa: F401
     store_fixture,
     write,
 )
-from gestalt_cas import ObjectKey, Store, rollback
+from gestalt_cas import ObjectKey, Store, rollback_plans
 
 
 @pytest.fixture(name="moment")
@@ -99,7 +99,7 @@ def test_what_cannot_be_done_says_why(
     ):
         done = cas("rollback", bucket, *words)
         assert (done.code, problem in one_line(done)) == (code, True), done.err
-    monkeypatch.setattr(rollback, "MOST_KEYS", 3)
+    monkeypatch.setattr(rollback_plans, "MOST_KEYS", 3)
     refused = cas("rollback", bucket, "--to", moment)
     assert (refused.code, "--stop-writes" in one_line(refused)) == (3, True)
     assert cas("cat", f"{bucket}/site/a").out == b"two"

@@ -25,6 +25,7 @@ from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Tele
 from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
+from gestalt_cas.stamps import Stamps
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA: dict[str, Any] = json.loads((ROOT / "config.schema.json").read_text("utf-8"))
@@ -57,6 +58,8 @@ KEYS = [
     "telemetry.spansPerSecond",
     "telemetry.logFormat",
     "telemetry.logCalls",
+    "clock",
+    "versionIds",
     "signing.accessKeyId",
     "signing.secretAccessKey",
 ]
@@ -96,6 +99,8 @@ FULL: dict[str, Any] = {
         "logFormat": "json",
         "logCalls": "refused",
     },
+    "clock": "fixed:2026-01-02T03:04:05.678Z",
+    "versionIds": "seeded:7",
     "signing": {"accessKeyId": "AKID", "secretAccessKey": "se/cret+"},
 }
 
@@ -136,6 +141,7 @@ def test_everything_given() -> None:
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
         telemetry=Telemetry("loopback", "everyone", 10.0, False, 11.0, "json", "refused"),
         signing=KeyPair("AKID", "se/cret+"),
+        stamps=Stamps(1_767_323_045_678, 7),
         settings={
             "bucket": "main",
             "versioning": "suspended",
@@ -210,6 +216,27 @@ def test_data_dir_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert parse({"dataDir": "here/~"}).data_dir == Path("here/~")
 
 
+@pytest.mark.parametrize(
+    ("text", "fixed_ms"),
+    [
+        ("system", None),
+        ("fixed:1970-01-01T00:00:00Z", 0),
+        ("fixed:2026-01-01T00:00:00Z", 1_767_225_600_000),
+        ("fixed:2026-01-01T00:00:00.001Z", 1_767_225_600_001),
+        ("fixed:9998-12-31T23:59:59.999Z", 253_370_764_799_999),
+    ],
+)
+def test_clock(text: str, fixed_ms: int | None) -> None:
+    assert parse({"clock": text}).stamps == Stamps(fixed_ms=fixed_ms)
+
+
+@pytest.mark.parametrize(
+    ("text", "seed"), [("random", None), ("seeded:0", 0), ("seeded:007", 7), ("seeded:" + "9" * 18, 10**18 - 1)]
+)
+def test_version_ids(text: str, seed: int | None) -> None:
+    assert parse({"versionIds": text}).stamps == Stamps(seed=seed)
+
+
 # What is refused
 
 
@@ -234,6 +261,31 @@ def test_data_dir_in_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"keyPrefix": 1.0}, "keyPrefix: 1 is not a string"),
         ({"versioning": "Enabled"}, 'versioning: \'Enabled\' is not "enabled" or "suspended"'),
         ({"versioning": True}, 'versioning: true is not "enabled" or "suspended"'),
+        ({"clock": "System"}, 'clock: \'System\' is not "system" or "fixed:" and a time'),
+        ({"clock": ""}, "clock: '' is not"),
+        ({"clock": 0}, "clock: 0 is not a string"),
+        ({"clock": "2026-01-01T00:00:00Z"}, "clock: '2026-01-01T00:00:00Z' is not"),
+        ({"clock": "fixed:"}, "clock: 'fixed:' is not"),
+        ({"clock": "fixed:2026-01-01"}, "clock: 'fixed:2026-01-01' is not"),
+        ({"clock": "fixed:2026-01-01T00:00:00"}, "clock: 'fixed:2026-01-01T00:00:00' is not"),
+        ({"clock": "fixed:2026-01-01T00:00:00+01:00"}, "in UTC, as in fixed:2026-01-01T00:00:00Z"),
+        ({"clock": "fixed:2026-13-01T00:00:00Z"}, "clock: 'fixed:2026-13-01T00:00:00Z' is not"),
+        ({"clock": "fixed:2026-01-01T00:00:60Z"}, "clock: 'fixed:2026-01-01T00:00:60Z' is not"),
+        ({"clock": "fixed:2026-01-01T00:00:00.1234Z"}, "clock: "),
+        ({"clock": "fixed:2026-01-01T00:00:00Z\n"}, "clock: 'fixed:2026-01-01T00:00:00Z\\n' is not"),
+        ({"clock": "fixed:\u06602026-01-01T00:00:00Z"}, "clock: "),
+        ({"clock": "fixed:1969-12-31T23:59:59.999Z"}, "a time of the years 1970 to 9998"),
+        ({"clock": "fixed:9999-01-01T00:00:00Z"}, "a time of the years 1970 to 9998"),
+        ({"clock": "fixed:0000-01-01T00:00:00Z"}, "clock: "),
+        ({"versionIds": "Random"}, 'versionIds: \'Random\' is not "random" or "seeded:" and a number'),
+        ({"versionIds": 7}, "versionIds: 7 is not a string"),
+        ({"versionIds": "seeded"}, "versionIds: 'seeded' is not"),
+        ({"versionIds": "seeded:"}, "versionIds: 'seeded:' is not"),
+        ({"versionIds": "seeded:-1"}, "versionIds: 'seeded:-1' is not"),
+        ({"versionIds": "seeded:1.0"}, "versionIds: 'seeded:1.0' is not"),
+        ({"versionIds": "seeded:\u0661"}, "versionIds: "),
+        ({"versionIds": "seeded:1\n"}, "versionIds: "),
+        ({"versionIds": "seeded:" + "1" * 19}, "a number of up to 18 digits, as in seeded:1"),
         ({"limits": 5}, "limits: 5 is not an object"),
         ({"limits": []}, "limits: a list is not an object"),
         ({"limits": {"maxObjectBytes": 0}}, "limits.maxObjectBytes: 0 is not an integer from 1 up to"),

@@ -161,13 +161,16 @@ def test_the_command_starts_a_provider_and_explores_it(tmp_path: Path) -> None:
         (["--grpc", "unix:///x", "--capability", "flying"], "'flying' is no capability"),
         (["--grpc", "unix:///x", "--only", "nonsense"], "no check has nonsense"),
         (["--grpc", "unix:///x", "--explore", "slow"], "'slow' is none of quick, thorough"),
-        (["--exec", "false"], "exit 1"),
+        (["--grpc", "unix:///x"], "nobody serves gRPC at unix:///x"),
+        (["--grpc", "tcp://127.0.0.1:1", "--explore", "quick"], "nobody serves gRPC at tcp://127.0.0.1:1"),
+        (["--exec", "false"], "exit 1: nothing was printed"),
     ],
 )
 def test_the_command_says_what_is_wrong_with_it(arguments: list[str], says: str) -> None:
     done = command(*arguments)
     assert done.returncode == 2
     assert says in done.stderr
+    assert not done.stdout
 
 
 def test_a_configuration_that_the_provider_refuses_is_told_in_its_words(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import Limits, ObjectVersion, Store, garbage, pins
+from gestalt_cas import Limits, ObjectVersion, Store, garbage, pins, sweeps
 from gestalt_cas import clock as clock_module
 from gestalt_cas.blobs import Blobs
 from gestalt_cas.errors import Cancelled, DiskFull, StorageFault
 from gestalt_cas.garbage import Collected, Reclaimable
 from gestalt_cas.payloads import Payloads
+from gestalt_cas.reachability import Garbage
 from storage import (
     Child,
     Failing,
@@ -55,6 +56,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(garbage, "now_ms", made)
+    monkeypatch.setattr(sweeps, "now_ms", made)
     return made
 
 
@@ -333,8 +335,8 @@ def test_the_pin_of_a_dead_owner_is_dropped(store: Store, caplog: pytest.LogCapt
 
 
 def test_a_pin_that_is_set_meanwhile_keeps_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbage, "FIRST_BATCH_FILES", 1)
-    monkeypatch.setattr(garbage, "BATCH_FILES", 1)
+    monkeypatch.setattr(sweeps, "FIRST_BATCH_FILES", 1)
+    monkeypatch.setattr(sweeps, "BATCH_FILES", 1)
     abandon(store, b"one", b"two", b"six")
 
     def progress(what: str, done: int, total: int) -> None:
@@ -389,14 +391,14 @@ def test_a_dry_run_changes_nothing_and_foresees_the_run(store: Store, clock: Clo
 def batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many files each hold of the lock removes, from now on."""
     sizes: list[int] = []
-    real = garbage._Sweep._unlink
+    real = sweeps.Sweep._unlink
 
-    def unlink(sweep: garbage._Sweep, taken: list[garbage.Garbage]) -> None:
+    def unlink(sweep: sweeps.Sweep, taken: list[Garbage]) -> None:
         if taken:
             sizes.append(len(taken))
         real(sweep, taken)
 
-    monkeypatch.setattr(garbage._Sweep, "_unlink", unlink)
+    monkeypatch.setattr(sweeps.Sweep, "_unlink", unlink)
     return sizes
 
 
@@ -407,7 +409,7 @@ def plant_many(store: Store, count: int) -> None:
 
 
 def test_batches_begin_small_and_have_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbage, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(sweeps, "time", SimpleNamespace(monotonic=lambda: 0.0))
     sizes = batches(store, monkeypatch)
     plant_many(store, 700)
     assert store.collect_garbage().files == 700
@@ -421,11 +423,11 @@ def test_batches_shrink_while_the_disk_is_slow(store: Store, monkeypatch: pytest
 
     def slow(blobs: Blobs, digest: bytes) -> bool:
         removed.append(digest)
-        now[0] += garbage.BATCH_SECONDS * (2 if len(removed) < 32 else 0.001)
+        now[0] += sweeps.BATCH_SECONDS * (2 if len(removed) < 32 else 0.001)
         return real(blobs, digest)
 
     monkeypatch.setattr(Blobs, "remove", slow)
-    monkeypatch.setattr(garbage, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(sweeps, "time", SimpleNamespace(monotonic=lambda: now[0]))
     sizes = batches(store, monkeypatch)
     plant_many(store, 60)
     assert store.collect_garbage().files == 60
@@ -434,7 +436,7 @@ def test_batches_shrink_while_the_disk_is_slow(store: Store, monkeypatch: pytest
 
 def test_batches_are_limited_in_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file at least goes each time, however large it is."""
-    monkeypatch.setattr(garbage, "BATCH_BYTES", 100)
+    monkeypatch.setattr(sweeps, "BATCH_BYTES", 100)
     sizes = batches(store, monkeypatch)
     bodies = [bytes([number]) * (101 if number % 3 == 0 else 40) for number in range(9)]
     abandon(store, *bodies)
@@ -446,8 +448,8 @@ def test_batches_are_limited_in_bytes(store: Store, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_reached_again_does_not_hold_up_the_rest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch begins after the last digest of the one before, so it does not meet the same rows again and again."""
-    monkeypatch.setattr(garbage, "FIRST_BATCH_FILES", 1)
-    monkeypatch.setattr(garbage, "BATCH_FILES", 1)
+    monkeypatch.setattr(sweeps, "FIRST_BATCH_FILES", 1)
+    monkeypatch.setattr(sweeps, "BATCH_FILES", 1)
     bodies = [b"%d" % number for number in range(6)]
     abandon(store, *bodies)
     for first in range(256):
@@ -608,7 +610,7 @@ def test_it_tells_how_far_it_is(store: Store) -> None:
 
 @pytest.mark.parametrize("after", [100, 256, 257])
 def test_it_stops_when_progress_raises(store: Store, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    monkeypatch.setattr(garbage, "FIRST_BATCH_FILES", 1)
+    monkeypatch.setattr(sweeps, "FIRST_BATCH_FILES", 1)
     bodies = [b"%d" % number for number in range(4)]
     abandon(store, *bodies)
     told: list[object] = []
@@ -674,8 +676,16 @@ def test_a_full_disk_is_told_with_what_would_help(
         assert no_more_room(store.directory, min_free_bytes=1 << 60).endswith("bytes are free")
 
 
+def test_a_full_disk_without_garbage_is_not_told_to_collect_it(store: Store) -> None:
+    put(store, "kept", b"kept")
+    told = no_more_room(store.directory, min_free_bytes=1 << 60)
+    assert "bytes are free, and gc knows of none to free: remove versions for good" in told
+    assert "reclaimable" not in told
+
+
 def test_the_command_that_helps_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     with Store.open(tmp_path / "it's a dir") as store:
+        abandon(store, b"data")
         words = store._collector.advice().rpartition("with: ")[2]
     echoed = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], capture_output=True, text=True).stdout
     assert echoed.splitlines() == ["gestalt-cas", "gc", "--data-dir", str(tmp_path / "it's a dir")]
@@ -760,12 +770,12 @@ def test_killed_at_every_line_of_a_run(memory: Path) -> None:
     code = """
         import kill_points
         from blake3 import blake3
-        from gestalt_cas import garbage
+        from gestalt_cas import garbage, sweeps
         from gestalt_cas.errors import NoSuchKey
         from storage import body, key, payload_path, payloads, put, rows, staged
-        directory, MODULES = Path(arguments[0]), ("garbage", "purging", "blobs", "staging")
+        directory, MODULES = Path(arguments[0]), ("garbage", "sweeps", "purging", "blobs", "staging")
         # All in the directory 00, which is the only one that is looked into.
-        garbage.FAN_OUT, garbage.FIRST_BATCH_FILES = 1, 2
+        garbage.FAN_OUT, sweeps.FIRST_BATCH_FILES = 1, 2
         numbered = (b"%d" % number for number in range(1 << 20))
         zeros = (data for data in numbered if not blake3(data).digest()[0])
         ONE, TWO, ORPHAN, KEPT, AGAIN, SHARED, OWN = (next(zeros) for _ in range(7))

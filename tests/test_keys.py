@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from gestalt_cas import keys
-from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
 from gestalt_cas.keys import SigningKeys
 from gestalt_cas.sigv4 import KeyPair
 
@@ -91,6 +93,33 @@ def test_a_file_that_holds_no_keys_stops_signing(path: Path, content: str, monke
             signing.get()
     after = keys.rotate(path)
     assert signing.get() == after
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, DiskFull), (errno.EROFS, StorageFault)])
+def test_a_disk_that_takes_no_keys_is_told_with_the_file_and_keeps_the_old_ones(
+    path: Path, number: int, kind: type[StoreError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(keys, "sync_file", refuse)
+        with pytest.raises(kind, match=str(path)):
+            SigningKeys(path).get()
+        assert list(path.parent.iterdir()) == []
+    pair = keys.create(path)
+    monkeypatch.setattr(keys, "sync_file", refuse)
+    with pytest.raises(kind, match=str(path)):
+        keys.rotate(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+    assert SigningKeys(path).get() == pair
+
+
+def test_keys_that_cannot_be_read_are_not_to_be_replaced(path: Path) -> None:
+    """Rotating ends every URL; a file that root wrote, say, only wants another owner."""
+    path.mkdir()
+    with pytest.raises(StoreUnusable, match=r"cannot be read: Is a directory$"):
+        SigningKeys(path).get()
 
 
 def test_the_file_is_plain_json(path: Path) -> None:

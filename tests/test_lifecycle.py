@@ -210,6 +210,17 @@ def test_serve_prints_one_json_line_and_stops_cleanly() -> None:
         assert not Path(server.target.removeprefix("unix://")).exists()
 
 
+@pytest.mark.parametrize("found", [True, False], ids=["installed where a shell looks", "of a checkout's .venv"])
+def test_serve_names_a_command_that_there_is(tmp_path: Path, found: bool) -> None:
+    program = Path(sys.executable).with_name("gestalt-cas")
+    other = [name for name in os.environ["PATH"].split(os.pathsep) if not Path(name, "gestalt-cas").exists()]
+    path = os.pathsep.join([str(program.parent), *other] if found else other)
+    named = "gestalt-cas" if found else str(program)
+    with Server(data_dir=tmp_path / "my store", environment={"PATH": path}, program=[str(program), "serve"]) as server:
+        server.stop()
+        assert f"files: {named} --data-dir '{server.data_dir}' put FILE" in server.stderr
+
+
 def test_serve_stops_on_ctrl_c_with_streams_open() -> None:
     with Server() as server, Client(server.target, protos.BUCKETLESS) as client:
         client.write("k", b"x" * 2**24)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -69,6 +70,18 @@ def not_a_store(target: Path) -> bool:
 
 
 # ---- what a restored store is ----
+
+
+def test_a_backup_that_this_user_may_not_read_is_not_called_damaged(
+    backup: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(manifests, "read", refuse)
+    with pytest.raises(StoreUnusable) as caught:
+        restore(backup, target)
+    assert str(caught.value) == f"{backup / 'manifest.json'} cannot be read: Permission denied"
 
 
 def test_a_restored_store_is_the_store(store: Store, backup: Path, target: Path) -> None:

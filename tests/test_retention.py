@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from clocks import DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: F401
 from command_line import Command, command_in
-from gestalt_cas import ObjectKey, Store, retention, retention_runs
+from gestalt_cas import ObjectKey, Store, retention, retention_previews, retention_runs
 from gestalt_cas.database import Database
 from gestalt_cas.errors import (
     BeforeHorizon,
@@ -30,7 +30,8 @@ from gestalt_cas.errors import (
     NoSuchVersion,
 )
 from gestalt_cas.objects import ListQuery, ObjectVersion
-from gestalt_cas.retention_runs import Applied, Foreseen, Going
+from gestalt_cas.retention_previews import Foreseen, Going
+from gestalt_cas.retention_runs import Applied
 from storage import Child, body, full_at_every_other_commit, history, key, on_a_small_disk, put, rows
 
 RULES = retention.SETTING
@@ -519,7 +520,7 @@ def test_what_goes_and_what_that_frees_on_random_histories(
         patch.setattr(retention, "STRETCH_ROWS", stretch)
         patch.setattr(retention_runs, "FIRST_BATCH_ROWS", stretch)
         patch.setattr(retention_runs, "BATCH_ROWS", stretch)
-        patch.setattr(retention_runs, "_FORESEEN_AT_ONCE", stretch)
+        patch.setattr(retention_previews, "_AT_ONCE", stretch)
         inlined = {"blobs.inlineMaxBytes": 10 * inline}
         with Store.open(place, settings={**inlined, "history.keepDays": keep_days, RULES: rules}) as store:
             play(store, clock, steps)

@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Headers, ListQuery, ObjectKey, ObjectVersion, Store, history, rollback, rollback_rows, versions
+from gestalt_cas import (
+    Headers,
+    ListQuery,
+    ObjectKey,
+    ObjectVersion,
+    Store,
+    history,
+    rollback,
+    rollback_plans,
+    rollback_rows,
+    versions,
+)
 from gestalt_cas.database import Database
 from gestalt_cas.errors import (
     BeforeHorizon,
@@ -90,7 +101,7 @@ def change_everything(store: Store) -> int:
 def test_while_the_store_never_rests_the_plan_is_finished_under_the_lock(
     store: Store, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollback, "_FEW_KEYS", -1)
+    monkeypatch.setattr(rollback_plans, "_FEW_KEYS", -1)
     wanted = state(store, as_of=moment)
     assert counts(store.rollback(BUCKET, to=moment)) == (1, 3, 1)
     assert state(store) == wanted
@@ -368,7 +379,7 @@ def test_a_replaced_null_version_is_gone(store: Store) -> None:
 
 
 def test_many_keys_need_stop_writes(store: Store, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollback, "MOST_KEYS", 4)
+    monkeypatch.setattr(rollback_plans, "MOST_KEYS", 4)
     found = everything(store)
     with pytest.raises(PreconditionFailed, match=r"5 keys would change; more than 4 .*--stop-writes"):
         store.rollback(BUCKET, to=moment)
@@ -394,8 +405,9 @@ def test_it_gives_up_when_others_have_waited_enough(
 def test_many_steps_are_added_in_parts(
     store: Store, moment: str, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    for name, value in (("_STEPS_AT_ONCE", at_once), ("_VIEW_KEYS", at_once), ("_VIEW_CHANGES", at_once)):
-        monkeypatch.setattr(rollback, name, value)
+    monkeypatch.setattr(rollback, "_STEPS_AT_ONCE", at_once)
+    monkeypatch.setattr(rollback_plans, "_VIEW_KEYS", at_once)
+    monkeypatch.setattr(rollback_plans, "_VIEW_CHANGES", at_once)
     monkeypatch.setattr(rollback_rows, "_CACHE_KIB", 1 << 14)
     wanted, cache = state(store, as_of=moment), cache_of_the_writer(store)
     store.rollback(BUCKET, to=moment)
@@ -441,7 +453,7 @@ def test_what_changes_after_the_plan_is_planned_anew(
     store: Store, moment: str, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     wanted = state(store, as_of=moment)
-    monkeypatch.setattr(rollback, "_FEW_KEYS", few)
+    monkeypatch.setattr(rollback_plans, "_FEW_KEYS", few)
     just_before(monkeypatch, rollback, "_carry_out", lambda: meddle(store))
     done = store.rollback(BUCKET, to=moment)
     assert state(store) == wanted
@@ -454,7 +466,7 @@ def test_what_changes_while_planning_is_planned_anew(
     store: Store, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = state(store, as_of=moment)
-    monkeypatch.setattr(rollback, "_FEW_KEYS", 0)
+    monkeypatch.setattr(rollback_plans, "_FEW_KEYS", 0)
     just_before(monkeypatch, rollback_rows, "needed", lambda: meddle(store))
     store.rollback(BUCKET, to=moment)
     assert state(store) == wanted
@@ -476,8 +488,8 @@ def test_what_was_removed_may_be_there_again_meanwhile(store: Store, monkeypatch
     put(store, "k", b"two")
     put(store, "l", b"!")
     store.delete(key("k"), version_id=version.version_id)
-    monkeypatch.setattr(rollback, "_FEW_KEYS", 0)
-    monkeypatch.setattr(rollback, "_VIEW_KEYS", 1)
+    monkeypatch.setattr(rollback_plans, "_FEW_KEYS", 0)
+    monkeypatch.setattr(rollback_plans, "_VIEW_KEYS", 1)
     real, todo = rollback_rows.needed, [lambda: put(store, "k", b"one")]
 
     def after_the_first(*args: Any) -> rollback_rows.Return | None:

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from command_line import Command, command_in
-from gestalt_cas import ObjectKey, Store, pins, schema, sqlite, statistics
+from gestalt_cas import ObjectKey, Store, counting, pins, schema, sqlite, statistics
 from gestalt_cas.clock import now_ms
+from gestalt_cas.counting import Contents, Payloads
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statistics import Contents, Heap, Payloads
+from gestalt_cas.statistics import Heap
 from storage import Child, flip, payload_path, put
 
 
@@ -54,7 +55,7 @@ def filled(store: Store) -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 8, 4000])
 def test_contents(store: Store, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(statistics, "STRETCH_ROWS", rows)
+    monkeypatch.setattr(counting, "STRETCH_ROWS", rows)
     filled(store)
     found = store.stats()
     assert found.contents == Contents(objects=4, versions=6, delete_markers=1, logical_bytes=400, version_bytes=600)
@@ -133,7 +134,7 @@ def test_sqlite_and_sequence(store: Store) -> None:
 def test_no_view_counts_more_than_a_stretch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         put(store, f"{number}", b"x")
-    monkeypatch.setattr(statistics, "STRETCH_ROWS", 3)
+    monkeypatch.setattr(counting, "STRETCH_ROWS", 3)
     real = store._database.read
 
     with Store.open(store.directory) as other:
@@ -146,7 +147,7 @@ def test_no_view_counts_more_than_a_stretch(store: Store, monkeypatch: pytest.Mo
 
         heard: list[tuple[str, int, int]] = []
         monkeypatch.setattr(store._database, "read", read)
-        found = statistics.count_versions(store._parts, lambda *said: heard.append(said))
+        found = counting.count_versions(store._parts, lambda *said: heard.append(said))
         monkeypatch.undo()
     counted = [done for _, done, _ in heard]
     assert counted[:3] == [3, 6, 9]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def listening(path: Path) -> socket.socket:
     [
         ("unix:///run/a.sock", Target(path="/run/a.sock")),
         ("/run/a.sock", Target(path="/run/a.sock")),
+        ("unix:/run/a.sock", Target(path="/run/a.sock")),
         ("unix:///run/../run//a.sock", Target(path="/run/a.sock")),
         ("/with blank/ü.sock", Target(path="/with blank/ü.sock")),
         ("tcp://localhost:1", Target(host="localhost", port=1)),
@@ -45,6 +47,22 @@ def listening(path: Path) -> socket.socket:
 )
 def test_parse(text: str, expected: Target) -> None:
     assert targets.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("127.0.0.1:9100", "tcp://127.0.0.1:9100"),
+        ("localhost:0", "tcp://localhost:0"),
+        ("[::1]:80", "tcp://[::1]:80"),
+        (":9100", "tcp://127.0.0.1:9100"),
+    ],
+)
+def test_an_address_without_its_scheme_is_no_name_of_a_socket(text: str, meant: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(f"no target; write {meant}, or ./{text} ")):
+        targets.parse(text)
+    assert targets.parse(meant).host
+    assert targets.parse(f"./{text}").path == os.path.abspath(text)
 
 
 def test_a_relative_path_starts_where_the_process_stands(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

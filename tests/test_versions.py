@@ -11,7 +11,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, blob_rows, versions
+from gestalt_cas import Store, blob_rows, buckets, versions
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
 from oracle import NULL, Oracle, Version
 from storage import BUCKET, key, rows
@@ -279,12 +279,12 @@ def test_history_goes_on_within_a_key(store: Store) -> None:
 
 def test_buckets_are_those_with_a_version(store: Store) -> None:
     with store._database.write() as tx:
-        assert versions.buckets(tx) == []
+        assert buckets.standing(tx) == []
         for bucket in ("b", "a", "ü", "ab", "marker only"):
             append(tx, key("k", bucket), None if bucket == "marker only" else b"x")
         made = append(tx, key("k", "gone"), b"x")
         versions.remove(tx, made, 1)
-        assert versions.buckets(tx) == ["a", "ab", "b", "marker only", "ü"]
+        assert buckets.standing(tx) == ["a", "ab", "b", "marker only", "ü"]
 
 
 def test_totals_count_each_payload_once(store: Store) -> None:
@@ -293,10 +293,10 @@ def test_totals_count_each_payload_once(store: Store) -> None:
             append(tx, key(name), data)
         append(tx, key("c"), None)
         append(tx, key("a", "other"), b"elsewhere")
-        assert versions.totals(tx, BUCKET, b"", None) == (2, 5, 7, 19, 7)
-        assert versions.totals(tx, BUCKET, b"b", b"c") == (1, 2, 2, 7, 7)
-        assert versions.totals(tx, BUCKET, b"c", None) == (0, 1, 0, 2, 2)
-        assert versions.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
+        assert buckets.totals(tx, BUCKET, b"", None) == (2, 5, 7, 19, 7)
+        assert buckets.totals(tx, BUCKET, b"b", b"c") == (1, 2, 2, 7, 7)
+        assert buckets.totals(tx, BUCKET, b"c", None) == (0, 1, 0, 2, 2)
+        assert buckets.totals(tx, BUCKET, b"d", None) == (0, 0, 0, 0, 0)
 
 
 # ---- costs ----

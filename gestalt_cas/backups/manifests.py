@@ -34,7 +34,7 @@ from gestalt_cas import settings as store_settings
 from gestalt_cas import sqlite
 from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.errors import StoreError
+from gestalt_cas.errors import StoreError, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.sqlite import Connection, DriverError
 
@@ -139,13 +139,16 @@ def read(path: Path) -> Manifest:
 def state(directory: str | os.PathLike[str]) -> State:
     """What the directory holds of a backup; reads the manifest and a few rows, no payloads. Changes nothing.
 
-    The caller holds schema.lock, or does not mind that a backup that is running shows as one that was cut off.
+    Raises StoreUnusable when this user may not read the manifest. The caller holds schema.lock, or does not mind that a
+    backup that is running shows as one that was cut off.
     """
     layout = Layout(Path(os.path.abspath(directory)))
     try:
         manifest = read(layout.manifest)
     except FileNotFoundError:
         return _without_manifest(layout)
+    except PermissionError as error:  # of another user: nothing is known to be damaged
+        raise StoreUnusable(f"{layout.manifest} cannot be read: {error.strerror}") from error
     except (ValueError, OSError) as error:
         return State(Kind.DAMAGED, str(error))
     return _with_manifest(layout, manifest)

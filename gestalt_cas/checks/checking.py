@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from gestalt_cas.checks import row_checks
+from gestalt_cas.checks import row_checks, row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.hold_checks import check_holds
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken
@@ -251,7 +251,7 @@ class _Course:
             check_index_rows(run)
 
     def _rows(self, place: Any) -> Iterator[Any]:
-        start = (place[0], bytes.fromhex(place[1]), place[2]) if place else row_checks.START
+        start = (place[0], bytes.fromhex(place[1]), place[2]) if place else row_reading.START
         for bucket, key, seq in row_checks.RowPass(self._run, indexes=self._indexes).batches(start):
             yield [bucket, key.hex(), seq]
 

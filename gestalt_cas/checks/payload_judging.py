@@ -8,7 +8,9 @@ a payload that is being written, removed or healed meanwhile never is a finding.
 
 from __future__ import annotations
 
+import shlex
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gestalt_cas import blob_rows
@@ -192,9 +194,19 @@ def _finding(run: Inspection, digest: bytes, verdict: Verdict) -> Finding | None
         found=found,
         affected=reached.shown,
         affected_total=reached.total,
-        remedy=run.repair_command(backup=not look.whole and kind != "mode"),
+        remedy=_remedy(run, digest, kind, look),
         unrecorded=verdict.unrecorded,
     )
+
+
+def _remedy(run: Inspection, digest: bytes, kind: str, look: Look) -> str:
+    """The repair. What cannot be opened since it is another user's, that one has to give away first."""
+    root = run.parts.layout.root
+    with suppress(FileNotFoundError):
+        if kind == "mode" and run.parts.blobs.path(digest).lstat().st_uid != root.stat().st_uid:
+            place = shlex.quote(str(root))
+            return f"as root: chown -R --reference={place} {place}"
+    return run.repair_command(backup=not look.whole and kind != "mode")
 
 
 def check_mode_of(run: Inspection, digest: bytes, look: Look) -> None:

@@ -2,7 +2,7 @@
 
 The integrity check goes table by table, each in a view of its own. A view keeps the WAL from being shortened, so it is
 given up when writers have made the WAL grow by GIVE_UP_BYTES meanwhile. Then the rows are compared with the indexes in
-short views instead (`row_checks`), which finds the same but for what is wrong within pages that no row or index uses.
+short views instead (`index_checks`), which finds the same but for what is wrong within pages that no row or index uses.
 """
 
 from __future__ import annotations

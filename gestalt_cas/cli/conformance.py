@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gestalt_cas.conformance.registry import Check
     from gestalt_cas.conformance.running import Verdict
 
+_ANSWER_SECONDS = 10.0
+
 
 @click.command()
 @click.option("--grpc", "target", metavar="TARGET", help="Where the provider serves: unix:///path or tcp://host:port.")
@@ -82,6 +84,8 @@ def conformance(
         return _list(session.output, checks)
     declared = _declared(capabilities)
     host = _host(command, config_file)
+    if explore is not None:
+        _require_profile(explore)
     generations = [kind for kind, wanted in ((True, bucketed), (False, bucketless or not bucketed)) if wanted]
     with _provider(target, host) as found:
         if explore is not None:
@@ -131,6 +135,7 @@ def _provider(target: str | None, host: Host | None) -> Iterator[str]:
     if (target is None) == (host is None):
         raise click.UsageError("give either --grpc TARGET or --exec COMMAND")
     if target is not None:
+        _require_answer(target)
         yield target
         return
     assert host is not None
@@ -139,6 +144,28 @@ def _provider(target: str | None, host: Host | None) -> Iterator[str]:
             yield running.target
     except Deviation as deviation:
         raise click.UsageError(f"--exec: {deviation}") from None
+
+
+def _require_answer(target: str) -> None:
+    """Say once that nobody serves there, rather than with each check."""
+    from queue import Empty, SimpleQueue
+
+    from grpc import ChannelConnectivity
+
+    from gestalt_cas.conformance.wire import open_channel
+
+    states: SimpleQueue[ChannelConnectivity] = SimpleQueue()
+    with open_channel(target) as channel:
+        channel.subscribe(states.put, try_to_connect=True)
+        try:
+            while (state := states.get(timeout=_ANSWER_SECONDS)) is not ChannelConnectivity.READY:
+                if state is ChannelConnectivity.TRANSIENT_FAILURE:
+                    break
+            else:
+                return
+        except Empty:
+            pass
+    raise click.UsageError(f"--grpc: nobody serves gRPC at {target}")
 
 
 def _run(
@@ -163,15 +190,20 @@ def _judged(out: Output, verdicts: list[Verdict], junit: Path | None) -> int:
     return exits.NOT_FOUND if any(verdict.failed for verdict in verdicts) else exits.OK
 
 
+def _require_profile(profile: str) -> None:
+    try:
+        from gestalt_cas.conformance.machine import PROFILES
+    except ImportError:
+        raise click.UsageError("--explore needs Hypothesis: pip install 'gestalt-cas[conformance]'") from None
+    if profile not in PROFILES:
+        raise click.BadParameter(f"{profile!r} is none of {', '.join(PROFILES)}", param_hint="--explore")
+
+
 def _explore(
     out: Output, target: str, bucketed: bool, declared: frozenset[Capability], profile: str, seed: int
 ) -> Exploration:
-    try:
-        from gestalt_cas.conformance import machine
-    except ImportError:
-        raise click.UsageError("--explore needs Hypothesis: pip install 'gestalt-cas[conformance]'") from None
-    if profile not in machine.PROFILES:
-        raise click.BadParameter(f"{profile!r} is none of {', '.join(machine.PROFILES)}", param_hint="--explore")
+    from gestalt_cas.conformance import machine
+
     found = machine.explore(target, profile=profile, seed=seed, bucketed=bucketed, capabilities=declared)
     out.result(_record(found, bucketed), _told(found))
     return found

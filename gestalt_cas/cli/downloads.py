@@ -16,7 +16,8 @@ from gestalt_cas.directories import Directory, Kind, Obstacle
 from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.objects import ListQuery, ObjectKey, ObjectVersion
 from gestalt_cas.paths import PathLimits, RemoteTree
-from gestalt_cas.trees import LocalFile, Removal, Skip, Step, Transfer, plan_download, walk
+from gestalt_cas.transfer_plans import Removal, Skip, Step, Transfer, plan_download
+from gestalt_cas.walking import LocalFile, walk
 
 if TYPE_CHECKING:
     from gestalt_cas.moments import AsOf

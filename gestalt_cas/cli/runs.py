@@ -24,7 +24,8 @@ from gestalt_cas.durability import is_full
 from gestalt_cas.errors import Cancelled, Damage, InvalidArgument, NoSuchKey, ObjectTooLarge, PreconditionFailed
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.paths import Parts, RemoteTree, order
-from gestalt_cas.trees import LocalFile, Remote, digest_of
+from gestalt_cas.transfer_plans import Remote
+from gestalt_cas.walking import LocalFile, digest_of
 
 if TYPE_CHECKING:
     from gestalt_cas.moments import AsOf

@@ -65,7 +65,11 @@ class Session:
             raise self.hinted(error) from None
 
     def hinted(self, error: NoStore) -> NoStore:
-        """The error with what makes a store."""
+        """The error with what makes a store, where none was."""
+        from gestalt_cas.layout import Layout
+
+        if Layout(self.directory).has_payloads():
+            return error
         return NoStore(f"{error}; make one with: gestalt-cas init --data-dir {self.directory}  (serve makes one, too)")
 
 

@@ -15,7 +15,8 @@ from gestalt_cas.cli.transfers import Attributes, upload
 from gestalt_cas.directories import Directory
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.paths import RemoteTree
-from gestalt_cas.trees import LocalFile, Removal, Skip, Step, Transfer, plan_upload, walk
+from gestalt_cas.transfer_plans import Removal, Skip, Step, Transfer, plan_upload
+from gestalt_cas.walking import LocalFile, walk
 
 if TYPE_CHECKING:
     from gestalt_cas.store import Store

@@ -156,7 +156,7 @@ def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            tail = log.read_text(errors="replace")[-600:]
+            tail = log.read_text(errors="replace")[-600:].strip() or "nothing was printed"
             raise Deviation("a process that serves on its socket", f"exit {process.returncode}: {tail}")
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -109,7 +110,7 @@ def _absent(layout: Layout) -> Finding:
     holding = [name for name in FAN_OUT if (layout.blobs / name).is_dir() and any((layout.blobs / name).iterdir())]
     if holding:
         text = f"there are payloads, but {layout.database.name} is gone"
-        remedy = "put it back from a backup: gestalt-cas restore"
+        remedy = f"put what is left aside; then: gestalt-cas restore BACKUP {shlex.quote(str(layout.root))}"
         return Finding(Severity.DAMAGE, "database", text, remedy)
     text = "the creation of the store was not finished"
     return Finding(Severity.WARNING, "database", text, command("init", layout.root))
@@ -137,9 +138,14 @@ def _clock(facts: Facts) -> list[Finding]:
         text = f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now / 1000))}; it was never set"
         return [Finding(Severity.ERROR, "clock", text, "timedatectl set-ntp true")]
     if ahead > _AHEAD_MS:
-        text = f"the last commit lies {ahead // 1000} s ahead of the clock; new versions get its time until then"
-        return [Finding(Severity.WARNING, "clock", text, "timedatectl set-ntp true")]
+        text = f"the last commit lies {_span(ahead)} ahead of the clock; new versions get its time until then"
+        return [Finding(Severity.WARNING, "clock", text, "if the clock is wrong: timedatectl set-ntp true")]
     return [Finding(Severity.OK, "clock", "not behind the last commit")]
+
+
+def _span(ms: int) -> str:
+    """In days where it is more than two."""
+    return f"{ms / _DAY_MS:.1f} days" if ms > 2 * _DAY_MS else f"{ms // 1000} s"
 
 
 def _retention(layout: Layout, facts: Facts) -> list[Finding]:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -76,7 +77,8 @@ def file_system(layout: Layout) -> list[Finding]:
     remedy = _MOVE if severity > Severity.OK else ""
     findings = [Finding(severity, "file system", f"{name}{': ' if why else ''}{why}", remedy)]
     if "ro" in options:
-        findings.append(Finding(Severity.ERROR, "file system", "mounted read-only", "mount -o remount,rw …"))
+        remedy = f"see the system's log for why; then: mount -o remount,rw {shlex.quote(_mount_point(layout.root))}"
+        findings.append(Finding(Severity.ERROR, "file system", "mounted read-only", remedy))
     if options & {"nobarrier", "barrier=0"}:
         text = "mounted without barriers: a power cut may take what was synced"
         findings.append(Finding(Severity.WARNING, "file system", text, "mount it without nobarrier and barrier=0"))
@@ -91,6 +93,14 @@ def magic(path: Path) -> int:
     if ctypes.CDLL(None).statfs(os.fsencode(path), found):
         return 0
     return int.from_bytes(found.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF
+
+
+def _mount_point(path: Path) -> str:
+    """The directory at which the path's file system is mounted."""
+    point = os.path.realpath(path)
+    while not os.path.ismount(point):
+        point = os.path.dirname(point)
+    return point
 
 
 def mount_options(path: Path) -> set[str]:
@@ -180,7 +190,8 @@ def room(layout: Layout) -> list[Finding]:
     """Bytes and inodes that are left, and whether the reserve is there for the hour when they are not."""
     found, wanted = os.statvfs(layout.root), Reserve(layout).wanted_bytes()
     free = found.f_bavail * found.f_frsize
-    text, gc = f"{free} bytes are free", command("gc", layout.root)
+    text = f"{free} bytes are free"
+    gc = f"{command('gc', layout.root)}  (then, if need be: rm --version-id, purge, retention run, or a larger disk)"
     if layout.full():
         findings = [Finding(Severity.ERROR, "room", f"the disk is full: {text}; uploads are refused", gc)]
     elif free < 2 * wanted:

@@ -20,6 +20,8 @@ def examine(directory: str | os.PathLike[str]) -> list[Finding]:
     """Everything that was looked at, in a fixed order of subjects; raises NoStore when there is nothing to examine."""
     layout = Layout(Path(os.path.abspath(directory)))
     _require(layout)
+    if shut := files.shut(layout):
+        return shut  # nothing below can be looked at
     facts, found = database.examine(layout)
     examinations: tuple[tuple[str, Callable[[], list[Finding]]], ...] = (
         ("permissions", lambda: files.permissions(layout)),

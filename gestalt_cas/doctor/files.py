@@ -56,6 +56,20 @@ def permissions(layout: Layout) -> list[Finding]:
     return findings or [Finding(Severity.OK, _SUBJECT, "only the owner may use the files")]
 
 
+def shut(layout: Layout) -> list[Finding]:
+    """The finding that this user may not even look into the store; none where it may."""
+    if os.access(layout.root, os.R_OK | os.X_OK):
+        return []
+    text = f"{layout.root} cannot be looked into by this user, {os.geteuid()}"
+    try:
+        owner = layout.root.stat().st_uid
+    except OSError as error:
+        return [Finding(Severity.ERROR, _SUBJECT, f"{text}: {error.strerror or error}", "run gestalt-cas as its owner")]
+    if owner == os.geteuid():
+        return [Finding(Severity.ERROR, _SUBJECT, text, f"chmod 700 {shlex.quote(str(layout.root))}")]
+    return [Finding(Severity.ERROR, _SUBJECT, f"{text}; it belongs to user {owner}", "run gestalt-cas as its owner")]
+
+
 def _owner(layout: Layout, owner: int) -> list[Finding]:
     """Whether the store is this user's, and can be written."""
     user = os.geteuid()

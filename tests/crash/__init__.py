@@ -2,6 +2,8 @@
 
 shim.py, shim.c    record what processes do to the files below a directory; make chosen operations fail
 workloads.py       the work that is recorded, on real stores
+session.py         how it calls the store, and marks each call
+preparing.py       the stores that it begins with
 recorder.py        runs it in forks of one child process
 disk.py            what is durable after each operation, what is pending, and the state that a choice leaves
 enumeration.py     which choices are looked at

@@ -30,9 +30,10 @@ from crash.disk import Disk, Recording, choices_text, described, parse_choices
 from crash.enumeration import Candidate, Plan, candidates, normal
 from crash.expectations import Expectations
 from crash.judgement import Judge
+from crash.preparing import PREPARED, a_store_of_the_first_format
 from crash.shim import Op
 from crash.trees import Tree
-from crash.workloads import PREPARED, WORKLOADS, a_store_of_the_first_format, has_objects
+from crash.workloads import WORKLOADS, has_objects
 from gestalt_cas import reserve
 
 _BATCH = 50

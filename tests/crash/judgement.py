@@ -18,7 +18,8 @@ from typing import Any
 from blake3 import blake3
 
 from crash.expectations import MARKER, Expected, Payload, Promises, Version, objects
-from crash.workloads import BACKUP, BUCKET, bytes_of
+from crash.preparing import BACKUP
+from crash.session import BUCKET, bytes_of
 from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import EVERYTHING

@@ -19,7 +19,8 @@ from typing import Any, Self
 
 from crash import shim, sites
 from crash.disk import Recording, scan
-from crash.workloads import WORKLOADS, Session
+from crash.session import Session
+from crash.workloads import WORKLOADS
 
 _ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS = shim.BUILD / "recordings"

@@ -10,7 +10,7 @@ from unittest import mock
 
 from sqlalchemy import Integer, select
 
-from gestalt_cas import Store, blob_rows, reachability, rollback, schema, staging
+from gestalt_cas import Store, blob_rows, reachability, rollback_plans, schema, staging
 from gestalt_cas import store as store_module
 from gestalt_cas.database import Database
 from gestalt_cas.heartbeats import HeldPin
@@ -100,7 +100,7 @@ def _no_pin() -> AbstractContextManager[object]:
 def _plan_taken_for_granted() -> AbstractContextManager[object]:
     """What has changed since is not planned anew, and what was to be copied is not looked at again."""
     return mock.patch.multiple(
-        rollback._Plan,
+        rollback_plans.Plan,
         catch_up=lambda self, tx: None,
         _require_moment=lambda self, tx: None,
     )

@@ -1,0 +1,71 @@
+"""Whether each row of versions is in every index that should have it, asked of the indexes one by one.
+
+Done where SQLite's own check is not, on a store of some size; in the view that the rows were read in, so nothing
+changes in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gestalt_cas.checks.findings import Finding
+from gestalt_cas.checks.inspection import Inspection
+from gestalt_cas.checks.row_rules import NULL_ID, named, shown, version_id_of
+from gestalt_cas.sqlite import Connection
+
+_INDEXED = (
+    "SELECT 1 FROM versions INDEXED BY versions_by_digest WHERE digest = ? AND bucket = ? AND key = ? AND seq = ?"
+)
+_NULL_INDEXED = """
+    SELECT 1 FROM versions INDEXED BY versions_null
+    WHERE bucket = ? AND key = ? AND version_id = 'null' AND gone_seq IS NULL
+"""
+_SEQ_INDEXED = "SELECT 1 FROM versions INDEXED BY versions_by_seq WHERE seq = ? AND bucket = ? AND key = ?"
+_GONE_INDEXED = (
+    "SELECT 1 FROM versions INDEXED BY versions_gone WHERE gone_seq = ? AND bucket = ? AND key = ? AND seq = ?"
+)
+_KEPT_INDEXED = """
+    SELECT 1 FROM versions INDEXED BY versions_kept
+    WHERE gone_seq = ? AND digest IS NOT NULL AND bucket = ? AND key = ? AND seq = ?
+"""
+
+
+def compare(run: Inspection, tx: Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Report the rows of versions that are missing from an index; `tx` is the view that they were read in.
+
+    The rows' first columns are those of versions in their order without `gone_ms`, texts as bytes.
+    """
+    for row in rows:
+        for name, sql, parameters in _entries(row):
+            if not tx.execute(sql, parameters).fetchall():
+                _missing(run, row, name)
+
+
+def _missing(run: Inspection, row: tuple[Any, ...], name: str) -> None:
+    run.report(
+        Finding(
+            "index",
+            f"{shown(*row[:2])}, version {version_id_of(row)}: the row is missing from the index {name}",
+            where=name,
+            affected=(named(row[0], row[1], version_id_of(row)),),
+            affected_total=1,
+            remedy=run.repair_command(),
+        )
+    )
+
+
+def _entries(row: tuple[Any, ...]) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+    """The indexes that must have an entry of a row: the name, and a statement that finds the entry."""
+    bucket, key, seq, version_id, digest = row[:5]
+    gone_seq = row[10]
+    yield "versions_by_seq", _SEQ_INDEXED, (seq, bucket, key)
+    if digest is not None:
+        yield "versions_by_digest", _INDEXED, (digest, bucket, key, seq)
+    if gone_seq is None:
+        if version_id == NULL_ID:
+            yield "versions_null", _NULL_INDEXED, (bucket, key)
+        return
+    yield "versions_gone", _GONE_INDEXED, (gone_seq, bucket, key, seq)
+    if digest is not None:
+        yield "versions_kept", _KEPT_INDEXED, (gone_seq, bucket, key, seq)

@@ -1,0 +1,51 @@
+"""A row of versions as the ObjectVersion that it is, and what is stored of an object's headers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+from gestalt_cas import schema
+from gestalt_cas.errors import DatabaseDamaged
+from gestalt_cas.objects import Headers, ObjectKey, ObjectVersion
+
+_v = schema.versions.c
+COLUMNS = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.content_type, _v.headers, _v.metadata)
+"""What a query asks for, before all else, to have its rows read by `from_row`."""
+
+
+def headers_json(headers: Headers) -> str | None:
+    """What is stored of all headers but the content type, which has a column of its own; None for nothing."""
+    others = {name: value for name in Headers.__slots__ if name != "content_type" and (value := getattr(headers, name))}
+    return json.dumps(others, ensure_ascii=False) if others else None
+
+
+@lru_cache(maxsize=64)
+def _headers(content_type: str, others: str | None) -> Headers:
+    """The stored headers. Cached: objects of one listing mostly share theirs, and a page has up to 1,000 of them."""
+    return Headers(content_type, **(json.loads(others) if others else {}))
+
+
+_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+
+
+def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
+    """The version that a row says, whose first columns are COLUMNS."""
+    key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata = row[:9]
+    try:
+        return ObjectVersion(
+            ObjectKey(bucket, key.decode()),
+            version_id,
+            seq,
+            size,
+            digest.hex() if digest is not None else "",
+            commit_ms,
+            _headers(content_type, headers),
+            MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
+            current,
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DatabaseDamaged(f"a version's row in bucket {bucket!r} holds what no write stores: {error}") from error
