@@ -66,7 +66,7 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal 
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
-interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (about an hour)
+interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (60 to 75 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all $(INTERLEAVINGS)
 
 kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)

@@ -9,6 +9,7 @@ import pytest
 
 from crash import campaign, recorder, shim, sites
 from crash.disk import Recording
+from crash.enumeration import Candidate
 from crash.workloads import WORKLOADS
 from gestalt_cas import reserve
 
@@ -49,6 +50,14 @@ def test_what_a_crash_leaves_keeps_every_promise(workload: str, recordings: dict
     outcome = campaign.judged(workload, recordings[workload], chosen)
     assert not outcome.findings, "\n".join(map(str, outcome.findings[:3]))
     assert outcome.judged == SOUND_STATES or workload in ("signing-keys", "repair")  # short ones have few
+
+
+def test_a_restore_that_is_cut_off_at_its_keys_can_be_run_again(recordings: dict[str, Recording]) -> None:
+    recording = recordings["restoring"]
+    places = [number for number, entry in enumerate(recording.entries, 1) if "restored/keys.json" in str(entry)]
+    outcome = campaign.judged("restoring", recording, [Candidate(place, {}) for place in places])
+    assert len(places) > 1
+    assert not outcome.findings, "\n".join(map(str, outcome.findings))
 
 
 NEEDED = [site for site in sites.find() if site.name not in sites.SPARE]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from blake3 import blake3
@@ -15,10 +16,18 @@ from blake3 import blake3
 import backups
 from backups import alter, blob_path, manifest, names, query, verify
 from gestalt_cas import Store, StoreError, locks, restore, schema
-from gestalt_cas.backups import destinations, manifests
+from gestalt_cas.backups import destinations, manifests, restoring
 from gestalt_cas.backups.backup import Lost
 from gestalt_cas.backups.manifests import Kind
-from gestalt_cas.errors import DatabaseDamaged, DigestMismatch, NoStore, SchemaTooNew, StoreBusy, StoreUnusable
+from gestalt_cas.errors import (
+    DatabaseDamaged,
+    DigestMismatch,
+    NoStore,
+    SchemaTooNew,
+    StorageFault,
+    StoreBusy,
+    StoreUnusable,
+)
 from storage import body, flip, history, key, put
 
 SIZES = (0, 1, 1 << 20, (1 << 20) + 1, 300)
@@ -132,6 +141,22 @@ def test_signing_keys_come_along_only_when_asked_for(store: Store, backup: Path,
     if with_keys:
         assert (target / "keys.json").read_text() == '{"accessKeyId": "a"}'
         assert manifest(backup)["keys"] == blake3(b'{"accessKeyId": "a"}').hexdigest()
+
+
+def test_keys_of_another_backup_whose_restore_was_cut_off_are_not_taken_over(
+    store: Store, backup: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store.directory / "keys.json").write_text('{"accessKeyId": "a"}')
+    store.back_up(tmp_path / "with keys", with_keys=True)
+    store.back_up(backup)
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "sync_directory", Mock(side_effect=OSError(errno.EIO, "cut off here")))
+        with pytest.raises(StorageFault):
+            restore(tmp_path / "with keys", target)
+    assert (target / "keys.json").exists()
+    assert not_a_store(target)
+    assert not restore(backup, target).keys
+    assert not (target / "keys.json").exists()
 
 
 def test_keys_are_not_left_in_a_later_backup_without_them(store: Store, backup: Path) -> None:

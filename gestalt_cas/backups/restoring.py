@@ -199,23 +199,33 @@ class _Restore:
             )
 
     def _bring_keys(self) -> bool:
-        """Put the signing keys in place, synced, if the backup has them."""
+        """Put the signing keys in place, synced, if the backup has them; else there are none, nor any of another one.
+
+        Those may be there of a restore from another backup that was cut off.
+        """
+        content = self._keys_of_backup()
+        if content is None:
+            self._target.keys.unlink(missing_ok=True)
+        else:
+            fd = os.open(self._target.keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+                file.flush()
+                sync_file(fd)
+        sync_directory(self._target.root)  # else the database's name might last and this one's not, or its absence
+        return content is not None
+
+    def _keys_of_backup(self) -> bytes | None:
+        """What the backup was made with; None when that was without keys, or its loss is allowed."""
         if self._manifest is None or self._manifest.keys is None:
-            return False
+            return None
         content = self._keys(self._manifest.keys)
         if content is None:
             text = f"{self._source.keys} is not the file that the backup was made with"
             if not self._allow:
                 raise DigestMismatch(f"{text}; {_RATHER}, without keys", digest=self._manifest.keys)
             self._doubts.append(text)
-            return False
-        fd = os.open(self._target.keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            sync_file(fd)
-        sync_directory(self._target.root)  # else the database's name might last and this one's not
-        return True
+        return content
 
     def _keys(self, digest: str) -> bytes | None:
         for path in (self._source.keys, self._source.previous_keys):

@@ -67,6 +67,8 @@ class Judge:
             require((self._directory / name).exists(), f"{name} was made, and is not there")
         if self._upgraded:
             self._check_copy_aside(promises)
+        if promises.restoring:
+            self._finish_restoring()
         self._check_keys(promises)
         if promises.backups:
             self._check_backup(promises.backups)
@@ -74,13 +76,6 @@ class Judge:
             self._check_aside(payload, answered)
         for payload, answered in promises.kept.items():
             self._check_kept(payload, answered)
-        if promises.restoring:
-            named = (self._directory / "metadata.sqlite3").exists()
-            try:
-                Store.open(self._directory).close()
-                require(not named or (self._directory / "keys.json").exists(), "restored, and the keys are not there")
-            except StoreUnusable:
-                return  # as a directory is whose restore was cut off
         if all(expected.opened for expected in promises.allowed):
             require((self._directory / "metadata.sqlite3").exists(), "the database of an opened store is gone")
         for payload in set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}:
@@ -96,6 +91,17 @@ class Judge:
             self._check_below(store, set())
             if collect:
                 self._collect(store, promises)
+
+    def _finish_restoring(self) -> None:
+        """A restore that was cut off leaves a store, whole, or what the same restore makes one of."""
+        named = (self._directory / "metadata.sqlite3").exists()
+        try:
+            Store.open(self._directory).close()
+            require(not named or (self._directory / "keys.json").exists(), "restored, and the keys are not there")
+        except StoreUnusable:
+            require(not named, "the database has its name, and there is no store")
+            found = restore(self._directory.with_name(BACKUP), self._directory)
+            require(found.keys and not found.lost, "restored at last, and the keys are not there, or payloads")
 
     def _check_purged(self, store: Store, promises: Promises) -> None:
         purged = set.intersection(*(expected.purged for expected in promises.allowed)) - {MARKER}
