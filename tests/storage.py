@@ -139,9 +139,9 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": places, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def child(code: str, *arguments: object, expect: int = 0) -> str:
+def child(code: str, *arguments: object, expect: int = 0, timeout: float = 240) -> str:
     """Run code in a process of its own and return its output; fails unless it exits with `expect`."""
-    return _run(_command(code, arguments), expect)
+    return _run(_command(code, arguments), expect, timeout)
 
 
 def bare(code: str, *arguments: object) -> str:
@@ -166,8 +166,8 @@ def on_a_small_disk(code: str, mebibytes: int, *arguments: object) -> None:
     inside(wrapper, code, "/mnt/store", *arguments)
 
 
-def _run(command: list[str], expect: int) -> str:
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=240)
+def _run(command: list[str], expect: int, timeout: float = 240) -> str:
+    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=timeout)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
