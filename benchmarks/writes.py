@@ -51,12 +51,12 @@ class _Judged(NamedTuple):
     unjudged: str = ""
 
 
-_LIMIT = "the limit, not ours"
+LIMIT = "the limit, not ours"
 _JUDGED = (
     _Judged(STORED, 3.0),
-    _Judged(LEAST, 3.0, _LIMIT),
+    _Judged(LEAST, 3.0, LIMIT),
     _Judged(INLINED, 1.3),
-    _Judged(LEAST_INLINED, 1.3, _LIMIT),
+    _Judged(LEAST_INLINED, 1.3, LIMIT),
 )
 
 Servers = Mapping[str, Server]

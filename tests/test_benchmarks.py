@@ -112,7 +112,8 @@ def test_small_writes_stand_beside_their_partners_and_plain_syncs(quick: Tables)
     for title in ("WriteObject 4 KiB, 16 callers", "WriteObject 4 KiB, one caller, median call"):
         rows = quick[f"{title}, raw Python client"]
         assert kinds <= set(column(rows)) <= kinds | {writes.INLINED, writes.LEAST_INLINED}
-        assert all(value > 0 for row in rows for value in numbers(row[1:4]))
+        # Not those of a second: on a busy disk a sync may take so long that it has none.
+        assert all(value > 0 for row in rows for value in numbers([row[1], row[3]]))
 
 
 def test_the_least_keeps_each_body_once_by_its_digest(tmp_path: Path) -> None:
@@ -197,7 +198,11 @@ def test_findings_hold_every_row_that_was_measured(quick: Tables) -> None:
         ("Watched", 3 * 7),
     ):
         assert len([row for row in found if row[0].startswith(beginning)]) == count, beginning
-    assert {row[5] for row in found} <= {"yes", "NO"} | {row[5] for row in found if row[5].startswith("fdatasync")}
+    slow = {row[5] for row in found if row[5].startswith("fdatasync")}
+    assert {row[5] for row in found} <= {"yes", "NO", writes.LIMIT} | slow
+    assert {row[0] for row in found if row[5] == writes.LIMIT} == {
+        row[0] for row in found if ", the least in" in row[0]
+    }
 
 
 def test_copies_are_told_apart_from_reads_by_what_was_moved(quick: Tables) -> None:
