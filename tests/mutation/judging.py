@@ -92,16 +92,15 @@ def _outcome(status: int | None) -> Outcome:
 
 def _wait(child: int, deadline: float) -> tuple[int | None, float]:
     """The status of the child (None: it had to be ended) and its processor time. What it has started ends with it."""
-    done = 0
-    while not done and time.monotonic() < deadline:
-        done, status, usage = os.wait4(child, os.WNOHANG)
+    ended = None
+    while ended is None and time.monotonic() < deadline:
+        # Not reaped yet, so that nobody else can have its number when its group is ended.
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
-    if done:
-        return status, usage.ru_utime + usage.ru_stime
-    _, _, usage = os.wait4(child, 0)
-    return None, usage.ru_utime + usage.ru_stime
+    _, status, usage = os.wait4(child, 0)
+    return status if ended else None, usage.ru_utime + usage.ru_stime
 
 
 def _in_child(mutant: Mutant | None, tests: Sequence[str], seconds: int, plugin: _Plugin) -> None:
