@@ -64,7 +64,7 @@ MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 5 minutes)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
 	  commits damage database garbage heartbeats holds horizons inlined parts past pins purging quotas reachability removals \
-	  reserve retention retention_model retention_runs rollback settings statistics store strays trust versions)
+	  reserve retention retention_model retention_runs rollback settings stamps statistics store strays trust versions)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.

@@ -203,6 +203,19 @@ def test_nothing_below_a_held_prefix_is_purged(store: Store) -> None:
     assert rows(store, "SELECT metadata FROM versions") == [(None,)]
 
 
+def test_a_rollback_is_foreseen_as_it_is_done_beside_holds_of_other_keys(store: Store) -> None:
+    then = put(store, "k", b"one").seq
+    store.change_settings({"versioning": "suspended"})
+    put(store, "k", b"two")
+    put(store, "other", b"held")
+    store.hold(BUCKET, "other")
+    foreseen = store.rollback(BUCKET, "k", to=str(then), dry_run=True)
+    assert (foreseen.changed, foreseen.keys) == (1, 1)
+    assert body(store, "k") == b"two"
+    assert store.rollback(BUCKET, "k", to=str(then)).plan == foreseen.plan
+    assert body(store, "k") == b"one"
+
+
 def test_a_purge_is_refused_by_the_hold_before_the_snapshot(store: Store) -> None:
     put(store, "k", b"1")
     store.create_snapshot("now")
