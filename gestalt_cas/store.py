@@ -55,7 +55,6 @@ from gestalt_cas.objects import (
 from gestalt_cas.parts import Parts, open_parts
 from gestalt_cas.past import Past
 from gestalt_cas.payloads import ObjectReader
-from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.staging import Held, Staged
 
@@ -90,7 +89,7 @@ class Store(Past):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._layout, self._locks, self._reserve = parts.layout, parts.locks, parts.reserve
+        self._layout, self._reserve = parts.layout, parts.reserve
         self._database, self._blobs, self._payloads = parts.database, parts.blobs, parts.payloads
         self._changes = Changes(parts.database, parts.payloads)
         self._intake = Intake(parts.database, parts.blobs, parts.payloads)
@@ -342,91 +341,12 @@ class Store(Past):
             name = bucket or store_settings.default_bucket(tx)
             return Usage(*buckets.totals(tx, name, lower, listing.successor(lower)))
 
-    # Settings and state
-
-    def settings(self) -> Settings:
-        """The store's settings as they were last committed, by whichever process."""
-        with self._database.read() as tx:
-            return store_settings.load(tx)
-
-    def change_settings(self, changes: Mapping[str, object]) -> Settings:
-        """Set settings by their dotted names; they count from the next commit on, in every process.
-
-        The others keep their values; returns all as they are then. Raises InvalidConfig, naming the setting.
-        """
-        checked = store_settings.validate(changes)
-        with self._database.write() as tx:
-            store_settings.store(tx, checked)
-            return store_settings.load(tx)
-
-    def health(self) -> str:
-        """What is wrong with the store, in a sentence; "" when nothing is known to be."""
-        return self._database.place.fault() or self._database.fault
-
-    def shortage(self) -> str:
-        """What keeps uploads out although the store is sound, in a sentence; "" when nothing does.
-
-        "" as well when nothing can be told of the disk, as of a directory that is gone: `health` says what is wrong.
-        """
-        try:
-            full = self._layout.full()
-        except OSError:
-            return ""
-        if full:
-            return f"the disk that holds {self._layout.root} is full: uploads are refused, reads and deletes work"
-        return ""
-
-    def claim_server(self) -> bool:
-        """Take server.lock unless another process has it, and keep it until `close`; returns whether it is ours.
-
-        Its holder alone runs the background work.
-        """
-        return self._locks.claim_server()
-
-    def maintain(self) -> None:
-        """One round of background work, for the holder of server.lock: mend, remake the reserve, shorten the WAL."""
-        self._database.place.require()
-        self._reserve.keep()
-        self._database.recover()
-        self._database.tend_wal()
-
-    def clean_staging(self) -> int:
-        """Remove uploads that dead processes left behind; returns how many."""
-        return self._blobs.staging.clean()
-
-    def set_limits(self, limits: Limits) -> None:
-        """Judge uploads by these limits from now on; those on their way keep what they have taken."""
-        self._blobs.staging.budget.limits = limits
-
     def stand_at(self, now_ms: int | None) -> None:
         """Date changes by this time from now on, None: by the clock; none is dated before the last commit all the same.
 
         For tests of programs that use a server (`stamps.py`). Batches, rollbacks and retention keep the clock.
         """
         self._changes = Changes(self._database, self._payloads, now_ms)
-
-    def adopt(self, wanted: Mapping[str, object]) -> None:
-        """Write the settings that a configuration holds; the others keep their values.
-
-        Raises InvalidConfig, or SettingsConflict when another process serves the directory with other values.
-        """
-        checked = store_settings.validate(wanted)
-        present = self.settings().by_name()
-        if all(present[name] == value for name, value in checked.items()):
-            return
-        # server.lock is taken here within a transaction only, so whoever finds it taken in one has met a real server.
-        with self._database.write() as tx, self._locks.server_for_now() as ours:
-            if not ours:
-                store_settings.refuse_conflict(store_settings.load(tx), checked)
-            store_settings.store(tx, checked)
-
-    def recall(self, name: str) -> object:
-        """What a process of this store noted down under `name`; None when there is no such note."""
-        return self._parts.recall(name)
-
-    def note(self, name: str, value: object) -> None:
-        """Note something down for the processes to come, as JSON; it is no setting and decides nothing in the store."""
-        self._parts.note(name, value)
 
     # Inside
 

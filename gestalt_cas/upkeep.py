@@ -23,6 +23,7 @@ from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.purging import Purged
 from gestalt_cas.quotas import Quota
+from gestalt_cas.standing import Standing
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from gestalt_cas.statistics import Glance, Stats
 
 
-class Upkeep:
+class Upkeep(Standing):
     """The part of `Store` that is about the store as a whole."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        super().__init__(parts)
         self._collector = Collector(parts)
 
     def collect_garbage(

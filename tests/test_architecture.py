@@ -63,7 +63,7 @@ LAYERS = (
         "paths",
     }
     | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback"}
-    | {"rollback_plans", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
+    | {"rollback_plans", "standing", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
     | {"mounts", "observing", "patience", "pools", "provider", "reach", "rpc", "server"}

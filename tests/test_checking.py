@@ -362,7 +362,7 @@ def test_what_is_replaced_after_it_was_judged_is_not_set_aside(store: Store) -> 
     judged = identity_of(path)
     assert judged is not None
     put_back(path, SMALL)
-    assert quarantine.set_aside_if(store._layout, path, judged, {}) == ""
+    assert quarantine.set_aside_if(store._parts.layout, path, judged, {}) == ""
     assert path.read_bytes() == SMALL
     assert not (store.directory / "quarantine").exists()
 
@@ -727,7 +727,7 @@ def test_the_wal_of_a_live_writer_is_never_called_damaged(store: Store) -> None:
     with Child(BUSY, store.directory, 3) as busy:
         busy.line()
         for _ in range(8):
-            assert wal_checks.examine(store._layout.wal) is None
+            assert wal_checks.examine(store._parts.layout.wal) is None
         os.kill(busy.pid, 9)
 
 

@@ -148,7 +148,7 @@ def waiting(store: Store, *words: str) -> subprocess.Popen[bytes]:
     words = (*PROGRAM, *words, "--data-dir", str(store.directory))
     child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     deadline = time.monotonic() + 60
-    while str(child.pid) not in store._locks.writer._turnstile.holders():
+    while str(child.pid) not in store._parts.locks.writer._turnstile.holders():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return child

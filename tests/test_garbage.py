@@ -524,7 +524,7 @@ def test_the_reserve_is_spent_where_there_is_no_room(store: Store, monkeypatch: 
     """Each of its commits is tried again once the reserve has been given up."""
     abandon(store, b"data")
     pin(store, "dead", 0)
-    store._reserve.make()
+    store._parts.reserve.make()
     real, tried = type(store._database)._commit, []
 
     def commit(database: Any, connection: Any) -> None:

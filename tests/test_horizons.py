@@ -216,7 +216,7 @@ def test_the_reserve_is_spent_where_there_is_no_room(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed_long_ago(store, clock, "a")
-    store._reserve.make()
+    store._parts.reserve.make()
     tried = full_at_every_other_commit(monkeypatch)
     assert store.apply_retention().dropped == 1
     assert tried[0] > 1

@@ -217,7 +217,7 @@ def test_a_disk_that_fails_to_sync_is_told(store: Store, monkeypatch: pytest.Mon
 def test_it_works_with_the_reserve_where_there_is_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, "k", b"data")
     quarantine(store, b"data", 5)
-    store._reserve.make()
+    store._parts.reserve.make()
     real, tried = Database._commit, []
 
     def commit(database: Database, connection: Any) -> None:

@@ -237,7 +237,7 @@ def test_a_clock_in_doubt_stops_it(store: Store, clock: Clock) -> None:
 def test_the_reserve_is_spent_where_there_is_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     letters(store, "abc")
     rule(store, {"bucket": {"keepNoncurrent": 0}})
-    store._reserve.make()
+    store._parts.reserve.make()
     tried = full_at_every_other_commit(monkeypatch)
     assert store.apply_retention() == Applied(versions=2, bytes=2)
     assert tried == [2 * 3]  # what the clock said, the removal, the note

@@ -570,19 +570,19 @@ def test_a_delete_that_finds_no_room_spends_the_reserve(
 ) -> None:
     """The database may not grow by a page; giving the reserve up makes room for it."""
     versions = [put(store, f"{number:03}" + "x" * 900, b"x") for number in range(40)]
-    store._reserve.make()
+    store._parts.reserve.make()
     ((pages,),) = rows(store, "PRAGMA page_count")
     limit_pages(store, pages)
     with pytest.raises(StoreFull):
         fill(store)
-    give_up, given = store._reserve.give_up, []
+    give_up, given = store._parts.reserve.give_up, []
 
     def make_room() -> bool:
         given.append(give_up())
         limit_pages(store, 1 << 30)
         return given[-1]
 
-    monkeypatch.setattr(store._reserve, "give_up", make_room)
+    monkeypatch.setattr(store._parts.reserve, "give_up", make_room)
     for version in versions:
         assert store.delete(version.key, version_id=version.version_id if with_id else "") is not None
     assert given in ([], [True])
@@ -608,7 +608,7 @@ def test_on_a_full_disk_reads_and_removals_work(tmp_path: Path) -> None:
 
         with Store.open(arguments[0]) as store:
             versions = [put(store, f"{number:03}", b"%d" % number * 5000) for number in range(30)]
-            store._reserve.make()
+            store._parts.reserve.make()
             fill()
             for size in (100, 100_000):
                 with pytest.raises(StoreFull):
@@ -749,9 +749,9 @@ def test_one_server_at_a_time(tmp_path: Path) -> None:
 
 
 def test_maintenance_keeps_the_reserve(store: Store) -> None:
-    store._reserve.give_up()
+    store._parts.reserve.give_up()
     store.maintain()
-    assert (store.directory / "reserve").stat().st_size == store._reserve.wanted_bytes()
+    assert (store.directory / "reserve").stat().st_size == store._parts.reserve.wanted_bytes()
 
 
 def test_of_a_disk_of_which_nothing_can_be_told_no_shortage_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

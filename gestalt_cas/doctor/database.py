@@ -13,7 +13,7 @@ from gestalt_cas.backups import backup
 from gestalt_cas.checks import checking
 from gestalt_cas.clock import now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity, command
-from gestalt_cas.layout import FAN_OUT, Layout
+from gestalt_cas.layout import Layout
 from gestalt_cas.pins import Pin
 from gestalt_cas.sqlite import Connection, DriverError
 
@@ -107,8 +107,7 @@ def _facts(connection: Connection) -> Facts:
 
 
 def _absent(layout: Layout) -> Finding:
-    holding = [name for name in FAN_OUT if (layout.blobs / name).is_dir() and any((layout.blobs / name).iterdir())]
-    if holding:
+    if layout.has_payloads():
         text = f"there are payloads, but {layout.database.name} is gone"
         remedy = f"put what is left aside; then: gestalt-cas restore BACKUP {shlex.quote(str(layout.root))}"
         return Finding(Severity.DAMAGE, "database", text, remedy)
