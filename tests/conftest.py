@@ -62,16 +62,18 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
-_LONG = """crash_campaign sdk_clients executable conformance docs benchmarks contract_lifecycle cli wrong_providers crash
-full_disk faults backup_cut_off upgrade contract_versions lifecycle linearizability garbage races mutation cancel edge
-old_stores monitoring cli_objects wal damage endpoint_process kill pressure retention_model machine conformance_kit
-interleavings rollback malformed checking readme""".split()
+_LONG = (
+    "crash_campaign sdk_clients executable conformance docs benchmarks contract_lifecycle cli wrong_providers crash",
+    "full_disk faults backup_cut_off upgrade contract_versions lifecycle linearizability garbage races mutation cancel",
+    "edge old_stores monitoring cli_objects wal damage endpoint_process kill pressure retention_model machine",
+    "conformance_kit interleavings rollback malformed checking readme",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where workers share the files, begin with those that take long: none shall be left alone with one at the end."""
     if hasattr(config, "workerinput"):
-        rank = {f"test_{name}": number for number, name in enumerate(_LONG)}
+        rank = {f"test_{name}": number for number, name in enumerate(" ".join(_LONG).split())}
         items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
