@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from gestalt_cas import ownership
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import StoreUnusable
 from gestalt_cas.refusals import translated
@@ -106,7 +107,7 @@ def generate() -> KeyPair:
 
 def _written(path: Path, pair: KeyPair) -> Path:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = ownership.make_file(part, os.O_WRONLY, 0o600)
     try:
         with os.fdopen(fd, "w") as file:
             json.dump({"accessKeyId": pair.access_key_id, "secretAccessKey": pair.secret_access_key}, file)

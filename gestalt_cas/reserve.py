@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from gestalt_cas import platforms
+from gestalt_cas import ownership, platforms
 from gestalt_cas.errors import StorageFault, StoreFull
 from gestalt_cas.layout import Layout, out_of_files
 
@@ -64,7 +64,7 @@ class Reserve:
             log.info("no room kept in reserve: %s", error)
 
     def _allocate(self, size: int) -> bool:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = ownership.open_or_make(self._path, os.O_RDWR, 0o600)
         try:
             platforms.allocate(fd, size)
         except OSError as error:
@@ -93,7 +93,7 @@ class Reserve:
         missing = [path for path in self._spares if not path.exists()]
         if missing and not self._out_of_files():
             for path in missing:
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.close(ownership.open_or_make(path, os.O_RDWR, 0o600))
 
     def _out_of_files(self) -> bool:
         try:

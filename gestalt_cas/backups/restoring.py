@@ -23,7 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import schema
+from gestalt_cas import ownership, schema
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.backup import Lost, described
 from gestalt_cas.backups.manifests import Kind, Manifest, State
@@ -207,7 +207,7 @@ class _Restore:
         if content is None:
             self._target.keys.unlink(missing_ok=True)
         else:
-            fd = os.open(self._target.keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = ownership.open_or_make(self._target.keys, os.O_WRONLY | os.O_TRUNC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(content)
                 file.flush()

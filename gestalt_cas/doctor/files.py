@@ -77,8 +77,8 @@ def _owner(layout: Layout, owner: int) -> list[Finding]:
         text = f"the data directory belongs to user {owner}, and this is user {user}"
         return [Finding(Severity.ERROR, _SUBJECT, text, "run gestalt-cas as its owner")]
     if user != owner:
-        text = f"examined by root; the store belongs to user {owner}, whose server may be held up by files of root's"
-        return [Finding(Severity.NOTE, _SUBJECT, text, "run gestalt-cas as the owner")]
+        text = f"examined by root; the store belongs to user {owner}, who is given what root makes in it"
+        return [Finding(Severity.NOTE, _SUBJECT, text)]
     if not os.access(layout.root, os.W_OK | os.X_OK):
         return [Finding(Severity.ERROR, _SUBJECT, "the data directory cannot be written", "see the file system below")]
     return []
