@@ -23,7 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import chunks
+from gestalt_cas import chunks, ownership
 from gestalt_cas.config import Limits
 from gestalt_cas.durability import sync_file
 from gestalt_cas.errors import DiskFull, ObjectTooLarge, StoreFull
@@ -214,7 +214,7 @@ class Staging:
         while True:
             name = f"{self._prefix}{next(self._numbers):x}.part"
             # Read-only from the start: the descriptor of the creating call can write all the same.
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            fd = ownership.make_file(name, os.O_RDWR, 0o400)
             staged = Staged(name, fd, self.budget)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
