@@ -136,7 +136,8 @@ class Reserve:
             try:
                 return removal()
             except StorageFault as fault:
-                raise type(full)(f"{full}; with the reserve given up: {fault}") from fault
+                full.args = (f"{full}; with the reserve given up: {fault}",)
+                raise full from fault
             finally:
                 self._take_back()
 

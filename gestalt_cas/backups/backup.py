@@ -104,7 +104,7 @@ def back_up(
     """
     target = Layout(Path(os.path.abspath(dest)))
     identity = _Identity(_identity(parts), secrets.token_hex(16))
-    with destinations.told_about(target.root):
+    with destinations.told_about(target.root, lambda: destinations.left_by_backup(target.root)):
         destinations.refuse_nesting(parts.layout, target)
         destinations.judge(target, identity.store, _sequence(parts))
         with destinations.claimed(target) as locks:

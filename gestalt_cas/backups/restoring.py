@@ -84,7 +84,7 @@ def restore(
     payloads are missing or damaged, StoreBusy, DiskFull, StorageFault; `directory` is then not usable as a store.
     """
     source, target = Layout(Path(os.path.abspath(src))), Layout(Path(os.path.abspath(directory)))
-    with destinations.told_about(target.root):
+    with destinations.told_about(target.root, lambda: destinations.left_by_restore(target.root)):
         if not source.root.is_dir():
             raise StoreUnusable(f"{source.root} holds no backup: there is no such directory")
         destinations.refuse_nesting(source, target)

@@ -12,9 +12,10 @@ from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, se
 from gestalt_cas.backups import backup
 from gestalt_cas.checks import checking
 from gestalt_cas.clock import now_ms
-from gestalt_cas.doctor.examinations import Finding, Severity, command
+from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
 from gestalt_cas.pins import Pin
+from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection, DriverError
 
 NOTES = ("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING)

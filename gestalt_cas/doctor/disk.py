@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from gestalt_cas.doctor.examinations import Finding, Severity, command
+from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.durability import is_full, sync_file
 from gestalt_cas.layout import Layout
+from gestalt_cas.remedies import command
 from gestalt_cas.reserve import Reserve
 
 _NETWORK = (

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from gestalt_cas.doctor.examinations import Finding, Severity, command, listed
+from gestalt_cas.doctor.examinations import Finding, Severity, listed
 from gestalt_cas.layout import FAN_OUT, LOCKS, Layout
+from gestalt_cas.remedies import command
 
 _SAMPLED = 8
 """Payloads looked at in each of the 256 directories."""
