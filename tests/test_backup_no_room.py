@@ -68,7 +68,8 @@ def test_a_backup_after_an_earlier_one(source: Path, disk: SmallDisk, tmp_path: 
     assert failed.code == 5
     told = re.fullmatch(
         rf"the disk that holds {dest} has no room for more \(.* are free\); the backup of 20..-..-..T.*Z in it is good"
-        rf"\. What was copied beyond that stays for the next run; to free room there: (gestalt-cas gc --data-dir {dest})",
+        r"\. What was copied beyond that stays for the next run; to free room there: "
+        rf"(gestalt-cas gc --data-dir {dest})",
         one_line(failed),
     )
     assert told is not None

@@ -411,6 +411,16 @@ def test_upkeep_that_is_due(directory: Path) -> None:
     assert [finding.text for finding in found(directory, "upkeep")] == ["checked 91 days ago", "never backed up"]
 
 
+def test_a_backup_is_told_as_such_and_not_to_be_backed_up_or_served(directory: Path, tmp_path: Path) -> None:
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {"bucket": {"keepNoncurrent": 0}}})
+        store.back_up(tmp_path / "backup")
+    upkeep = found(tmp_path / "backup", "upkeep")
+    assert [finding.severity for finding in upkeep] == [NOTE, NOTE]
+    assert [finding.text.partition(":")[0] for finding in upkeep] == ["this is a backup", "never checked"]
+    assert found(tmp_path / "backup", "retention") == []
+
+
 def test_a_long_wal(directory: Path) -> None:
     with Store.open(directory):
         os.truncate(directory / "metadata.sqlite3-wal", 129 << 20)

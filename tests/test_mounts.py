@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, clock_guard, garbage, mounts, retention, retention_runs
+from gestalt_cas import Store, clock_guard, garbage, mounts, restore, retention, retention_runs
+from gestalt_cas.backups import manifests
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Config, Limits, Retention
 from gestalt_cas.errors import (
@@ -564,6 +565,32 @@ def test_rules_can_be_switched_off_and_on(mounts: Mounts, tmp_path: Path, rounds
     assert left(mounts) == 2
     mounts.configure(Config(tmp_path / "a"))
     eventually(lambda: left(mounts) == 1)
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_rules_are_not_applied_to_a_backup(
+    mounts: Mounts, tmp_path: Path, rounds: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks into one must not thin it; what is restored from it is a store like any other."""
+    with_history(tmp_path / "a")
+    with Store.open(tmp_path / "a") as store:
+        store.back_up(tmp_path / "b")
+    restore(tmp_path / "b", tmp_path / "c")
+    for directory in (tmp_path / "b", tmp_path / "c"):
+        with Store.open(directory) as store:
+            store.note(retention_runs.NOTE, {"at_ms": now_ms() - 3_601_000})
+    mounts.configure(Config(tmp_path / "b"))
+    mount = mounts.present
+    assert mount is not None
+    eventually(lambda: mount.opened._apply_again > 0)
+    rounds()
+    assert left(mounts) == 2
+    assert f"{tmp_path / 'b'} is a backup, made 20" in caplog.text
+    caplog.clear()
+    mounts.configure(Config(tmp_path / "c"))
+    eventually(lambda: left(mounts) == 1)
+    assert "is a backup" not in caplog.text
+    assert manifests.state(tmp_path / "b").whole
 
 
 @pytest.mark.usefixtures("quick_care")

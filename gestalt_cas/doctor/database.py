@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sqlite
-from gestalt_cas.backups import backup
+from gestalt_cas.backups import backup, manifests
 from gestalt_cas.checks import checking
 from gestalt_cas.clock import now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity
@@ -18,7 +18,10 @@ from gestalt_cas.pins import Pin
 from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection, DriverError
 
-NOTES = ("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING)
+NOTES = (
+    *("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING),
+    manifests.BACKUP_NOTE,
+)
 _WAIT_SECONDS = 2.0
 _AHEAD_MS = 5_000
 _PLAUSIBLE_MS = 1_735_689_600_000
@@ -35,6 +38,10 @@ class Facts:
     last_commit_ms: int = 0
     pins: tuple[Pin, ...] = ()
     notes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def is_backup(self) -> bool:
+        return self.notes.get(manifests.BACKUP_NOTE) is not None
 
 
 def examine(layout: Layout) -> tuple[Facts, list[Finding]]:
@@ -161,7 +168,7 @@ def _retention(layout: Layout, facts: Facts) -> list[Finding]:
         hours = (now_ms() - at_ms) // _HOUR_MS
         text = f"last applied {hours} hours ago; removed {note.get('versions')} versions, {note.get('markers')} markers"
         return [Finding(Severity.OK, "retention", text)]
-    if facts.notes.get(retention.SETTING):
+    if facts.notes.get(retention.SETTING) and not facts.is_backup:
         return [Finding(Severity.NOTE, "retention", "there are rules, never applied", command("serve", layout.root))]
     return []
 
@@ -180,9 +187,14 @@ def _pins(layout: Layout, facts: Facts) -> list[Finding]:
 
 
 def _upkeep(layout: Layout, facts: Facts) -> list[Finding]:
-    """How long ago the store was last checked and backed up."""
+    """How long ago the store was last checked and backed up; a backup is the latter itself."""
     findings = []
-    for note, verb, done in ((checking.NOTE, "check", "checked"), (backup.NOTE, "backup DEST", "backed up")):
+    looked_at = [(checking.NOTE, "check", "checked"), (backup.NOTE, "backup DEST", "backed up")]
+    if facts.is_backup:
+        text = "this is a backup: what is written to it makes it another store, and later backups into it are refused"
+        findings.append(Finding(Severity.NOTE, "upkeep", text))
+        del looked_at[1]
+    for note, verb, done in looked_at:
         found = facts.notes.get(note)
         at_ms = found.get("at_ms") if isinstance(found, dict) else None
         days = (now_ms() - at_ms) // _DAY_MS if isinstance(at_ms, int) else None
