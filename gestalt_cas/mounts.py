@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from gestalt_cas import garbage, retention_runs
+from gestalt_cas import garbage, retention_runs, sizes
 from gestalt_cas.backups import served
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Config, Retention
@@ -133,9 +133,9 @@ class OpenStore:
         found = self.store.apply_retention(progress=self.stop_if_retired)
         if found.anything:
             log.info(
-                "retention: removed %d versions (%d bytes) and %d delete markers, %d objects expired, %d rows dropped",
+                "retention: removed %d versions (%s) and %d delete markers, %d objects expired, %d rows dropped",
                 found.versions,
-                found.bytes,
+                sizes.told(found.bytes),
                 found.markers,
                 found.expired,
                 found.dropped,
@@ -150,9 +150,9 @@ class OpenStore:
         found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self.stop_if_retired)
         if found.files or found.staging_files:
             log.info(
-                "gc: removed %d payloads (%d bytes) and %d cut-off uploads",
+                "gc: removed %d payloads (%s) and %d cut-off uploads",
                 found.files,
-                found.bytes,
+                sizes.told(found.bytes),
                 found.staging_files,
             )
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from gestalt_cas import ownership, platforms
+from gestalt_cas import ownership, platforms, sizes
 from gestalt_cas.errors import StorageFault, StoreFull
 from gestalt_cas.layout import Layout, out_of_files
 
@@ -111,7 +111,7 @@ class Reserve:
             self._path.unlink()
         except FileNotFoundError:
             return False
-        log.warning("the disk is full: gave up the reserve of %d bytes so that removals can run", size)
+        log.warning("the disk is full: gave up the reserve of %s so that removals can run", sizes.told(size))
         return size > 0
 
     def _give_up_spares(self) -> bool:

@@ -373,7 +373,7 @@ def test_garbage_is_collected_when_the_last_run_is_long_enough_ago(
     due(tmp_path / "a", ago_seconds=3601)
     mounts.configure(Config(tmp_path / "a", gc=EVERY))
     eventually(lambda: not path.exists())
-    eventually(lambda: "gc: removed 1 payloads (4 bytes) and 0 cut-off uploads" in caplog.text)
+    eventually(lambda: "gc: removed 1 payloads (4B) and 0 cut-off uploads" in caplog.text)
     rounds()
     assert runs == [0]  # the next one is an hour away
 
@@ -549,9 +549,7 @@ def test_rules_are_applied_before_garbage_is_collected(
     eventually(lambda: len(list(path.glob("*/*"))) == 1)
     assert left(mounts) == 1
     assert runs == [0]  # one run freed what the rules had removed just before it
-    assert (
-        "retention: removed 1 versions (3 bytes) and 0 delete markers, 0 objects expired, 0 rows dropped" in caplog.text
-    )
+    assert "retention: removed 1 versions (3B) and 0 delete markers, 0 objects expired, 0 rows dropped" in caplog.text
 
 
 @pytest.mark.usefixtures("quick_care")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sqlite
+from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite
 from gestalt_cas.backups import backup, manifests
 from gestalt_cas.checks import checking
 from gestalt_cas.clock import now_ms
@@ -134,7 +134,9 @@ def _wal(layout: Layout) -> list[Finding]:
     size = layout.wal.stat().st_size if layout.wal.exists() else 0
     if size <= _LONG_WAL_BYTES:
         return []
-    text = f"the WAL has {size} bytes: some program keeps a transaction open, or no server does the background work"
+    text = (
+        f"the WAL has {sizes.told(size)}: some program keeps a transaction open, or no server does the background work"
+    )
     return [Finding(Severity.WARNING, "database", text, f"end it; then: {command('ls', layout.root)}")]
 
 
