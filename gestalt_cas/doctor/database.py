@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite
 from gestalt_cas.backups import backup, manifests
 from gestalt_cas.checks import checking
-from gestalt_cas.clock import now_ms
+from gestalt_cas.clock import instant, now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
 from gestalt_cas.pins import Pin
@@ -148,7 +148,8 @@ def _clock(facts: Facts) -> list[Finding]:
         return [Finding(Severity.ERROR, "clock", text, "timedatectl set-ntp true")]
     if ahead > _AHEAD_MS:
         text = f"the last commit lies {_span(ahead)} ahead of the clock; new versions get its time until then"
-        return [Finding(Severity.WARNING, "clock", text, "if the clock is wrong: timedatectl set-ntp true")]
+        remedy = "if the clock is wrong: timedatectl set-ntp true; if it was: docs/retention.md, Dates from the future"
+        return [Finding(Severity.WARNING, "clock", text, remedy)]
     return [Finding(Severity.OK, "clock", "not behind the last commit")]
 
 
@@ -168,7 +169,8 @@ def _retention(layout: Layout, facts: Facts) -> list[Finding]:
     at_ms = note.get("at_ms") if isinstance(note, dict) else None
     if isinstance(note, dict) and isinstance(at_ms, int):
         hours = (now_ms() - at_ms) // _HOUR_MS
-        text = f"last applied {hours} hours ago; removed {note.get('versions')} versions, {note.get('markers')} markers"
+        when = f"{hours} hours ago" if hours >= 0 else f"at {instant(at_ms)}, by a clock that was ahead"
+        text = f"last applied {when}; removed {note.get('versions')} versions, {note.get('markers')} markers"
         return [Finding(Severity.OK, "retention", text)]
     if facts.notes.get(retention.SETTING) and not facts.is_backup:
         return [Finding(Severity.NOTE, "retention", "there are rules, never applied", command("serve", layout.root))]
