@@ -19,10 +19,11 @@ Piece = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How long a body may be at the moment, and the quota that says so."""
+    """How long a body may be at the moment, the quota that says so, and the command that raises that."""
 
     quota: Quota
     bytes: int
+    remedy: str
 
 
 def room(connection: Connection, key: ObjectKey) -> Room | None:
@@ -38,7 +39,8 @@ def room(connection: Connection, key: ObjectKey) -> Room | None:
         return None
     tightest = min(found, key=lambda quota: quota.left_bytes)
     replaced = versions.by_id(connection, target, NULL_VERSION) if settings.suspended(connection) else None
-    return Room(tightest, max(tightest.left_bytes, 0) + (replaced.size if replaced is not None else 0))
+    left = max(tightest.left_bytes, 0) + (replaced.size if replaced is not None else 0)
+    return Room(tightest, left, quotas.raised_by(connection, tightest))
 
 
 SMALL_BYTES = 64 * 1024
@@ -77,4 +79,4 @@ def _counted(pieces: Iterable[Piece], left: int, look: Callable[[], Room | None]
 
 def _refuse_beyond(found: Room, count: int) -> None:
     if count > found.bytes:
-        raise quotas.exceeded(found.quota, found.quota.used_bytes, count)
+        raise quotas.exceeded(found.quota, found.quota.used_bytes, count, found.remedy)

@@ -12,13 +12,13 @@ is a note, since they take their time from the very clock that is in doubt.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 
 from gestalt_cas import history, settings
 from gestalt_cas.clock import instant
 from gestalt_cas.errors import ClockSuspect
 from gestalt_cas.parts import Parts
+from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection
 
 NOTE = "clock.seen"
@@ -30,7 +30,7 @@ def require(parts: Parts, now_ms: int) -> None:
     with parts.database.read() as tx:
         fault, note = doubt(tx, now_ms), settings.recall(tx, NOTE)
     if fault:
-        remedy = f"gestalt-cas doctor --accept-clock --data-dir {shlex.quote(str(parts.layout.root))}"
+        remedy = command("doctor --accept-clock", parts.layout.root)
         raise ClockSuspect(f"{fault}: nothing is removed by its age. If the clock is right: {remedy}")
     _note(parts, now_ms, _accepted_ms(note))
 

@@ -50,7 +50,7 @@ class Faults:
         if not isinstance(failure, DiskFull):
             return failure
         self.no_room = True
-        return DiskFull(f"{failure}; it holds {self._directory}")
+        return DiskFull(f"{failure}; it holds {self._directory}", directory=str(self._directory))
 
     def note(self, error: Exception) -> None:
         """Remember a driver error, if it is one that casts doubt on the database."""

@@ -123,6 +123,8 @@ class Endpoint:
     ) -> web.StreamResponse:
         if request.method == "OPTIONS":
             return cors.preflight(request, shared)
+        if self._monitoring is not None and self._monitoring.named(request):
+            raise SignatureDoesNotMatch("AccessDenied", self._monitoring.refusal(request))
         if not mount.config.http.enabled:
             raise SignatureDoesNotMatch("AccessDenied", "presigned URLs are switched off")
         target = _authenticated(request, mount)

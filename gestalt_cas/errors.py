@@ -185,7 +185,14 @@ class StoreFull(StoreError):
 
 
 class DiskFull(StoreFull):
-    """The disk itself has no room, or less than `limits.minFreeBytes`; collecting garbage may help."""
+    """The disk itself has no room, or less than `limits.minFreeBytes`; collecting garbage may help.
+
+    `directory` is the store's whose database found none, "" where it was something else.
+    """
+
+    def __init__(self, message: str, *, directory: str = "") -> None:
+        super().__init__(message)
+        self.directory = directory
 
 
 class QuotaExceeded(StoreFull):

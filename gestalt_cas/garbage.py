@@ -19,14 +19,13 @@ Design: docs/design.md, "Removing".
 
 from __future__ import annotations
 
-import shlex
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
-from gestalt_cas import clock_guard, pins, reachability, releases, removals, strays
+from gestalt_cas import clock_guard, pins, reachability, releases, removals, sizes, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -34,6 +33,7 @@ from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress, silent
 from gestalt_cas.reachability import Garbage
 from gestalt_cas.refusals import free_bytes
+from gestalt_cas.remedies import command
 from gestalt_cas.sweeps import Sweep
 
 NOTE = "gc.last"
@@ -156,7 +156,7 @@ class Collector:
     def advice(self) -> str:
         """What helps a full disk: the bytes free and reclaimable, and the command that frees them if any are."""
         root = self._parts.layout.root
-        free = f"{free_bytes(root)} bytes are free"
+        free = f"{sizes.told(free_bytes(root))} are free"
         if out_of_files(root):
             free += ", but the file system can hold no more files"
         try:
@@ -166,9 +166,7 @@ class Collector:
         least = "" if found.exact else "at least "
         if found.exact and not found.bytes:
             return f"{free}, and gc knows of none to free: {_LAST_RESORT}"
-        return (
-            f"{free}, {least}{found.bytes} bytes reclaimable with: gestalt-cas gc --data-dir {shlex.quote(str(root))}"
-        )
+        return f"{free}, {least}{sizes.told(found.bytes)} reclaimable with: {command('gc', root)}"
 
     # ---- looking ----
 

@@ -26,6 +26,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from gestalt_cas import schema
 from gestalt_cas.errors import Held
 from gestalt_cas.objects import NULL_VERSION
+from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
@@ -79,9 +80,9 @@ class Hold:
 
     @property
     def release(self) -> str:
-        """The command that ends it."""
+        """The words of the command that ends it, for `remedies`."""
         version = f" --version-id {self.version_id}" if self.version_id else ""
-        return f"gestalt-cas hold release {shlex.quote(self._where)}{version}"
+        return f"hold release {shlex.quote(self._where)}{version}"
 
     @property
     def _where(self) -> str:
@@ -147,18 +148,19 @@ def refuse(connection: Connection, bucket: str, key: bytes, version_id: str) -> 
     found = of(connection, bucket, key, version_id)
     if found is not None:
         what = "the null version" if version_id == NULL_VERSION else f"version {version_id}"
-        raise _held(found, f"{bucket}/{key.decode()}, {what}")
+        raise _held(connection, found, f"{bucket}/{key.decode()}, {what}")
 
 
 def refuse_key(connection: Connection, bucket: str, key: bytes) -> None:
     """Raise Held when a prefix of the key is held, whatever versions there are."""
     found = above(connection, bucket, key)
     if found is not None:
-        raise _held(found, f"{bucket}/{key.decode()}")
+        raise _held(connection, found, f"{bucket}/{key.decode()}")
 
 
-def _held(hold: Hold, what: str) -> Held:
-    return Held(f"{what}: the hold on {hold.name} keeps it; release that first ({hold.release})", hold=hold.name)
+def _held(connection: Connection, hold: Hold, what: str) -> Held:
+    release = command_here(hold.release, connection)
+    return Held(f"{what}: the hold on {hold.name} keeps it; release that first ({release})", hold=hold.name)
 
 
 def _hold(bucket: str, prefix: bytes, version_id: str, created_ms: int) -> Hold:

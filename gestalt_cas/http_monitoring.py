@@ -1,7 +1,7 @@
 """The pages `/metrics` and `/healthz` of the HTTP endpoint, for those whom the configuration names.
 
-No object has such a URL, which would need a bucket and a key. To whoever may not see a page it does not exist: the
-request is answered as any other that is not signed.
+No object has such a URL, which would need a bucket and a key. Whoever may not see a page is told by which key of the
+configuration it is shown, and to whom: the same words to all, which do not say what the key is set to here.
 
 Without credentials, being on this machine has to be proof enough, and the peer's address alone is not: a proxy on this
 machine passes on what comes from elsewhere, and a web page may have its own name point here. So a request counts as
@@ -39,6 +39,15 @@ class Monitoring:
         """Whether its sender may see the page that a request names."""
         readers = telemetry.metrics if _path(request) == METRICS else telemetry.healthz
         return readers == "everyone" or (readers == "loopback" and _local(request))
+
+    @staticmethod
+    def refusal(request: web.BaseRequest) -> str:
+        """What to tell a sender who may not see the page that a request names."""
+        page = _path(request)
+        return (
+            f"{page} is not shown to this caller: telemetry.{page[1:]} says who may see it. It is off unless set to "
+            "loopback (this machine, by a loopback address or as localhost, and no proxy) or everyone"
+        )
 
     def answer(self, request: web.BaseRequest, mount: Mount) -> web.Response:
         if _path(request) == METRICS:

@@ -14,9 +14,11 @@ import threading
 import time
 from pathlib import Path
 
+from gestalt_cas import ownership
 from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.errors import OutcomeUnknown, StoreUnusable
 from gestalt_cas.refusals import translated
+from gestalt_cas.remedies import command
 from gestalt_cas.sigv4 import KeyPair
 
 _LOOK_SECONDS = 0.5
@@ -72,7 +74,8 @@ def read(path: Path) -> KeyPair:
         raise StoreUnusable(f"the signing keys in {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreUnusable(
-            f"{path} holds no signing keys ({type(error).__name__}); gestalt-cas keys rotate makes new ones"
+            f"{path} holds no signing keys ({type(error).__name__}); this makes new ones: "
+            f"{command('keys rotate', path.parent)}"
         ) from None
 
 
@@ -91,11 +94,21 @@ def create(path: Path) -> KeyPair:
 
 
 def rotate(path: Path) -> KeyPair:
-    """Replace the pair; URLs that were signed with the old one stop working."""
+    """Replace the pair; URLs that were signed with the old one stop working.
+
+    Raises OutcomeUnknown when the new pair is in force, but the disk did not confirm that it stays.
+    """
     pair = generate()
     with translated(f"writing {path}"):
         _written(path, pair).rename(path)
+    try:
         sync_directory(path.parent)
+    except OSError as error:
+        raise OutcomeUnknown(
+            f"the new signing key {pair.access_key_id} is in force, and URLs that were signed before have stopped "
+            f"working; but the disk did not confirm it ({error.strerror or error}): after a power cut the old key may "
+            "be back. Look at the system's log, then rotate again"
+        ) from error
     return pair
 
 
@@ -106,7 +119,7 @@ def generate() -> KeyPair:
 
 def _written(path: Path, pair: KeyPair) -> Path:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = ownership.make_file(part, os.O_WRONLY, 0o600)
     try:
         with os.fdopen(fd, "w") as file:
             json.dump({"accessKeyId": pair.access_key_id, "secretAccessKey": pair.secret_access_key}, file)

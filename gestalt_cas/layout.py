@@ -16,6 +16,7 @@ from pathlib import Path
 from gestalt_cas import sqlite
 from gestalt_cas.durability import is_full, sync_directory
 from gestalt_cas.errors import DiskFull, NoStore, StoreUnusable
+from gestalt_cas.ownership import make_directory
 from gestalt_cas.schema import APPLICATION_ID
 from gestalt_cas.sqlite import DriverError
 
@@ -244,11 +245,11 @@ class Layout:
         if self.staging.is_dir() and not missing:
             return
         blobs = self.blobs
-        blobs.mkdir(mode=0o700, exist_ok=True)
+        make_directory(blobs, 0o700, exist_ok=True)
         for name in missing:
-            (blobs / name).mkdir(mode=0o700, exist_ok=True)
+            make_directory(blobs / name, 0o700, exist_ok=True)
         sync_directory(blobs)
-        self.staging.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self.staging, 0o700, exist_ok=True)
         sync_directory(self.root)
         sync_directory(self.root.parent)
 

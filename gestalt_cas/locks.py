@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from gestalt_cas import ownership
 from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
@@ -27,7 +28,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = ownership.open_or_make(path, os.O_RDWR, 0o600)
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take or convert the lock if that is possible at once.

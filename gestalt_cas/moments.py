@@ -3,7 +3,7 @@
     1234                     the change with this sequence, and all before it
     2026-11-25T10:00:00Z     the last change whose commit time is not after this one (ISO 8601; UTC unless it says else)
     2026-11-25               midnight at the beginning of the day, UTC
-    90s 10m 2h 3d 4w         so long ago
+    90s 10m 2h 3d 4w         so long ago; refused while the last commit is dated more than a day ahead of the clock
     before-release           the snapshot of this name; names begin with a letter
 
 The empty text is the present. Whatever was named, what counts is the sequence that it stood for when it was resolved.
@@ -23,6 +23,7 @@ from gestalt_cas.sqlite import Connection
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _AGO = re.compile(rf"([0-9]{{1,12}})([{''.join(_UNITS_MS)}])")
 _MOST = (1 << 63) - 1
+_FAR_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,24 @@ def _named(connection: Connection, as_of: AsOf) -> Moment:
         if snapshot is None:
             raise NoSuchSnapshot(f"there is no snapshot {as_of}")
         return Moment(snapshot.seq, snapshot.name)
+    ago = _AGO.fullmatch(as_of)
+    if ago is not None:
+        _refuse_future(connection, as_of)
+        return Moment(history.seq_at(connection, max(now_ms() - int(ago[1]) * _UNITS_MS[ago[2]], 0)))
     return Moment(history.seq_at(connection, _milliseconds(as_of)))
+
+
+def _refuse_future(connection: Connection, as_of: str) -> None:
+    """Refuse a time ago when a clock that was ahead has dated what was written since: it would mean before all of that.
+
+    A rollback to an hour ago would undo the work of weeks.
+    """
+    seq, commit_ms = history.last(connection)
+    if commit_ms - now_ms() > _FAR_MS:
+        raise InvalidArgument(
+            f"{as_of!r} ago cannot be told from what was written since: the clock was ahead, and the last change is "
+            f"dated {instant(commit_ms)}. Name a sequence (the last change has {seq}), a snapshot or a date"
+        )
 
 
 def _sequence(connection: Connection, text: str) -> int:
@@ -83,9 +101,6 @@ def _sequence(connection: Connection, text: str) -> int:
 
 
 def _milliseconds(text: str) -> int:
-    ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return max(now_ms() - int(ago[1]) * _UNITS_MS[ago[2]], 0)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

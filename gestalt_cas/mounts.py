@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from gestalt_cas import garbage, retention_runs
+from gestalt_cas import garbage, retention_runs, sizes
+from gestalt_cas.backups import served
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Config, Retention
 from gestalt_cas.errors import Cancelled, ClockSuspect, NotConfigured, ShuttingDown, StoreError
@@ -38,7 +39,8 @@ class OpenStore:
     """A store in use by some number of calls, closed when it is retired and the last of them has left.
 
     Two threads look after it: the caretaker, each second, and the collector, which may take longer: it applies the
-    retention rules every `retention.every_seconds`, and collects garbage every `collection.every_seconds`.
+    retention rules every `retention.every_seconds`, but not to a backup, and collects garbage every
+    `collection.every_seconds`.
     """
 
     def __init__(self, store: Store, collection: Collection = _HOURLY, retention: Retention = _BY_RULES) -> None:
@@ -126,12 +128,14 @@ class OpenStore:
         if not every or time.monotonic() < self._apply_again or self._seconds_since(retention_runs.NOTE) < every:
             return
         self._apply_again = time.monotonic() + min(every, _RETRY_SECONDS)  # also when this fails
+        if served.is_backup(self.store):
+            return
         found = self.store.apply_retention(progress=self.stop_if_retired)
         if found.anything:
             log.info(
-                "retention: removed %d versions (%d bytes) and %d delete markers, %d objects expired, %d rows dropped",
+                "retention: removed %d versions (%s) and %d delete markers, %d objects expired, %d rows dropped",
                 found.versions,
-                found.bytes,
+                sizes.told(found.bytes),
                 found.markers,
                 found.expired,
                 found.dropped,
@@ -146,9 +150,9 @@ class OpenStore:
         found = self.store.collect_garbage(grace_seconds=self.collection.grace_seconds, progress=self.stop_if_retired)
         if found.files or found.staging_files:
             log.info(
-                "gc: removed %d payloads (%d bytes) and %d cut-off uploads",
+                "gc: removed %d payloads (%s) and %d cut-off uploads",
                 found.files,
-                found.bytes,
+                sizes.told(found.bytes),
                 found.staging_files,
             )
 
@@ -237,6 +241,7 @@ class Mounts:
             opened = OpenStore(store, config.gc, config.retention)
             try:
                 _tidy(store)
+                served.warn(store, store.directory)
                 with self._attach(store, config) as public_url:
                     self._mount = _mounted(config, opened, public_url)
             except BaseException:

@@ -18,6 +18,7 @@ from gestalt_cas.garbage import Collector
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.parts import Parts
 from gestalt_cas.reachability import Garbage
+from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
 
 
@@ -72,8 +73,8 @@ def _refuse_kept(tx: Connection, key: ObjectKey) -> None:
     """Raise Protected when a snapshot keeps something of a key whose versions were all removed."""
     names = removals.snapshots_keeping(tx, key.bucket, key.key.encode())
     if names:
-        listed = ", ".join(names)
-        raise Protected(f"{key} is kept by snapshots: {listed}; delete them first (gestalt-cas snapshot delete NAME)")
+        listed, delete = ", ".join(names), command_here("snapshot delete NAME", tx)
+        raise Protected(f"{key} is kept by snapshots: {listed}; delete them first ({delete})")
 
 
 def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tuple[int, list[bytes], list[bytes]]:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from gestalt_cas import ownership
 from gestalt_cas.clock import now_ms
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.layout import Layout
@@ -50,7 +51,7 @@ def keep(layout: Layout, name: str, data: bytes, note: Mapping[str, object]) -> 
     """
     target = _named(layout, name, {"from": "inlined", **note})
     part = target.with_name(f"{target.name}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o400)
+    fd = ownership.open_or_make(part, os.O_WRONLY | os.O_TRUNC, 0o400)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
         file.flush()
@@ -74,7 +75,7 @@ def _make(layout: Layout) -> None:
     try:
         found = layout.quarantine.lstat()
     except FileNotFoundError:
-        layout.quarantine.mkdir(mode=0o700)
+        ownership.make_directory(layout.quarantine, 0o700)
         sync_directory(layout.root)
         return
     if not stat.S_ISDIR(found.st_mode):
@@ -82,7 +83,7 @@ def _make(layout: Layout) -> None:
 
 
 def _write_note(path: Path, note: Mapping[str, object]) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = ownership.make_file(path, os.O_WRONLY, 0o600)
     with os.fdopen(fd, "w") as file:
         json.dump(dict(note), file, indent=1)
         file.write("\n")

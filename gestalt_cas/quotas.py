@@ -10,6 +10,7 @@ Only what makes the use grow is ever refused: removals always work, and a quota 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from gestalt_cas import schema
 from gestalt_cas.errors import InvalidArgument, QuotaExceeded
 from gestalt_cas.listing import successor
 from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared, parameter
 
@@ -124,7 +126,7 @@ def charge(connection: Connection, bucket: str, key: bytes, count: int) -> None:
     for row in _CHARGE(connection, bucket=bucket, key=key, count=count):
         quota = _quota(*row)
         if count > 0 and quota.left_bytes < 0:
-            raise exceeded(quota, quota.used_bytes - count, count)
+            raise exceeded(quota, quota.used_bytes - count, count, raised_by(connection, quota))
 
 
 def charge_many(connection: Connection, bucket: str, counts: Sequence[tuple[bytes, int]]) -> None:
@@ -133,16 +135,21 @@ def charge_many(connection: Connection, bucket: str, counts: Sequence[tuple[byte
         prefix = quota.prefix.encode()
         count = sum(more for key, more in counts if key.startswith(prefix)) if quota.bucket == bucket else 0
         if count > quota.left_bytes and count > 0:
-            raise exceeded(quota, quota.used_bytes, count)
+            raise exceeded(quota, quota.used_bytes, count, raised_by(connection, quota))
         if count:
             _CHARGE_ONE(connection, b=bucket, p=prefix, count=count)
 
 
-def exceeded(quota: Quota, used: int, count: int) -> QuotaExceeded:
-    """The refusal of `count` more bytes at a time when `used` bytes were."""
+def raised_by(connection: Connection, quota: Quota) -> str:
+    """The command that raises it."""
+    return command_here(f"quota set {shlex.quote(quota.name)} SIZE", connection)
+
+
+def exceeded(quota: Quota, used: int, count: int, remedy: str) -> QuotaExceeded:
+    """The refusal of `count` more bytes at a time when `used` bytes were; `remedy` is what raises the quota."""
     return QuotaExceeded(
         f"quota {quota.name}: {used} of {quota.max_bytes} bytes are used, and {count} more do not fit; remove versions "
-        "for good (rm --version-id), or raise it with: gestalt-cas quota set",
+        f"for good (rm --version-id), or raise it with: {remedy}",
         quota=quota.name,
     )
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from gestalt_cas import platforms
+from gestalt_cas import ownership, platforms, sizes
 from gestalt_cas.errors import StorageFault, StoreFull
 from gestalt_cas.layout import Layout, out_of_files
 
@@ -64,7 +64,7 @@ class Reserve:
             log.info("no room kept in reserve: %s", error)
 
     def _allocate(self, size: int) -> bool:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = ownership.open_or_make(self._path, os.O_RDWR, 0o600)
         try:
             platforms.allocate(fd, size)
         except OSError as error:
@@ -93,7 +93,7 @@ class Reserve:
         missing = [path for path in self._spares if not path.exists()]
         if missing and not self._out_of_files():
             for path in missing:
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.close(ownership.open_or_make(path, os.O_RDWR, 0o600))
 
     def _out_of_files(self) -> bool:
         try:
@@ -111,7 +111,7 @@ class Reserve:
             self._path.unlink()
         except FileNotFoundError:
             return False
-        log.warning("the disk is full: gave up the reserve of %d bytes so that removals can run", size)
+        log.warning("the disk is full: gave up the reserve of %s so that removals can run", sizes.told(size))
         return size > 0
 
     def _give_up_spares(self) -> bool:
@@ -136,7 +136,8 @@ class Reserve:
             try:
                 return removal()
             except StorageFault as fault:
-                raise type(full)(f"{full}; with the reserve given up: {fault}") from fault
+                full.args = (f"{full}; with the reserve given up: {fault}",)
+                raise full from fault
             finally:
                 self._take_back()
 

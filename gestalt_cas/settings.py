@@ -16,6 +16,7 @@ from gestalt_cas import inlined, quotas, retention
 from gestalt_cas.config import key_range
 from gestalt_cas.errors import InvalidConfig, SettingsConflict
 from gestalt_cas.objects import check_bucket
+from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
 
 
@@ -154,14 +155,15 @@ def store(connection: Connection, changes: Mapping[str, object]) -> None:
     )
 
 
-def refuse_conflict(present: Settings, wanted: Mapping[str, object]) -> None:
+def refuse_conflict(connection: Connection, wanted: Mapping[str, object]) -> None:
     """Raise SettingsConflict, naming the key, when `wanted` differs from what a live server runs with."""
-    stored = present.by_name()
+    stored = load(connection).by_name()
     for name, value in wanted.items():
         if stored[name] != value:
+            remedy = command_here(f"config {name} VALUE", connection)
             raise SettingsConflict(
                 f"{name}: a running server uses {stored[name]!r} on this directory, this one is configured with "
-                f"{value!r}; stop the other one, or change the setting with: gestalt-cas config {name} VALUE"
+                f"{value!r}; stop the other one, or change the setting with: {remedy}"
             )
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import chunks
+from gestalt_cas import chunks, ownership
 from gestalt_cas.config import Limits
 from gestalt_cas.durability import sync_file
 from gestalt_cas.errors import DiskFull, ObjectTooLarge, StoreFull
@@ -157,6 +157,8 @@ class Staging:
         self._layout = layout
         self._prefix = f"{layout.staging}/{secrets.token_hex(8)}"
         self._numbers = count()
+        # Asked once: it would be a look at the directory for each upload.
+        self._make = ownership.make_file if ownership.gives_away(layout.staging) else _made
         self.budget = StagingBudget(limits, layout.root)
 
     def stage(self, pieces: Pieces) -> Staged:
@@ -212,7 +214,7 @@ class Staging:
         while True:
             name = f"{self._prefix}{next(self._numbers):x}.part"
             # Read-only from the start: the descriptor of the creating call can write all the same.
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+            fd = self._make(name, os.O_RDWR, 0o400)
             staged = Staged(name, fd, self.budget)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -241,6 +243,11 @@ class Staging:
                 hasher.update(piece)
                 summer.update(piece)
         staged.digest, staged.sums = hasher.digest(), summer.digest()
+
+
+def _made(path: str | Path, flags: int, mode: int) -> int:
+    """`ownership.make_file` where nothing is to be given away."""
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def _gathered(pieces: Pieces) -> Iterator[list[memoryview]]:

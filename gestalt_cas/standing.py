@@ -82,7 +82,7 @@ class Standing:
         # server.lock is taken here within a transaction only, so whoever finds it taken in one has met a real server.
         with self._parts.database.write() as tx, self._parts.locks.server_for_now() as ours:
             if not ours:
-                store_settings.refuse_conflict(store_settings.load(tx), checked)
+                store_settings.refuse_conflict(tx, checked)
             store_settings.store(tx, checked)
 
     def recall(self, name: str) -> object:

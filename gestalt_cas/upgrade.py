@@ -17,7 +17,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from gestalt_cas import schema, settings, sqlite
+from gestalt_cas import ownership, schema, settings, sqlite
 from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
@@ -160,7 +160,7 @@ def _make_empty_database(layout: Layout) -> None:
     new = layout.new_database
     for leftover in (new, *layout.beside(new)):
         leftover.unlink(missing_ok=True)
-    os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.close(ownership.make_file(new, os.O_RDWR, 0o600))
     connection = connect(new)
     try:
         connection.execute(f"PRAGMA page_size={schema.PAGE_SIZE}")
@@ -187,7 +187,7 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     target = layout.root / f"metadata.before-upgrade-from-{revision}.sqlite3"
     part = target.with_suffix(".part")
     part.unlink(missing_ok=True)
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = ownership.make_file(part, os.O_RDWR, 0o600)
     try:
         with closing(connect(layout.database)) as source, closing(sqlite.driver.connect(part)) as destination:
             destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete

@@ -23,6 +23,7 @@ import os
 import time
 from pathlib import Path
 
+from gestalt_cas import sizes
 from gestalt_cas.sqlite import Connection
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,9 @@ class Wal:
         if time.monotonic() >= self._warn_again:
             self._warn_again = time.monotonic() + _WARN_SECONDS
             log.warning(
-                "the WAL has %d bytes and cannot be shortened: %s keeps a transaction open", self.bytes, self.readers()
+                "the WAL has %s and cannot be shortened: %s keeps a transaction open",
+                sizes.told(self.bytes),
+                self.readers(),
             )
 
     def readers(self) -> str:

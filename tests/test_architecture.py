@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "collector", "errors", "exhaustion", "figures", "objects", "platforms", "progress", "request_ids"},
+    {"clock", "collector", "errors", "exhaustion", "figures", "objects", "ownership", "platforms", "progress"}
+    | {"request_ids", "sizes"},
     {
         "chunks",
         "conditions",
@@ -39,8 +40,19 @@ LAYERS = (
         "holds",
     }
     | {"inlined", "keys", "layout", "locks"}
-    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "removals"}
-    | {"reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging", "statements"}
+    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "remedies"}
+    | {
+        "removals",
+        "reserve",
+        "retention",
+        "rollback_rows",
+        "schema",
+        "settings",
+        "snapshots",
+        "sqlite",
+        "staging",
+        "statements",
+    }
     | {"upgrade", "version_ids", "version_rows", "versions", "wal"},
     {
         "allowances",

@@ -159,8 +159,10 @@ def test_beside_a_live_server(data_dir: Path, store: Store, bucket: str, tmp_pat
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
     assert backups.query(dest, "SELECT name FROM settings WHERE name = 'http.port'") == []
-    with subprocess.Popen([*words, str(dest)], env=environment(), stdout=subprocess.PIPE) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*words, str(dest)], env=environment(), **pipes) as server:
         assert server.stdout is not None
+        assert server.stderr is not None
         assert b"ready" in server.stdout.readline()
         busy = process("--data-dir", data_dir, "backup", dest)
         assert (busy.code, f"in use by process {server.pid}" in one_line(busy)) == (11, True)
@@ -168,6 +170,8 @@ def test_beside_a_live_server(data_dir: Path, store: Store, bucket: str, tmp_pat
         assert process("restore", dest, tmp_path / "restored").code == 0
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
+        (told,) = (line for line in server.stderr.read().decode().splitlines() if " WARNING " in line)
+    assert f"{dest} is a backup, made 20" in told
     # Serving it, with a port and keys of its own, left the backup what it was.
     assert manifests.state(dest).kind is Kind.COMPLETE
     assert process("--data-dir", data_dir, "backup", dest).code == 0

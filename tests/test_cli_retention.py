@@ -37,11 +37,11 @@ def test_the_verbs(store: Store, clock: Clock, cas: Command) -> None:
         f"2027-01-15T08:00:00.000Z               1  {ids[2]}  bucket/k  (noncurrent)\n"
         f"2027-01-15T08:00:00.000Z               1  {broken}  bucket/line\nbreak  (noncurrent)\n"
         f"2027-01-15T08:00:00.000Z               3  {tmp}  bucket/tmp/x  (expired)\n"
-        "3 versions (3 bytes) and 0 delete markers would go; 1 objects would get a delete marker; "
-        "gc would then free 3 bytes, 3 payloads\n"
+        "3 versions (3B) and 0 delete markers would go; 1 objects would get a delete marker; "
+        "gc would then free 3B, 3 payloads\n"
     )
     assert "1.5 days after the last commit" in told.err
-    assert "see gestalt-cas doctor" in told.err
+    assert "settled; see: gestalt-cas doctor --data-dir /" in told.err
     records = [json.loads(line) for line in cas("retention", "preview", "bucket/k", "--json").text.splitlines()]
     assert [(one["version_id"], one["reason"], one["kept_by_snapshot"]) for one in records[:-1]] == [
         (ids[3], "noncurrent", False), (ids[2], "noncurrent", False),
@@ -56,9 +56,9 @@ def test_the_verbs(store: Store, clock: Clock, cas: Command) -> None:
     assert refused.code == 3
     assert f"gestalt-cas doctor --accept-clock --data-dir {store.directory}" in refused.err
     assert cas("doctor", "--accept-clock").code in (0, 1)
-    assert cas("retention", "run", "bucket/k").text == "removed 2 versions (2 bytes) and 0 delete markers\n"
+    assert cas("retention", "run", "bucket/k").text == "removed 2 versions (2B) and 0 delete markers\n"
     assert cas("retention", "run").text == (
-        "removed 1 versions (1 bytes) and 0 delete markers; 1 objects got a delete marker\n"
+        "removed 1 versions (1B) and 0 delete markers; 1 objects got a delete marker\n"
     )
     assert "last retention       2027-01-16T20:00:00.000Z, done, versions 1, bytes 1, expired 1\n" in cas("stats").text
 
@@ -77,9 +77,9 @@ def test_the_verbs_tell_of_snapshots_markers_and_the_horizon(store: Store, clock
     assert "        marker  " in lines[1]
     assert lines[1].endswith("bucket/m  (marker)")
     assert lines[2] == (
-        "1 versions (1 bytes) and 1 delete markers would go; snapshots keep the payloads of 1; 1 removed longer ago "
-        "would no longer be known; gc would then free 0 bytes, 0 payloads"
+        "1 versions (1B) and 1 delete markers would go; snapshots keep the payloads of 1; 1 removed longer ago "
+        "would no longer be known; gc would then free 0B, 0 payloads"
     )
     assert cas("retention", "run").text == (
-        "removed 1 versions (1 bytes) and 1 delete markers; 1 removed longer ago are no longer known\n"
+        "removed 1 versions (1B) and 1 delete markers; 1 removed longer ago are no longer known\n"
     )

@@ -212,7 +212,7 @@ def test_purge_says_what_it_removed(cas: Command, store: Store) -> None:
     put(store, "k", b"one")
     put(store, "k", b"two!")
     store.delete(key("k"))
-    assert cas("purge", "bucket/k").text == "purged bucket/k: 3 versions, 2 payloads (7 bytes)\n"
+    assert cas("purge", "bucket/k").text == "purged bucket/k: 3 versions, 2 payloads (7B)\n"
     assert payloads(store) == []
     result = cas("purge", "bucket/k")
     assert result.code == 1
@@ -228,7 +228,7 @@ def test_purge_says_what_stays(cas: Command, store: Store) -> None:
     (directory / f"{blake3(b'own').hexdigest()}.1").write_bytes(b"own")
     pin(store)
     assert cas("purge", "bucket/k").text == (
-        "purged bucket/k: 2 versions, 0 payloads (0 bytes), 1 quarantined copies; "
+        "purged bucket/k: 2 versions, 0 payloads (0B), 1 quarantined copies; "
         "1 payloads stay, since other objects share them; "
         "1 payloads stay until the backup that is running ends, then gc removes them\n"
     )

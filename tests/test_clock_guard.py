@@ -11,9 +11,10 @@ import pytest
 from clocks import BEGINNING, DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: F401
 from command_line import command_in
 from gestalt_cas import Store, clock_guard
+from gestalt_cas.clock import instant
 from gestalt_cas.doctor import database as doctor_database
-from gestalt_cas.errors import ClockSuspect
-from storage import key, put
+from gestalt_cas.errors import ClockSuspect, InvalidArgument
+from storage import body, history, key, put
 
 T = BEGINNING
 
@@ -176,3 +177,61 @@ def test_stats_and_doctor_say_so(
 
 def test_accepting_needs_a_store(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert command_in(tmp_path / "none", capsysbinary)("doctor", "--accept-clock").code == 10
+
+
+# ---- what a clock that was ahead leaves ----
+
+
+def test_a_store_with_dates_from_the_future(
+    store: Store, clock: Clock, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/retention.md tells it: nothing is lost, one acceptance is enough, and 1h is not before it all."""
+    monkeypatch.setattr(doctor_database, "now_ms", clock)
+    cas = command_in(store.directory, capsysbinary)
+    store.change_settings({"retention.rules": {"bucket": {"keepDays": 30}}})
+    put(store, "k", b"before")
+    store.apply_retention()
+    clock.advance(1460)
+    put(store, "k", b"ahead")
+    with pytest.raises(ClockSuspect):
+        store.apply_retention()
+    store.accept_clock()
+    store.apply_retention()
+    clock.advance(-1459.9)
+    put(store, "k", b"after")
+    assert [instant(version.modified_ms)[:4] for version in history(store, "k")] == ["2031", "2031", "2027"]
+    for words in (
+        ["rollback", "bucket", "--to", "1h"],
+        ["ls", "bucket/", "--as-of", "1h"],
+        ["diff", "bucket", "--from", "1h"],
+    ):
+        refused = cas(*words)
+        assert refused.code == 2
+        assert "'1h' ago cannot be told from what was written since: the clock was ahead" in refused.err
+        assert "Name a sequence (the last change has 3), a snapshot or a date" in refused.err
+    assert body(store, "k") == b"after"
+    assert cas("rollback", "bucket", "--to", "2").code == 0
+    assert body(store, "k") == b"ahead"
+    (told,) = (
+        line for line in cas("doctor").text.splitlines() if "last applied" in line or "nothing is removed" in line
+    )
+    assert "before the last run that removed by age" in told
+    store.accept_clock()
+    assert "last applied at 2031-" in cas("doctor").text
+    for _ in range(40):
+        clock.advance(0.9)
+        put(store, "k", b"and on")
+        assert store.apply_retention().versions == 0
+    assert len(history(store, "k")) == 44
+    store.change_settings({"retention.rules": {"bucket": {"keepNoncurrent": 1}}})
+    assert store.apply_retention().versions == 42
+
+
+def test_a_time_ago_is_told_while_the_last_change_is_less_than_a_day_ahead(store: Store, clock: Clock) -> None:
+    put(store, "k", b"1")
+    clock.advance(-1)
+    assert store.moment("1h").seq == 0
+    clock.advance(-0.001)
+    with pytest.raises(InvalidArgument, match="'1h' ago cannot be told"):
+        store.moment("1h")
+    assert store.moment(instant(clock.now)).seq == 0

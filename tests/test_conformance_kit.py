@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import grpc
 import pytest
 
-from gestalt_cas.conformance import machine, reports
+from gestalt_cas.conformance import machine, presence, reports
 from gestalt_cas.conformance.capabilities import Capability, chosen
 from gestalt_cas.conformance.checks import all_checks
 from gestalt_cas.conformance.running import Outcome, Verdict, run
@@ -180,6 +184,85 @@ def test_a_configuration_that_the_provider_refuses_is_told_in_its_words(tmp_path
     assert done.returncode == 2
     assert "INVALID_ARGUMENT: unknown key buckets" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(name="mortal")
+def mortal_fixture(tmp_path: Path) -> Path:
+    """The command, whose server ends at the twentieth copy."""
+    path = tmp_path / "mortal.py"
+    path.write_text(
+        """
+import os, sys
+from gestalt_cas.cli.app import run_process
+from gestalt_cas.store import Store
+
+copy, copied = Store.copy, []
+
+def end(*arguments, **options):
+    copied.append(1)
+    if len(copied) == 20:
+        os.write(2, b"the last words")
+        os._exit(9)
+    return copy(*arguments, **options)
+
+Store.copy = end
+sys.exit(run_process())
+"""
+    )
+    return path
+
+
+def test_a_provider_that_was_started_and_has_ended_is_not_judged_further(mortal: Path, tmp_path: Path) -> None:
+    config, xml = tmp_path / "config.json", tmp_path / "junit.xml"
+    config.write_text('{"dataDir": "{directory}"}')
+    started = ["--exec", f"{sys.executable} {mortal} provider", "--config", str(config), "--bucketed", "--bucketless"]
+    done = command(*started, "--only", "cop", "--capability", "all", "--junit", str(xml))
+    assert done.returncode == 2
+    told = done.stdout.splitlines()
+    assert sum(line.startswith("failed ") for line in told) == 1
+    counts = re.fullmatch(r"(\d+) passed, 1 failed, (\d+) not run", told[-1])
+    assert counts is not None
+    copies = sum("cop" in check.name for check in all_checks())
+    assert int(counts[1]) + 1 + int(counts[2]) == copies
+    assert re.fullmatch(
+        r"gestalt-cas: stopped: nobody serves gRPC at unix://\S+ any more, since \S+: it ended with exit code 9"
+        r": .*the last words\n",
+        done.stderr,
+        re.DOTALL,
+    )
+    suite = ElementTree.parse(xml).getroot()
+    assert [suite.get(name) for name in ("tests", "failures", "skipped")] == [str(copies), "1", counts[2]]
+
+
+def test_a_sequence_that_ends_the_provider_is_kept_as_it_was_drawn(mortal: Path, tmp_path: Path) -> None:
+    """Every shorter one would fail as well, with nobody there, and the shortest would be printed as the finding."""
+    config, script = tmp_path / "config.json", tmp_path / "found.py"
+    config.write_text('{"dataDir": "{directory}"}')
+    started = ["--exec", f"{sys.executable} {mortal} provider", "--config", str(config)]
+    done = command(*started, "--explore", "quick", "--seed", "1", "--script", str(script), "--json")
+    assert done.returncode == 2
+    (record,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert (record["gone"], "UNAVAILABLE" in record["deviation"]) == (True, True)
+    steps = re.findall(r"^    ([A-Z][A-Za-z]+)\(", script.read_text(), re.MULTILINE)
+    assert (len(steps) > 1, steps[-1]) == (True, "Copy")
+    *_, said = done.stderr.splitlines()
+    assert json.loads(said)["error"]["kind"] == "ProviderGone"
+
+
+def test_a_provider_that_is_started_again_is_waited_for(tmp_path: Path) -> None:
+    target = f"unix://{tmp_path}/s"
+    server = grpc.server(ThreadPoolExecutor(1))
+
+    def start() -> None:
+        server.add_insecure_port(target)
+        server.start()
+
+    assert not presence.answers(target)
+    timer = threading.Timer(0.3, start)
+    timer.start()
+    assert presence.answers(target, back_seconds=60)
+    timer.join()
+    server.stop(None).wait()
 
 
 def test_the_checks_are_listed() -> None:

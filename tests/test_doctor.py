@@ -351,11 +351,11 @@ class Disk:
 @pytest.mark.parametrize(
     ("disk", "severity", "text"),
     [
-        (Disk(1 << 30, 1 << 28), OK, "bytes are free"),
+        (Disk(1 << 30, 1 << 28), OK, "B are free"),
         (Disk(1 << 30, 10), ERROR, "the disk is full"),
         (Disk(1 << 30, 4096), WARNING, "too few to remake the reserve"),
         (Disk(1 << 30, 1 << 28, 1 << 30, 9000), WARNING, "9000 inodes are free"),
-        (Disk(1 << 30, 1 << 28, 100, 50), OK, "bytes are free"),
+        (Disk(1 << 30, 1 << 28, 100, 50), OK, "B are free"),
         (Disk(1 << 30, 1 << 28, 100, 0), ERROR, "the disk is full"),
     ],
 )
@@ -368,7 +368,7 @@ def test_room(directory: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk, seve
 
 def test_the_reserve(directory: Path) -> None:
     (directory / "reserve").unlink()
-    assert "the reserve has 0 bytes" in worst(directory, "room").text
+    assert "the reserve has 0B" in worst(directory, "room").text
     Store.open(directory).close()
     assert worst(directory, "room").severity is OK
 
@@ -409,6 +409,16 @@ def test_upkeep_that_is_due(directory: Path) -> None:
         store.note("check.last", {"at_ms": now_ms() - 91 * 86_400_000})
         change(store, "DELETE FROM settings WHERE name = 'backup.last'")
     assert [finding.text for finding in found(directory, "upkeep")] == ["checked 91 days ago", "never backed up"]
+
+
+def test_a_backup_is_told_as_such_and_not_to_be_backed_up_or_served(directory: Path, tmp_path: Path) -> None:
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {"bucket": {"keepNoncurrent": 0}}})
+        store.back_up(tmp_path / "backup")
+    upkeep = found(tmp_path / "backup", "upkeep")
+    assert [finding.severity for finding in upkeep] == [NOTE, NOTE]
+    assert [finding.text.partition(":")[0] for finding in upkeep] == ["this is a backup", "never checked"]
+    assert found(tmp_path / "backup", "retention") == []
 
 
 def test_a_long_wal(directory: Path) -> None:
@@ -501,10 +511,10 @@ def test_leftovers(directory: Path) -> None:
             yield b"x" * 300_000
             texts = [finding.text for finding in found(directory, "leftovers")]
             assert texts == [
-                "1 uploads were cut off, 5 bytes",
-                "metadata.before-upgrade-from-0001.sqlite3: the rows as they were before an upgrade, 2 bytes",
+                "1 uploads were cut off, 5B",
+                "metadata.before-upgrade-from-0001.sqlite3: the rows as they were before an upgrade, 2B",
                 ".keys.json.0123: signing keys that never came into force",
-                "1 damaged files were set aside in quarantine/, 3 bytes; notes lie beside them",
+                "1 damaged files were set aside in quarantine/, 3B; notes lie beside them",
             ]
 
         put(other, "k", b"x")

@@ -25,12 +25,12 @@ FIRST, SECOND = 3 * MIB, 2 * MIB
 TAKEN_BACK = MIB // 2
 """More than what the reserve and the database take of the room that is freed."""
 REFUSAL = re.compile(
-    r"the disk is full .*; \d+ bytes are free.*, (\d+) bytes reclaimable with: (gestalt-cas .*?)"
+    r"the disk is full .*; [0-9.]+[KMG]?B are free.*, ([0-9.]+[KMG]?B) reclaimable with: (gestalt-cas .*?)"
     r"(?: \(request \w+\))?$"
 )
 
 REFUSED_FOR_GOOD = re.compile(
-    r"; \d+ bytes are free.*, and gc knows of none to free: remove versions for good \(gestalt-cas "
+    r"; [0-9.]+[KMG]?B are free.*, and gc knows of none to free: remove versions for good \(gestalt-cas "
 )
 
 
@@ -71,7 +71,7 @@ def ids(disk: SmallDisk, key: str) -> list[str]:
     return [str(version["version_id"]) for version in versions(disk.store, "default", key)]
 
 
-def advice(text: str, disk: SmallDisk) -> tuple[int, list[str]]:
+def advice(text: str, disk: SmallDisk) -> tuple[str, list[str]]:
     """What a refusal says: the bytes that are reclaimable, and the words of the command."""
     found = REFUSAL.search(text)
     assert found, text
@@ -79,7 +79,7 @@ def advice(text: str, disk: SmallDisk) -> tuple[int, list[str]]:
     words = shlex.split(command)
     assert words == ["gestalt-cas", "gc", "--data-dir", str(disk.store)]
     assert ("can hold no more files" in text) == (disk.kind == FEW_FILES)
-    return int(reclaimable), words[1:]
+    return reclaimable, words[1:]
 
 
 def refusal(client: Client, size: int) -> str:
@@ -95,7 +95,7 @@ def test_uploads_say_what_helps_and_removals_and_gc_work(disk: SmallDisk, server
     for size in (MIB, 1):
         told = refusal(client, size)
         assert REFUSED_FOR_GOOD.search(told), told
-        assert ("; 0 bytes are free, and gc " in told) == (disk.kind != FEW_FILES)
+        assert ("; 0B are free, and gc " in told) == (disk.kind != FEW_FILES)
         assert ("can hold no more files" in told) == (disk.kind == FEW_FILES)
     assert not server.staged()
     assert client.body("kept") == b"kept"
@@ -115,11 +115,11 @@ def test_uploads_say_what_helps_and_removals_and_gc_work(disk: SmallDisk, server
     refused_put = verb(disk, "put", __file__, "default/new")
     assert refused_put.code == 5, refused_put
     reclaimable, command = advice(refused_put.err, disk)
-    assert reclaimable == FIRST + SECOND
+    assert reclaimable == "5.0MB"
     collected = done(process(*command, "--json"))
-    assert (collected.record["files"], collected.record["bytes"]) == (2, reclaimable)
-    client.write("new", bytes(reclaimable - TAKEN_BACK))
-    assert client.head("new").size == reclaimable - TAKEN_BACK
+    assert (collected.record["files"], collected.record["bytes"]) == (2, FIRST + SECOND)
+    client.write("new", bytes(FIRST + SECOND - TAKEN_BACK))
+    assert client.head("new").size == FIRST + SECOND - TAKEN_BACK
     assert client.body("kept") == b"kept"
     assert len(ids(disk, "many/3")) == 2
     server.stop()

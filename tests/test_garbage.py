@@ -545,6 +545,7 @@ def test_on_a_full_disk() -> None:
         """
         import pytest
         import shlex
+        from gestalt_cas import sizes
         from gestalt_cas.cli.app import run
         from gestalt_cas.errors import DiskFull
         from storage import body, history, key, payloads, put
@@ -568,7 +569,7 @@ def test_on_a_full_disk() -> None:
                     put(store, "more", os.urandom(20_000))
             advice = str(caught.value)
             total = sum(version.size for version in made)
-            assert f"bytes are free, {total} bytes reclaimable with: gestalt-cas gc" in advice, advice
+            assert f"B are free, {sizes.told(total)} reclaimable with: gestalt-cas gc" in advice, advice
             command = shlex.split(advice.rpartition("gestalt-cas ")[2])
             assert command == ["gc", "--data-dir", arguments[0]]
             found = store.collect_garbage(dry_run=True)
@@ -643,7 +644,7 @@ def test_an_estimate_that_takes_too_long_is_a_lower_bound(store: Store, monkeypa
     abandon(store, b"data")
     monkeypatch.setattr(garbage, "_ESTIMATE_SECONDS", -1.0)
     assert store.reclaimable_bytes() == Reclaimable(0, False)
-    assert "at least 0 bytes reclaimable" in store._collector.advice()
+    assert "at least 0B reclaimable" in store._collector.advice()
 
 
 @pytest.mark.parametrize("out", [True, False])
@@ -667,19 +668,19 @@ def test_a_full_disk_is_told_with_what_would_help(
     plant(store, b"unknown as yet")
     told = no_more_room(store.directory, min_free_bytes=1 << 60)
     assert "would stay free; " in told
-    assert told.endswith(f"bytes are free, 4 bytes reclaimable with: gestalt-cas gc --data-dir {store.directory}")
+    assert told.endswith(f"B are free, 4B reclaimable with: gestalt-cas gc --data-dir {store.directory}")
     with monkeypatch.context() as patch:
         patch.setattr(os, "writev", Failing(os.writev, full()))
-        assert "4 bytes reclaimable" in no_more_room(store.directory)
+        assert "4B reclaimable" in no_more_room(store.directory)
     with monkeypatch.context() as patch:
         patch.setattr(garbage.Collector, "reclaimable", Failing(None, StorageFault("the disk is ill")))  # type: ignore[arg-type]
-        assert no_more_room(store.directory, min_free_bytes=1 << 60).endswith("bytes are free")
+        assert no_more_room(store.directory, min_free_bytes=1 << 60).endswith("B are free")
 
 
 def test_a_full_disk_without_garbage_is_not_told_to_collect_it(store: Store) -> None:
     put(store, "kept", b"kept")
     told = no_more_room(store.directory, min_free_bytes=1 << 60)
-    assert "bytes are free, and gc knows of none to free: remove versions for good" in told
+    assert "B are free, and gc knows of none to free: remove versions for good" in told
     assert "reclaimable" not in told
 
 

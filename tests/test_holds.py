@@ -31,7 +31,7 @@ def test_a_held_version_is_not_removed_until_it_is_released(store: Store) -> Non
     assert found.name == f"bucket/k, version {held.version_id}"
     with pytest.raises(Held) as caught:
         store.delete(key("k"), version_id=held.version_id)
-    release = f"gestalt-cas hold release bucket/k --version-id {held.version_id}"
+    release = f"gestalt-cas hold release bucket/k --version-id {held.version_id} --data-dir {store.directory}"
     assert caught.value.hold == found.name
     assert str(caught.value) == (
         f"bucket/k, version {held.version_id}: the hold on {found.name} keeps it; release that first ({release})"
@@ -62,7 +62,7 @@ def test_a_prefix_holds_what_is_there_and_what_comes(store: Store) -> None:
 def test_a_whole_bucket(store: Store) -> None:
     version = put(store, "k", b"1")
     store.hold(BUCKET)
-    with pytest.raises(Held, match=r"release bucket\)"):
+    with pytest.raises(Held, match=rf"release bucket --data-dir {store.directory}\)"):
         store.delete(key("k"), version_id=version.version_id)
 
 
@@ -470,7 +470,8 @@ def test_the_verbs(store: Store, capsysbinary: pytest.CaptureFixture[bytes]) -> 
     for verb in (["rm", "bucket/a key", "--version-id", version.version_id], ["purge", "bucket/a key"]):
         refused = cas(*verb)
         assert refused.code == 3
-        assert f"hold release 'bucket/a key' --version-id {version.version_id}" in refused.err
+        words = f"gestalt-cas hold release 'bucket/a key' --version-id {version.version_id} --data-dir "
+        assert words in refused.err
     assert cas("hold", "release", "bucket/a key").code == 1
     assert cas("hold", "release", "bucket/a key", "--version-id", version.version_id).code == 0
     assert cas("hold", "release", "bucket/logs/", "--json").record["released"]

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import keys
+from gestalt_cas import Store, keys
+from gestalt_cas.cli.app import run
 from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
 from gestalt_cas.keys import SigningKeys
 from gestalt_cas.sigv4 import KeyPair
+from storage import Failing
 
 
 @pytest.fixture(name="path")
@@ -128,3 +130,18 @@ def test_the_file_is_plain_json(path: Path) -> None:
         "accessKeyId": pair.access_key_id,
         "secretAccessKey": pair.secret_access_key,
     }
+
+
+def test_a_rotation_that_the_disk_did_not_confirm_is_told_as_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is, for every server from now on; what is not known is only whether a power cut brings the old one back."""
+    Store.open(tmp_path / "store").close()
+    before = keys.create(tmp_path / "store" / "keys.json")
+    monkeypatch.setattr(keys, "sync_directory", Failing(keys.sync_directory, OSError(errno.EIO, "Input/output error")))
+    assert run(["keys", "rotate", "--data-dir", str(tmp_path / "store")]) == 4
+    after = SigningKeys(tmp_path / "store" / "keys.json").get()
+    assert after != before
+    told = capsys.readouterr().err
+    assert told.startswith(f"gestalt-cas: the new signing key {after.access_key_id} is in force, and URLs that were ")
+    assert "did not confirm it (Input/output error): after a power cut the old key may be back." in told

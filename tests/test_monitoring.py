@@ -262,7 +262,8 @@ def test_the_pages_are_for_this_machine_only(site: Site) -> None:
             {"Host": "[::ffff:203.0.113.7]"},
         ):
             status, _, body = fetch(site.base, path, **fields)
-            assert (status, b"InvalidURI" in body, b"gestalt_cas_" in body) == (400, True, False), (path, fields)
+            says = f"telemetry.{path[1:]} says who may see it".encode()
+            assert (status, says in body, b"gestalt_cas_" in body) == (403, True, False), (path, fields)
 
 
 def test_a_listener_of_both_families_knows_this_machine() -> None:
@@ -286,7 +287,11 @@ def test_the_pages_take_get_and_head_only(site: Site) -> None:
 def test_without_configuration_there_are_no_pages(plain: Server) -> None:
     for path in ("/metrics", "/healthz"):
         status, _, body = fetch(plain.ready["http"], path)
-        assert (status, b"gestalt_cas_" in body) == (400, False)
+        assert (status, b"gestalt_cas_" in body) == (403, False)
+        assert (
+            f"{path} is not shown to this caller: telemetry.{path[1:]} says who may see it. It is off".encode() in body
+        )
+        assert fetch(plain.ready["http"], path, method="HEAD")[0] == 403
 
 
 def test_pages_without_presigned_urls() -> None:
@@ -298,7 +303,8 @@ def test_pages_without_presigned_urls() -> None:
             | {name: fetch(base, "/healthz")[1][name] for name in ("date", "server")},
             b"ok\n",
         )
-        assert fetch(base, "/metrics")[0] == 403, "off"
+        status, _, body = fetch(base, "/metrics")
+        assert (status, b"telemetry.metrics says" in body) == (403, True), "off"
         status, _, body = fetch(base, f"/{BUCKET}/k?X-Amz-Signature=1")
         assert (status, b"switched off" in body) == (403, True)
         with Client(server.target, protos.BUCKETLESS) as client:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, clock_guard, garbage, mounts, retention, retention_runs
+from gestalt_cas import Store, clock_guard, garbage, mounts, restore, retention, retention_runs
+from gestalt_cas.backups import manifests
 from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Config, Limits, Retention
 from gestalt_cas.errors import (
@@ -372,7 +373,7 @@ def test_garbage_is_collected_when_the_last_run_is_long_enough_ago(
     due(tmp_path / "a", ago_seconds=3601)
     mounts.configure(Config(tmp_path / "a", gc=EVERY))
     eventually(lambda: not path.exists())
-    eventually(lambda: "gc: removed 1 payloads (4 bytes) and 0 cut-off uploads" in caplog.text)
+    eventually(lambda: "gc: removed 1 payloads (4B) and 0 cut-off uploads" in caplog.text)
     rounds()
     assert runs == [0]  # the next one is an hour away
 
@@ -548,9 +549,7 @@ def test_rules_are_applied_before_garbage_is_collected(
     eventually(lambda: len(list(path.glob("*/*"))) == 1)
     assert left(mounts) == 1
     assert runs == [0]  # one run freed what the rules had removed just before it
-    assert (
-        "retention: removed 1 versions (3 bytes) and 0 delete markers, 0 objects expired, 0 rows dropped" in caplog.text
-    )
+    assert "retention: removed 1 versions (3B) and 0 delete markers, 0 objects expired, 0 rows dropped" in caplog.text
 
 
 @pytest.mark.usefixtures("quick_care")
@@ -564,6 +563,32 @@ def test_rules_can_be_switched_off_and_on(mounts: Mounts, tmp_path: Path, rounds
     assert left(mounts) == 2
     mounts.configure(Config(tmp_path / "a"))
     eventually(lambda: left(mounts) == 1)
+
+
+@pytest.mark.usefixtures("quick_care")
+def test_rules_are_not_applied_to_a_backup(
+    mounts: Mounts, tmp_path: Path, rounds: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looks into one must not thin it; what is restored from it is a store like any other."""
+    with_history(tmp_path / "a")
+    with Store.open(tmp_path / "a") as store:
+        store.back_up(tmp_path / "b")
+    restore(tmp_path / "b", tmp_path / "c")
+    for directory in (tmp_path / "b", tmp_path / "c"):
+        with Store.open(directory) as store:
+            store.note(retention_runs.NOTE, {"at_ms": now_ms() - 3_601_000})
+    mounts.configure(Config(tmp_path / "b"))
+    mount = mounts.present
+    assert mount is not None
+    eventually(lambda: mount.opened._apply_again > 0)
+    rounds()
+    assert left(mounts) == 2
+    assert f"{tmp_path / 'b'} is a backup, made 20" in caplog.text
+    caplog.clear()
+    mounts.configure(Config(tmp_path / "c"))
+    eventually(lambda: left(mounts) == 1)
+    assert "is a backup" not in caplog.text
+    assert manifests.state(tmp_path / "b").whole
 
 
 @pytest.mark.usefixtures("quick_care")

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import __version__, schema
+from gestalt_cas import __version__, ownership, schema
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.manifests import Manifest, State
@@ -104,7 +104,7 @@ def back_up(
     """
     target = Layout(Path(os.path.abspath(dest)))
     identity = _Identity(_identity(parts), secrets.token_hex(16))
-    with destinations.told_about(target.root):
+    with destinations.told_about(target.root, lambda: destinations.left_by_backup(target.root)):
         destinations.refuse_nesting(parts.layout, target)
         destinations.judge(target, identity.store, _sequence(parts))
         with destinations.claimed(target) as locks:
@@ -220,7 +220,7 @@ class _Backup:
             content = self._parts.layout.keys.read_bytes()
         except FileNotFoundError:
             return None
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = ownership.make_file(part, os.O_WRONLY, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(content)
             file.flush()

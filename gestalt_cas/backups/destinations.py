@@ -5,24 +5,26 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gestalt_cas import schema
+from gestalt_cas import schema, sizes
 from gestalt_cas.backups import manifests
 from gestalt_cas.backups.manifests import Kind, State
+from gestalt_cas.clock import instant
 from gestalt_cas.directories import is_within
 from gestalt_cas.durability import is_full
 from gestalt_cas.errors import DiskFull, SchemaTooNew, StorageFault, StoreBusy, StoreError, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
+from gestalt_cas.refusals import free_bytes
+from gestalt_cas.remedies import command
 
 log = logging.getLogger(__name__)
 
 CLAIM_SECONDS = 2.0
 """How long another process may still have the directory open; a short verb has left by then, a server has not."""
-_AGAIN = "a backup that it held before is good, and what was copied now will be used again"
 _UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
@@ -103,21 +105,56 @@ def claimed(target: Layout) -> Iterator[StoreLocks]:
 
 
 @contextmanager
-def told_about(root: Path) -> Iterator[None]:
-    """Say what the disk of the directory refuses in the store's words."""
+def told_about(root: Path, left: Callable[[], str]) -> Iterator[None]:
+    """Say what the disk of the directory refuses in the store's words, and what is `left` there then (a sentence)."""
     try:
         yield
     except DiskFull as error:
-        raise DiskFull(f"{error}; {_AGAIN}") from error
+        if error.directory not in ("", str(root)):
+            raise DiskFull(f"{error}; {left()}", directory=error.directory) from error
+        raise _full(root, left()) from error
     except StorageFault as error:
         # SQLite calls it an I/O error when it finds no room for some of its files.
         if root.is_dir() and Layout(root).full():
-            raise DiskFull(f"the disk that holds {root} is full: {error}; {_AGAIN}") from error
-        raise
+            raise _full(root, f"{left()} ({error})") from error
+        raise StorageFault(f"{error}; {left()}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         if is_full(error):
-            raise DiskFull(f"the disk that holds {root} is full; {_AGAIN}") from error
+            raise _full(root, left()) from error
         if error.errno in _UNUSABLE:
             raise StoreUnusable(f"cannot use {root}: {reason}") from error
-        raise StorageFault(f"writing to {root} failed: {reason}") from error
+        raise StorageFault(f"writing to {root} failed: {reason}; {left()}") from error
+
+
+def _full(root: Path, left: str) -> DiskFull:
+    try:
+        free = f" ({sizes.told(free_bytes(root))} are free)"
+    except OSError:
+        free = ""
+    return DiskFull(f"the disk that holds {root} has no room for more{free}; {left}")
+
+
+def left_by_backup(root: Path) -> str:
+    """What a backup into the directory that was cut off leaves behind, and what to do about it."""
+    try:
+        before = manifests.state(root)
+    except StoreError:
+        before = State(Kind.NONE, "")
+    if before.whole and before.manifest is not None:
+        return (
+            f"the backup of {instant(before.manifest.at_ms)} in it is good. What was copied beyond that stays for the "
+            f"next run; to free room there: {command('gc', root)}"
+        )
+    return (
+        f"there is no complete backup in {root}. What was copied stays and is taken up by the same command once there "
+        "is room; to give it up, remove the directory"
+    )
+
+
+def left_by_restore(root: Path) -> str:
+    """What a restore into the directory that was cut off leaves behind, likewise."""
+    return (
+        f"{root} is no store yet. What was copied stays and is taken up by the same command once there is room; to "
+        "give it up, remove the directory"
+    )

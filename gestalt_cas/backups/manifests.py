@@ -30,8 +30,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from gestalt_cas import ownership, sqlite
 from gestalt_cas import settings as store_settings
-from gestalt_cas import sqlite
 from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import StoreError, StoreUnusable
@@ -112,7 +112,7 @@ def write(layout: Layout, manifest: Manifest) -> None:
     part = layout.manifest.with_suffix(".part")
     part.unlink(missing_ok=True)
     content = {**asdict(manifest), "digest": _digest(asdict(manifest))}
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = ownership.make_file(part, os.O_WRONLY, 0o600)
     with os.fdopen(fd, "w") as file:
         json.dump(content, file, ensure_ascii=True, indent=1, sort_keys=True)
         file.write("\n")

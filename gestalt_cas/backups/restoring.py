@@ -23,7 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import schema
+from gestalt_cas import ownership, schema
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.backup import Lost, described
 from gestalt_cas.backups.manifests import Kind, Manifest, State
@@ -84,7 +84,7 @@ def restore(
     payloads are missing or damaged, StoreBusy, DiskFull, StorageFault; `directory` is then not usable as a store.
     """
     source, target = Layout(Path(os.path.abspath(src))), Layout(Path(os.path.abspath(directory)))
-    with destinations.told_about(target.root):
+    with destinations.told_about(target.root, lambda: destinations.left_by_restore(target.root)):
         if not source.root.is_dir():
             raise StoreUnusable(f"{source.root} holds no backup: there is no such directory")
         destinations.refuse_nesting(source, target)
@@ -207,7 +207,7 @@ class _Restore:
         if content is None:
             self._target.keys.unlink(missing_ok=True)
         else:
-            fd = os.open(self._target.keys, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = ownership.open_or_make(self._target.keys, os.O_WRONLY | os.O_TRUNC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(content)
                 file.flush()

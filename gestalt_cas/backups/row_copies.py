@@ -40,7 +40,7 @@ from typing import Any, Self
 from blake3 import blake3
 from sqlalchemy import Integer, LargeBinary, cast, delete, exists, func, literal_column, not_, null, or_, select, update
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import ownership, schema, sqlite
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
 from gestalt_cas.database import WRITE_TIMEOUT
@@ -328,7 +328,7 @@ def begin(database: Path) -> None:
     """Make the file, or empty it, and remove what SQLite kept beside it; nobody has it open. Raises OSError."""
     for path in Layout.beside(database):
         path.unlink(missing_ok=True)
-    os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    os.close(ownership.open_or_make(database, os.O_RDWR | os.O_TRUNC | os.O_NOFOLLOW, 0o600))
 
 
 def _length(path: Path) -> int:

@@ -7,6 +7,7 @@ from gestalt_cas.checks.findings import Affected, Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.holds import Hold
 from gestalt_cas.objects import ObjectKey
+from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection
 
 BATCH = 500
@@ -39,6 +40,6 @@ def _report(run: Inspection, hold: Hold) -> None:
             where="holds",
             affected=(Affected(hold.bucket, hold.prefix, hold.version_id),),
             affected_total=1,
-            remedy=f"{run.restore_command()}; or give the hold up: {hold.release}",
+            remedy=f"{run.restore_command()}; or give the hold up: {command(hold.release, run.parts.layout.root)}",
         )
     )

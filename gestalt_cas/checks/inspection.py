@@ -6,7 +6,6 @@ report; how they follow each other, and where a run that was cut off goes on, is
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
 from gestalt_cas.layout import Layout
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
+from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection
 
 OnFinding = Callable[[Finding], None]
@@ -168,8 +168,7 @@ class Inspection:
 
     def repair_command(self, *, backup: bool = False) -> str:
         """The command that repairs what was found."""
-        words = ["gestalt-cas", "check", "--repair", *(["--from", "BACKUP"] if backup else [])]
-        return shlex.join([*words, "--data-dir", str(self.parts.layout.root)])
+        return command(f"check --repair{' --from BACKUP' if backup else ''}", self.parts.layout.root)
 
     def restore_command(self) -> str:
         """What helps where nothing here can repair."""

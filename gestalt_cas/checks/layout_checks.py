@@ -11,6 +11,7 @@ from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.checks.modes import check_mode
 from gestalt_cas.durability import sync_directory
 from gestalt_cas.layout import FAN_OUT, LOCKS
+from gestalt_cas.ownership import make_directory
 
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
 _SECRETS = ("keys.json",)
@@ -55,7 +56,7 @@ def _check_directory(run: Inspection, where: str | Path, *, required: bool) -> N
 def _report_missing(run: Inspection, path: Path) -> None:
     finding = Finding("layout", f"the directory {path} is missing", where=str(path), remedy=run.repair_command())
     if run.options.repair:
-        path.mkdir(mode=DIRECTORY_MODE)
+        make_directory(path, DIRECTORY_MODE)
         sync_directory(path.parent)
         finding = finding.mended("made the directory")
     run.report(finding)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gestalt_cas.cli import exits, output
+from gestalt_cas import sizes
+from gestalt_cas.cli import exits
 from gestalt_cas.cli.addresses import Address
 from gestalt_cas.cli.history import restore_version
 from gestalt_cas.cli.output import Output, shown
@@ -91,14 +92,10 @@ def _name(out: Output, lost: Lost) -> None:
     out.warn(f"lost {lost.digest}, a payload of {', '.join(lost.objects)}: {lost.reason}")
 
 
-def _size(count: int) -> str:
-    return f"{output.size(count, human=True)}B"
-
-
 def _backed_up(done: BackedUp) -> str:
     text = (
         f"backed up to {shown(done.directory)}: {done.objects} objects in {done.versions} versions, {done.blobs} "
-        f"payloads ({_size(done.bytes)}), of which {done.copied} copied now ({_size(done.copied_bytes)}); "
+        f"payloads ({sizes.told(done.bytes)}), of which {done.copied} copied now ({sizes.told(done.copied_bytes)}); "
         f"sequence {done.sequence}"
     )
     if done.reused:
@@ -109,6 +106,6 @@ def _backed_up(done: BackedUp) -> str:
 def _restored(done: Restored) -> str:
     text = (
         f"restored to {shown(done.directory)}: {done.objects} objects in {done.versions} versions, {done.blobs} "
-        f"payloads ({_size(done.bytes)}); sequence {done.sequence}"
+        f"payloads ({sizes.told(done.bytes)}); sequence {done.sequence}"
     )
     return f"{text}, INCOMPLETE: {len(done.lost)} payloads lost" if done.lost else text

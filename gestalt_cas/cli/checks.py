@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gestalt_cas import sizes
 from gestalt_cas.checks.findings import Finding, Subset, subset_of
-from gestalt_cas.cli import exits, output
+from gestalt_cas.cli import exits
 from gestalt_cas.cli.options import SIZE
 from gestalt_cas.cli.output import Output, escaped, shown
 from gestalt_cas.cli.progress import Progress
@@ -68,7 +69,7 @@ def check(
         raise click.UsageError("--from needs --repair")
     options = CheckOptions(read_data, repair, backup, throttle, restart)
     report = _check(session, options)
-    session.output.result({"summary": _summary(report)}, _told(report))
+    session.output.result({"summary": _summary(report)}, _told(session, report))
     return exits.DAMAGE if report.damaged else exits.OK if report.clean else exits.NOT_FOUND
 
 
@@ -126,14 +127,13 @@ def _summary(report: CheckReport) -> dict[str, object]:
     return {"result": result, **fields}
 
 
-def _told(report: CheckReport) -> str:
-    size = output.size(report.bytes_read, human=True)
+def _told(session: Session, report: CheckReport) -> str:
     parts = [f"{report.versions} versions and {report.payloads} payloads checked"]
     if report.payloads_read:
-        parts.append(f"{report.payloads_read} payloads read ({size}B)")
+        parts.append(f"{report.payloads_read} payloads read ({sizes.told(report.bytes_read)})")
     if report.reclaimable_files:
-        room = output.size(report.reclaimable_bytes, human=True)
-        parts.append(f"{report.reclaimable_files} files reclaimable ({room}B, gestalt-cas gc)")
+        room = sizes.told(report.reclaimable_bytes)
+        parts.append(f"{report.reclaimable_files} files reclaimable ({room}, {session.command('gc')})")
     for count, mended, name in (
         (report.damage, report.repaired_damage, "damage"),
         (report.faults, report.repaired_faults, "faults"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,10 @@ from gestalt_cas.cli.session import Session, json_option
 
 if TYPE_CHECKING:
     from gestalt_cas.conformance.capabilities import Capability
-    from gestalt_cas.conformance.hosting import Host
+    from gestalt_cas.conformance.hosting import Host, Running
     from gestalt_cas.conformance.machine import Exploration
     from gestalt_cas.conformance.registry import Check
     from gestalt_cas.conformance.running import Verdict
-
-_ANSWER_SECONDS = 10.0
 
 
 @click.command()
@@ -73,7 +72,7 @@ def conformance(
     """Judge an S3 provider by the contract: any process that serves gestalt.provider.v1.S3.
 
     Each case of the contract is a named check, run in a bucket or below a prefix of its own. It writes and deletes, so
-    give it a provider to play with. Exit code 0: no check failed; 1: some did.
+    give it a provider to play with. Exit code 0: no check failed; 1: some did; 2: nobody serves there, or any more.
     """
     from gestalt_cas.conformance.checks import all_checks
 
@@ -89,10 +88,29 @@ def conformance(
     generations = [kind for kind, wanted in ((True, bucketed), (False, bucketless or not bucketed)) if wanted]
     with _provider(target, host) as found:
         if explore is not None:
-            ways = [_explore(session.output, found, kind, declared, explore, seed) for kind in generations]
-            return _explored(session.output, ways, script)
-        verdicts = [v for kind in generations for v in _run(session.output, checks, found, kind, declared, host)]
-    return _judged(session.output, verdicts, junit)
+            ways = _explorations(session.output, found, generations, declared, explore, seed)
+            return _explored(session.output, ways, script, found)
+        verdicts = _verdicts(session.output, checks, found, generations, declared, host)
+    return _judged(session.output, verdicts, junit, found)
+
+
+@dataclass
+class _Provider:
+    """Who is judged. `gone` says, once nobody serves there any more, since when and how that came about."""
+
+    target: str
+    process: Running | None = None
+    gone: str = ""
+
+    def serves(self, target: str) -> bool:
+        """Whether it is still there; its process, if that is known, says so at once."""
+        from gestalt_cas.conformance.presence import still_answers
+
+        return (self.process is None or self.process.alive) and still_answers(target)
+
+    def note_gone(self, since: str) -> None:
+        end = self.process.end if self.process is not None else ""
+        self.gone = f"nobody serves gRPC at {self.target} any more, since {since}{': ' if end else ''}{end}"
 
 
 def _list(out: Output, checks: list[Check]) -> int:
@@ -128,48 +146,54 @@ def _host(command: str | None, config_file: Path | None) -> Host | None:
 
 
 @contextmanager
-def _provider(target: str | None, host: Host | None) -> Iterator[str]:
-    """The target to judge: the one that was named, or a process that was started."""
+def _provider(target: str | None, host: Host | None) -> Iterator[_Provider]:
+    """The provider to judge: at the target that was named, or a process that was started."""
     from gestalt_cas.conformance.registry import Deviation
 
     if (target is None) == (host is None):
         raise click.UsageError("give either --grpc TARGET or --exec COMMAND")
     if target is not None:
         _require_answer(target)
-        yield target
+        yield _Provider(target)
         return
     assert host is not None
     try:
         with host.running() as running:
-            yield running.target
+            yield _Provider(running.target, running)
     except Deviation as deviation:
         raise click.UsageError(f"--exec: {deviation}") from None
 
 
 def _require_answer(target: str) -> None:
     """Say once that nobody serves there, rather than with each check."""
-    from queue import Empty, SimpleQueue
+    from gestalt_cas.conformance.presence import answers
 
-    from grpc import ChannelConnectivity
+    if not answers(target):
+        raise click.UsageError(f"--grpc: nobody serves gRPC at {target}")
 
-    from gestalt_cas.conformance.wire import open_channel
 
-    states: SimpleQueue[ChannelConnectivity] = SimpleQueue()
-    with open_channel(target) as channel:
-        channel.subscribe(states.put, try_to_connect=True)
-        try:
-            while (state := states.get(timeout=_ANSWER_SECONDS)) is not ChannelConnectivity.READY:
-                if state is ChannelConnectivity.TRANSIENT_FAILURE:
-                    break
-            else:
-                return
-        except Empty:
-            pass
-    raise click.UsageError(f"--grpc: nobody serves gRPC at {target}")
+def _verdicts(
+    out: Output,
+    checks: list[Check],
+    provider: _Provider,
+    generations: list[bool],
+    declared: frozenset[Capability],
+    host: Host | None,
+) -> list[Verdict]:
+    found: list[Verdict] = []
+    for kind in generations:
+        if not provider.gone:
+            found += _run(out, checks, provider, kind, declared, host)
+    return found
 
 
 def _run(
-    out: Output, checks: list[Check], target: str, bucketed: bool, declared: frozenset[Capability], host: Host | None
+    out: Output,
+    checks: list[Check],
+    provider: _Provider,
+    bucketed: bool,
+    declared: frozenset[Capability],
+    host: Host | None,
 ) -> list[Verdict]:
     from gestalt_cas.conformance import reports
     from gestalt_cas.conformance.running import run
@@ -178,16 +202,33 @@ def _run(
         text = "\n".join(escaped(line) for line in reports.line(verdict).splitlines())
         out.result({**reports.record(verdict), "bucketed": bucketed}, text)
 
-    return run(checks, target, bucketed=bucketed, declared=declared, host=host, on_verdict=tell)
+    return run(
+        checks,
+        provider.target,
+        bucketed=bucketed,
+        declared=declared,
+        host=host,
+        on_verdict=tell,
+        on_gone=lambda check: provider.note_gone(check.name),
+        serves=provider.serves,
+    )
 
 
-def _judged(out: Output, verdicts: list[Verdict], junit: Path | None) -> int:
+def _judged(out: Output, verdicts: list[Verdict], junit: Path | None, provider: _Provider) -> int:
     from gestalt_cas.conformance import reports
 
     if junit is not None:
         junit.write_bytes(reports.junit(verdicts, "gestalt.provider.v1.S3"))
     out.result({"summary": reports.counts(verdicts)}, reports.summary(verdicts))
-    return exits.NOT_FOUND if any(verdict.failed for verdict in verdicts) else exits.OK
+    return _ended(out, provider, failed=any(verdict.failed for verdict in verdicts))
+
+
+def _ended(out: Output, provider: _Provider, *, failed: bool) -> int:
+    """The exit code, after saying that the run stopped early if it did."""
+    if provider.gone:
+        out.failure("ProviderGone", f"stopped: {provider.gone}", exits.USAGE)
+        return exits.USAGE
+    return exits.NOT_FOUND if failed else exits.OK
 
 
 def _require_profile(profile: str) -> None:
@@ -199,14 +240,32 @@ def _require_profile(profile: str) -> None:
         raise click.BadParameter(f"{profile!r} is none of {', '.join(PROFILES)}", param_hint="--explore")
 
 
-def _explore(
-    out: Output, target: str, bucketed: bool, declared: frozenset[Capability], profile: str, seed: int
-) -> Exploration:
+def _explorations(
+    out: Output,
+    provider: _Provider,
+    generations: list[bool],
+    declared: frozenset[Capability],
+    profile: str,
+    seed: int,
+) -> list[Exploration]:
     from gestalt_cas.conformance import machine
 
-    found = machine.explore(target, profile=profile, seed=seed, bucketed=bucketed, capabilities=declared)
-    out.result(_record(found, bucketed), _told(found))
-    return found
+    ways: list[Exploration] = []
+    for kind in generations:
+        if not provider.gone:
+            found = machine.explore(
+                provider.target,
+                profile=profile,
+                seed=seed,
+                bucketed=kind,
+                capabilities=declared,
+                serves=provider.serves,
+            )
+            out.result(_record(found, kind), _told(found))
+            if found.gone:
+                provider.note_gone("the sequence above, which was not made short for that")
+            ways.append(found)
+    return ways
 
 
 def _record(found: Exploration, bucketed: bool) -> dict[str, Any]:
@@ -218,6 +277,7 @@ def _record(found: Exploration, bucketed: bool) -> dict[str, Any]:
         "left_out": [capability.value for capability in found.left_out],
         "deviation": found.deviation,
         "script": found.script,
+        "gone": found.gone,
     }
 
 
@@ -228,9 +288,9 @@ def _told(found: Exploration) -> str:
     return f"{shown}\nfailed: {found.deviation}\n\n{found.script}" if found.failed else f"{shown}\npassed"
 
 
-def _explored(out: Output, ways: list[Exploration], script: Path | None) -> int:
+def _explored(out: Output, ways: list[Exploration], script: Path | None, provider: _Provider) -> int:
     failed = [found for found in ways if found.failed]
     if failed and script is not None:
         script.write_text(failed[0].script)
         out.warn(f"the failing sequence is in {script}")
-    return exits.NOT_FOUND if failed else exits.OK
+    return _ended(out, provider, failed=bool(failed))

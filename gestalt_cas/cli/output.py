@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 
+from gestalt_cas import sizes
 from gestalt_cas.clock import instant
 from gestalt_cas.objects import ObjectVersion
 
@@ -37,16 +38,7 @@ def shown(name: str) -> str:
 
 def size(count: int, *, human: bool = False) -> str:
     """A number of bytes; `human` with at most four characters and a unit, powers of 1024."""
-    if not human or count < 1024:
-        return str(count)
-    value = float(count)
-    for unit in "KMGTP":
-        value /= 1024
-        if round(value, 1) < 10:
-            return f"{value:.1f}{unit}"
-        if round(value) < 1024 or unit == "P":
-            return f"{value:.0f}{unit}"
-    raise AssertionError("the last unit always returns")
+    return sizes.human(count) if human else str(count)
 
 
 def version_record(version: ObjectVersion) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from gestalt_cas import sizes
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address
 from gestalt_cas.cli.output import shown
@@ -56,7 +57,9 @@ def preview(session: Session, where: Address | None) -> int:
         shutil.copyfileobj(lines, sys.stdout)
     session.output.result({"summary": asdict(found)}, _foreseen(found))
     if doubt:
-        session.output.warn(f"{doubt}: nothing is removed by its age until that is settled; see gestalt-cas doctor")
+        session.output.warn(
+            f"{doubt}: nothing is removed by its age until that is settled; see: {session.command('doctor')}"
+        )
     return exits.OK
 
 
@@ -93,18 +96,18 @@ def _keep(session: Session, lines: IO[str], one: Going) -> None:
 
 
 def _foreseen(found: Foreseen) -> str:
-    parts = [f"{found.versions} versions ({found.bytes} bytes) and {found.markers} delete markers would go"]
+    parts = [f"{found.versions} versions ({sizes.told(found.bytes)}) and {found.markers} delete markers would go"]
     if found.expired:
         parts.append(f"{found.expired} objects would get a delete marker")
     if found.kept:
         parts.append(f"snapshots keep the payloads of {found.kept}")
     if found.dropped:
         parts.append(f"{found.dropped} removed longer ago would no longer be known")
-    return "; ".join([*parts, f"gc would then free {found.freed_bytes} bytes, {found.payloads} payloads"])
+    return "; ".join([*parts, f"gc would then free {sizes.told(found.freed_bytes)}, {found.payloads} payloads"])
 
 
 def _applied(found: Applied) -> str:
-    parts = [f"removed {found.versions} versions ({found.bytes} bytes) and {found.markers} delete markers"]
+    parts = [f"removed {found.versions} versions ({sizes.told(found.bytes)}) and {found.markers} delete markers"]
     if found.expired:
         parts.append(f"{found.expired} objects got a delete marker")
     if found.dropped:

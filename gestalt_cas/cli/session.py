@@ -70,7 +70,13 @@ class Session:
 
         if Layout(self.directory).has_payloads():
             return error
-        return NoStore(f"{error}; make one with: gestalt-cas init --data-dir {self.directory}  (serve makes one, too)")
+        return NoStore(f"{error}; make one with: {self.command('init')}  (serve makes one, too)")
+
+    def command(self, words: str) -> str:
+        """A command on the same store, for a message."""
+        from gestalt_cas.remedies import command
+
+        return command(words, self.directory.absolute())
 
 
 def _set_data_dir(context: click.Context, _: click.Parameter, value: str | None) -> None:

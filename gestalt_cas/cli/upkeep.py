@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gestalt_cas.cli import exits, output
+from gestalt_cas import sizes
+from gestalt_cas.cli import exits
 from gestalt_cas.cli.addresses import ADDRESS, Address
 from gestalt_cas.cli.options import DURATION
 from gestalt_cas.cli.output import shown
@@ -52,14 +53,14 @@ def _stuck(session: Session, found: Collected | Purged) -> int:
 
 def _told(found: Collected) -> str:
     removed = "would remove" if found.dry_run else "removed"
-    parts = [f"{removed} {found.files} payloads ({output.size(found.bytes, human=True)}B)"]
+    parts = [f"{removed} {found.files} payloads ({sizes.told(found.bytes)})"]
     if found.staging_files:
         parts.append(f"{found.staging_files} cut-off uploads")
     if found.fresh_files:
-        parts.append(f"{found.fresh_files} kept within the grace ({output.size(found.fresh_bytes, human=True)}B)")
+        parts.append(f"{found.fresh_files} kept within the grace ({sizes.told(found.fresh_bytes)})")
     if found.pinned_by:
         names = ", ".join(found.pinned_by)
-        parts.append(f"{found.pinned_files} kept ({output.size(found.pinned_bytes, human=True)}B) by {names}")
+        parts.append(f"{found.pinned_files} kept ({sizes.told(found.pinned_bytes)}) by {names}")
     return ", ".join(parts)
 
 
@@ -81,7 +82,9 @@ def purge(session: Session, target: Address) -> int:
 
 
 def _purged(found: Purged) -> str:
-    text = f"purged {shown(str(found.key))}: {found.versions} versions, {found.files} payloads ({found.bytes} bytes)"
+    text = (
+        f"purged {shown(str(found.key))}: {found.versions} versions, {found.files} payloads ({sizes.told(found.bytes)})"
+    )
     if found.quarantined:
         text += f", {found.quarantined} quarantined copies"
     if found.shared:

@@ -68,8 +68,11 @@ class Lifecycle:
 class Running:
     """A provider process that serves; `config` is what it may be configured with, on a directory of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes], target: str, config: Mapping[str, Any], version: int) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], target: str, config: Mapping[str, Any], version: int, log: Path
+    ) -> None:
         self.process = process
+        self.log = log
         self.target = target
         self.config = config
         self.version = version
@@ -82,6 +85,12 @@ class Running:
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def end(self) -> str:
+        """How it ended, with the last that it printed; "" while it runs."""
+        code = self.process.poll()
+        return "" if code is None else f"it ended with exit code {code}: {_tail(self.log)}"
 
     def terminate(self) -> float:
         """SIGTERM, and wait; returns the seconds that it took. A deviation unless it ends with exit code 0 in time."""
@@ -118,7 +127,8 @@ class Host:
             process = self._start(home)
             try:
                 _wait_for(process, home / "s", home / "log")
-                found = Running(process, f"unix://{home / 's'}", _filled(self.config, home / "data"), self.version)
+                config = _filled(self.config, home / "data")
+                found = Running(process, f"unix://{home / 's'}", config, self.version, home / "log")
                 try:
                     if configured:
                         _configured(found)
@@ -156,13 +166,16 @@ def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            tail = log.read_text(errors="replace")[-600:].strip() or "nothing was printed"
-            raise Deviation("a process that serves on its socket", f"exit {process.returncode}: {tail}")
+            raise Deviation("a process that serves on its socket", f"exit {process.returncode}: {_tail(log)}")
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
                 return
         time.sleep(0.025)
     raise Deviation(f"a socket at the path in the environment within {START_SECONDS:g} s", "none")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-600:].strip() or "nothing was printed"
 
 
 def _filled(value: Any, directory: Path) -> Any:

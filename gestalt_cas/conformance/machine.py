@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.player import Player
+from gestalt_cas.conformance.presence import still_answers
 from gestalt_cas.conformance.registry import Deviation
 from gestalt_cas.conformance.scripts import script
 from gestalt_cas.conformance.shrinking import shrunk
@@ -74,6 +75,8 @@ class Exploration:
     deviation: str = ""
     steps: tuple[Step, ...] = ()
     script: str = ""
+    gone: bool = False
+    """Whether nobody serves any more since the failing sequence, which then is as it was drawn."""
 
     @property
     def failed(self) -> bool:
@@ -121,6 +124,11 @@ class _Session:
                 player.close()
         return False
 
+    def failed(self, steps: Sequence[Step], deviation: str) -> None:
+        """Remember the first sequence that went wrong; Hypothesis plays it once more, which may go another way."""
+        if not self.failing:
+            self.failing, self.deviation = tuple(steps), deviation
+
     def restarted(self) -> str:
         assert self.restart is not None
         self.wire.close()
@@ -159,10 +167,10 @@ def _machine(session: _Session) -> type[RuleBasedStateMachine]:
             try:
                 self.player.play(step)
             except Deviation as deviation:
-                session.failing, session.deviation = tuple(self.steps), str(deviation)
+                session.failed(self.steps, str(deviation))
                 raise
             except grpc.RpcError as error:
-                session.failing, session.deviation = tuple(self.steps), f"expected an answer; got {told(error)}"
+                session.failed(self.steps, f"expected an answer; got {told(error)}")
                 raise
 
         @rule(
@@ -257,12 +265,14 @@ def explore(
     restart: Callable[[], str] | None = None,
     runs: int | None = None,
     length: int | None = None,
+    serves: Callable[[str], bool] = still_answers,
 ) -> Exploration:
     """Drive the provider by random sequences, and shrink the first one that goes wrong.
 
     The same `seed` draws the same sequences. Capabilities that are not among the declared ones are left out of them.
     `restart` stops and starts the provider and returns its target. `runs` and `length` (calls of a run, at most) are
-    those of the profile unless given.
+    those of the profile unless given. When nobody `serves` at the target after a sequence that went wrong, it is kept
+    as it was drawn.
     """
     examples, most = PROFILES[profile]
     with Wire(target, bucketed=bucketed) as wire:
@@ -279,11 +289,25 @@ def explore(
                 raise
         else:
             session.failing = ()
-        steps = shrunk(session.failing, session.fails) if session.failing else ()
+        steps, gone = _shortened(session, serves)
         session.wire.close()
     left_out = tuple(sorted(set(Capability) - capabilities, key=lambda one: one.value))
     text = script(steps, session.deviation, bucketed=bucketed) if steps else ""
-    return Exploration(session.runs, session.played, seed, left_out, session.deviation if steps else "", steps, text)
+    deviation = session.deviation if steps else ""
+    return Exploration(session.runs, session.played, seed, left_out, deviation, steps, text, gone)
+
+
+def _shortened(session: _Session, serves: Callable[[str], bool]) -> tuple[tuple[Step, ...], bool]:
+    """The failing sequence, made short unless nobody serves any more; and whether that is so."""
+    if not session.failing:
+        return (), False
+    steps, deviation = session.failing, session.deviation
+    if serves(session.target):
+        shorter = shrunk(steps, session.fails)
+        if serves(session.target):
+            return shorter, False
+    session.deviation = deviation
+    return steps, True
 
 
 def _settings(examples: int, length: int) -> settings:
@@ -295,6 +319,7 @@ def _settings(examples: int, length: int) -> settings:
         derandomize=False,
         report_multiple_bugs=False,
         print_blob=False,
+        verbosity=Verbosity.quiet,  # what it found is told by us; with a flaky failure it would print its own besides
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],
     )

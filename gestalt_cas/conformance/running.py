@@ -12,6 +12,7 @@ import grpc
 
 from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.hosting import Host
+from gestalt_cas.conformance.presence import still_answers
 from gestalt_cas.conformance.registry import Check, Deviation, NotRun, Place
 from gestalt_cas.conformance.wire import Exchange, Wire, told
 
@@ -43,6 +44,11 @@ class Verdict:
     def failed(self) -> bool:
         return self.outcome is Outcome.FAILED
 
+    @property
+    def deviates(self) -> bool:
+        """Whether an answer was not as it should be, be that held against the provider or not."""
+        return self.outcome in (Outcome.FAILED, Outcome.LACKS)
+
 
 def run(
     checks: Iterable[Check],
@@ -52,17 +58,28 @@ def run(
     declared: frozenset[Capability] = frozenset(),
     host: Host | None = None,
     on_verdict: Callable[[Verdict], None] = lambda _: None,
+    on_gone: Callable[[Check], None] = lambda _: None,
+    serves: Callable[[str], bool] = still_answers,
 ) -> list[Verdict]:
     """Run the checks in turn, each in a place of its own at the target.
 
-    `host` starts further processes of the provider; without one, checks of the lifecycle are not run and say so.
+    `host` starts further processes of the provider; without one, checks of the lifecycle are not run and say so. When
+    a check did not pass and nobody `serves` at the target any more, `on_gone` hears of that check, and the verdicts of
+    those after it are that they were not run; `on_verdict` does not hear of these.
     """
-    found = []
+    found: list[Verdict] = []
+    last: Check | None = None
     with Wire(target, bucketed=bucketed) as wire:
         for check in checks:
+            if last is not None:
+                found.append(Verdict(check, Outcome.NOT_RUN, 0.0, got=f"nobody serves any more, since {last.name}"))
+                continue
             verdict = judge(check, wire, declared, host)
             on_verdict(verdict)
             found.append(verdict)
+            if verdict.deviates and not serves(target):
+                last = check
+                on_gone(check)
     return found
 
 

@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sqlite
-from gestalt_cas.backups import backup
+from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite
+from gestalt_cas.backups import backup, manifests
 from gestalt_cas.checks import checking
-from gestalt_cas.clock import now_ms
-from gestalt_cas.doctor.examinations import Finding, Severity, command
+from gestalt_cas.clock import instant, now_ms
+from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
 from gestalt_cas.pins import Pin
+from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection, DriverError
 
-NOTES = ("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING)
+NOTES = (
+    *("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING),
+    manifests.BACKUP_NOTE,
+)
 _WAIT_SECONDS = 2.0
 _AHEAD_MS = 5_000
 _PLAUSIBLE_MS = 1_735_689_600_000
@@ -34,6 +38,10 @@ class Facts:
     last_commit_ms: int = 0
     pins: tuple[Pin, ...] = ()
     notes: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def is_backup(self) -> bool:
+        return self.notes.get(manifests.BACKUP_NOTE) is not None
 
 
 def examine(layout: Layout) -> tuple[Facts, list[Finding]]:
@@ -126,7 +134,9 @@ def _wal(layout: Layout) -> list[Finding]:
     size = layout.wal.stat().st_size if layout.wal.exists() else 0
     if size <= _LONG_WAL_BYTES:
         return []
-    text = f"the WAL has {size} bytes: some program keeps a transaction open, or no server does the background work"
+    text = (
+        f"the WAL has {sizes.told(size)}: some program keeps a transaction open, or no server does the background work"
+    )
     return [Finding(Severity.WARNING, "database", text, f"end it; then: {command('ls', layout.root)}")]
 
 
@@ -138,7 +148,8 @@ def _clock(facts: Facts) -> list[Finding]:
         return [Finding(Severity.ERROR, "clock", text, "timedatectl set-ntp true")]
     if ahead > _AHEAD_MS:
         text = f"the last commit lies {_span(ahead)} ahead of the clock; new versions get its time until then"
-        return [Finding(Severity.WARNING, "clock", text, "if the clock is wrong: timedatectl set-ntp true")]
+        remedy = "if the clock is wrong: timedatectl set-ntp true; if it was: docs/retention.md, Dates from the future"
+        return [Finding(Severity.WARNING, "clock", text, remedy)]
     return [Finding(Severity.OK, "clock", "not behind the last commit")]
 
 
@@ -158,9 +169,10 @@ def _retention(layout: Layout, facts: Facts) -> list[Finding]:
     at_ms = note.get("at_ms") if isinstance(note, dict) else None
     if isinstance(note, dict) and isinstance(at_ms, int):
         hours = (now_ms() - at_ms) // _HOUR_MS
-        text = f"last applied {hours} hours ago; removed {note.get('versions')} versions, {note.get('markers')} markers"
+        when = f"{hours} hours ago" if hours >= 0 else f"at {instant(at_ms)}, by a clock that was ahead"
+        text = f"last applied {when}; removed {note.get('versions')} versions, {note.get('markers')} markers"
         return [Finding(Severity.OK, "retention", text)]
-    if facts.notes.get(retention.SETTING):
+    if facts.notes.get(retention.SETTING) and not facts.is_backup:
         return [Finding(Severity.NOTE, "retention", "there are rules, never applied", command("serve", layout.root))]
     return []
 
@@ -179,9 +191,14 @@ def _pins(layout: Layout, facts: Facts) -> list[Finding]:
 
 
 def _upkeep(layout: Layout, facts: Facts) -> list[Finding]:
-    """How long ago the store was last checked and backed up."""
+    """How long ago the store was last checked and backed up; a backup is the latter itself."""
     findings = []
-    for note, verb, done in ((checking.NOTE, "check", "checked"), (backup.NOTE, "backup DEST", "backed up")):
+    looked_at = [(checking.NOTE, "check", "checked"), (backup.NOTE, "backup DEST", "backed up")]
+    if facts.is_backup:
+        text = "this is a backup: what is written to it makes it another store, and later backups into it are refused"
+        findings.append(Finding(Severity.NOTE, "upkeep", text))
+        del looked_at[1]
+    for note, verb, done in looked_at:
         found = facts.notes.get(note)
         at_ms = found.get("at_ms") if isinstance(found, dict) else None
         days = (now_ms() - at_ms) // _DAY_MS if isinstance(at_ms, int) else None

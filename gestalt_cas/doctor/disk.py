@@ -21,9 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-from gestalt_cas.doctor.examinations import Finding, Severity, command
+from gestalt_cas import sizes
+from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.durability import is_full, sync_file
 from gestalt_cas.layout import Layout
+from gestalt_cas.remedies import command
 from gestalt_cas.reserve import Reserve
 
 _NETWORK = (
@@ -190,7 +192,7 @@ def room(layout: Layout) -> list[Finding]:
     """Bytes and inodes that are left, and whether the reserve is there for the hour when they are not."""
     found, wanted = os.statvfs(layout.root), Reserve(layout).wanted_bytes()
     free = found.f_bavail * found.f_frsize
-    text = f"{free} bytes are free"
+    text = f"{sizes.told(free)} are free"
     gc = f"{command('gc', layout.root)}  (then, if need be: rm --version-id, purge, retention run, or a larger disk)"
     if layout.full():
         findings = [Finding(Severity.ERROR, "room", f"the disk is full: {text}; uploads are refused", gc)]
@@ -203,7 +205,7 @@ def room(layout: Layout) -> list[Finding]:
         findings.append(Finding(Severity.WARNING, "room", text, gc))
     reserved = layout.reserve.stat().st_size if layout.reserve.exists() else 0
     if reserved < wanted:
-        text = f"the reserve has {reserved} bytes instead of {wanted}: it was given up, or never made"
-        remedy = f"opening the store remakes it when {2 * wanted} bytes are free"
+        text = f"the reserve has {sizes.told(reserved)} instead of {sizes.told(wanted)}: it was given up, or never made"
+        remedy = f"opening the store remakes it when {sizes.told(2 * wanted)} are free"
         findings.append(Finding(Severity.NOTE, "room", text, remedy))
     return findings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -26,11 +25,6 @@ class Finding:
     subject: str
     text: str
     remedy: str = ""
-
-
-def command(verb: str, root: Path) -> str:
-    """A gestalt-cas command on the store at `root`, to be pasted into a shell."""
-    return f"gestalt-cas {verb} --data-dir {shlex.quote(str(root))}"
 
 
 def listed(paths: list[Path], root: Path) -> str:

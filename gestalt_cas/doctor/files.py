@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from gestalt_cas.doctor.examinations import Finding, Severity, command, listed
+from gestalt_cas import sizes
+from gestalt_cas.doctor.examinations import Finding, Severity, listed
 from gestalt_cas.layout import FAN_OUT, LOCKS, Layout
+from gestalt_cas.remedies import command
 
 _SAMPLED = 8
 """Payloads looked at in each of the 256 directories."""
@@ -77,8 +79,8 @@ def _owner(layout: Layout, owner: int) -> list[Finding]:
         text = f"the data directory belongs to user {owner}, and this is user {user}"
         return [Finding(Severity.ERROR, _SUBJECT, text, "run gestalt-cas as its owner")]
     if user != owner:
-        text = f"examined by root; the store belongs to user {owner}, whose server may be held up by files of root's"
-        return [Finding(Severity.NOTE, _SUBJECT, text, "run gestalt-cas as the owner")]
+        text = f"examined by root; the store belongs to user {owner}, who is given what root makes in it"
+        return [Finding(Severity.NOTE, _SUBJECT, text)]
     if not os.access(layout.root, os.W_OK | os.X_OK):
         return [Finding(Severity.ERROR, _SUBJECT, "the data directory cannot be written", "see the file system below")]
     return []
@@ -121,7 +123,7 @@ def leftovers(layout: Layout) -> list[Finding]:
     findings = [*_cut_off_uploads(layout), *_copies_aside(layout), *_unfinished(layout)]
     aside = [path for path in _regular(layout.quarantine) if path.suffix != ".json"]
     if aside:
-        text = f"{len(aside)} damaged files were set aside in quarantine/, {_bytes(aside)} bytes; notes lie beside them"
+        text = f"{len(aside)} damaged files were set aside in quarantine/, {_bytes(aside)}; notes lie beside them"
         remedy = f"when they are of no more use: rm -r {shlex.quote(str(layout.quarantine))}"
         findings.append(Finding(Severity.NOTE, "leftovers", text, remedy))
     return findings or [Finding(Severity.OK, "leftovers", "none")]
@@ -131,7 +133,7 @@ def _cut_off_uploads(layout: Layout) -> list[Finding]:
     dead = [path for path in _regular(layout.staging) if _unheld(path)]
     if not dead:
         return []
-    text = f"{len(dead)} uploads were cut off, {_bytes(dead)} bytes"
+    text = f"{len(dead)} uploads were cut off, {_bytes(dead)}"
     return [Finding(Severity.NOTE, "leftovers", text, command("gc", layout.root))]
 
 
@@ -139,7 +141,7 @@ def _copies_aside(layout: Layout) -> list[Finding]:
     found = sorted(layout.root.glob("metadata.before-upgrade-from-*"))
     if not found:
         return []
-    text = f"{listed(found, layout.root)}: the rows as they were before an upgrade, {_bytes(found)} bytes"
+    text = f"{listed(found, layout.root)}: the rows as they were before an upgrade, {_bytes(found)}"
     remedy = f"when the upgrade has proved itself: rm {' '.join(shlex.quote(str(path)) for path in found)}"
     return [Finding(Severity.NOTE, "leftovers", text, remedy)]
 
@@ -166,12 +168,12 @@ def _regular(directory: Path) -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def _bytes(paths: list[Path]) -> int:
+def _bytes(paths: list[Path]) -> str:
     total = 0
     for path in paths:
         if path.exists():  # else its writer was done with it
             total += path.lstat().st_size
-    return total
+    return sizes.told(total)
 
 
 def _unheld(path: Path) -> bool:
