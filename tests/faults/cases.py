@@ -82,7 +82,7 @@ def either(absent: Callable[[Turn], list[bytes | None]], present: Callable[[Turn
     return there
 
 
-def _write(store: Store, turn: Turn) -> object:
+def write(store: Store, turn: Turn) -> object:
     return store.write(key(turn.name), [turn.data[:5000], turn.data[5000:]])
 
 
@@ -226,7 +226,7 @@ def _together(store: Store, turn: Turn) -> None:
 
     committer._begin = begin_in_company
     try:
-        _write(store, turn)
+        write(store, turn)
     finally:
         committer._begin = begin
         for thread in other:
@@ -400,16 +400,16 @@ def _upgraded(store: Store, turn: Turn) -> bool:
 
 
 CASES: dict[str, Case] = {
-    "write new bytes": Case(_write, either(_nothing, _new)),
+    "write new bytes": Case(write, either(_nothing, _new)),
     "replace by if-match": Case(_replace, either(before, both), put_before),
-    "write known bytes": Case(_write, either(_nothing, _new), _known),
-    "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
-    "write missing bytes": Case(_write, either(_nothing, _new), _missing),
-    "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
-    "write an inlined payload": Case(_write, either(_nothing, _new), _inlining),
+    "write known bytes": Case(write, either(_nothing, _new), _known),
+    "write damaged bytes": Case(write, either(_nothing, _new), _damaged),
+    "write missing bytes": Case(write, either(_nothing, _new), _missing),
+    "write over an orphan": Case(write, either(_nothing, _new), _orphan),
+    "write an inlined payload": Case(write, either(_nothing, _new), _inlining),
     "replace an inlined payload": Case(_replace, either(before, both), _inlined_before),
-    "write over a damaged row": Case(_write, either(_nothing, _new), _inlined_damaged),
-    "write a missing file as a row": Case(_write, either(_nothing, _new), _missing_and_raised),
+    "write over a damaged row": Case(write, either(_nothing, _new), _inlined_damaged),
+    "write a missing file as a row": Case(write, either(_nothing, _new), _missing_and_raised),
     "write in company": Case(_together, either(_nothing, _new), _inlining),
     "read an inlined payload": Case(_read, _unchanged, _inlined_before, changes_nothing=True),
     "collect a row": Case(collect, _row_collected, _inlined_garbage, in_steps=True),

@@ -15,6 +15,7 @@ from gestalt_cas.objects import ListQuery
 from interleavings.scenarios import (
     CHURN,
     FORGET,
+    HOLDS,
     OPPONENT,
     PREPARED,
     REMOVERS,
@@ -60,9 +61,14 @@ def _answers(
         yield f"not done: {answer}"
     elif made:
         yield f"{answer} had an effect: {made}"
-    if other[0] != "done" and not (other[1] == "Protected" and scenario == "making a snapshot" and opponent == "purge"):
+    if other[0] != "done" and (other[1], scenario, opponent) not in REFUSED:
         yield f"{opponent} ended with {other}"
     yield from _source(store, scenario, opponent, turn, answer, other)
+
+
+REFUSED = {("Protected", "making a snapshot", "purge")}
+REFUSED |= {("Held", hold, remover) for hold in HOLDS for remover in REMOVERS}
+"""How the other may be refused in which scenario, since the first was there before."""
 
 
 def _refusals(scenario: str, opponent: str) -> tuple[str, ...]:
@@ -71,6 +77,8 @@ def _refusals(scenario: str, opponent: str) -> tuple[str, ...]:
         return ("NoSuchKey",)
     if opponent == FORGET:
         return ("NoSuchSnapshot",)
+    if scenario in HOLDS and opponent in (*REMOVERS, RETAIN):
+        return ("NoSuchKey", "NoSuchVersion")
     return ("VersionRemoved",) if scenario == "rollback" and opponent in (*REMOVERS, RETAIN) else ()
 
 
@@ -81,6 +89,13 @@ def _source(
     if scenario in ROLLBACKS:
         if there not in _possible(opponent, turn, done=answer[0] == "done"):
             yield f"the source is {there!r}"
+    elif scenario in HOLDS:
+        wanted = blake3(payload(turn)).hexdigest()
+        kept = wanted in [version.digest for version in history(store, "source")]
+        if kept != (answer[0] == "done") or kept != bool(store.holds()):
+            yield f"the hold ended with {answer}, the holds are {store.holds()}, and the version is there: {kept}"
+        if opponent in REMOVERS and kept != (other[0] != "done"):
+            yield f"{opponent} ended with {other}, and the version is there: {kept}"
     elif scenario in WITH_SOURCE and opponent == "gc" and there != payload(turn):
         yield "the source has gone"
     elif opponent in REMOVERS and other[0] == "done" and history(store, "source"):
@@ -139,6 +154,8 @@ def clean(store: Store) -> None:
     """Empty the store for the next turn."""
     for snapshot in store.snapshots():
         store.delete_snapshot(snapshot.name)
+    for hold in store.holds():
+        store.release_hold(hold.bucket, hold.prefix, version_id=hold.version_id)
     for name in ("k", "source", "before"):
         with suppress(NoSuchKey):
             store.purge(key(name))

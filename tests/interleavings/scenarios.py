@@ -190,6 +190,13 @@ def put_back(store: Store, turn: int) -> None:
         found.discard()
 
 
+def hold(store: Store, turn: int) -> None:
+    """Hold the version with the payload, as somebody would who has looked for it; it may have gone since, or before."""
+    wanted = blake3(payload(turn)).hexdigest()
+    found = [version.version_id for version in history(store, "source") if version.digest == wanted]
+    store.hold(BUCKET, "source", version_id=found[0] if found else "gone")
+
+
 def gc(store: Store, turn: int) -> None:
     assert not store.collect_garbage().stuck_files
 
@@ -246,6 +253,9 @@ PREPARED: dict[str, Callable[[Store, int], None]] = {
     "read as of a snapshot": _shown,
     "read of a row as of a snapshot": _shown_row,
     "making a snapshot": _source,
+    "hold": _source,
+    "hold of a row": _row_source,
+    "hold of a noncurrent version": _overwritten,
     "rollback": _overwritten,
     "rollback to a snapshot": _shown_below_another,
 }
@@ -253,6 +263,8 @@ VICTIM: dict[str, Callable[[Store, int], str | None]] = dict.fromkeys(PREPARED, 
 VICTIM |= {"copy": copy, "copy of a row": copy, "read": read, "read of a row": read}
 VICTIM |= {"batch": batch, "making a snapshot": make_snapshot}
 VICTIM |= {"read as of a snapshot": read_then, "read of a row as of a snapshot": read_then}
+HOLDS = {"hold", "hold of a row", "hold of a noncurrent version"}
+VICTIM |= dict.fromkeys(HOLDS, hold)
 VICTIM |= {"rollback": roll_back, "rollback to a snapshot": roll_back_to_snapshot}
 VICTIM |= {"putting lost bytes back": put_back, "another gc": gc}
 """What the first process does in each scenario; each returns the version id of what it made, if it made one."""
@@ -269,7 +281,8 @@ SHOWN = {name for name, prepared in PREPARED.items() if prepared in (_shown, _sh
 def _fits(scenario: str, opponent: str) -> bool:
     if opponent in REMOVERS:
         return scenario in WITH_SOURCE
-    return {FORGET: scenario in SHOWN, RETAIN: scenario == "rollback"}.get(opponent, True)
+    wanted = {FORGET: scenario in SHOWN, RETAIN: PREPARED[scenario] is _overwritten, CHURN: scenario not in HOLDS}
+    return wanted.get(opponent, True)
 
 
 PAIRS = [(scenario, opponent) for scenario in PREPARED for opponent in OPPONENT if _fits(scenario, opponent)]
