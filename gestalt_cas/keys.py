@@ -94,7 +94,12 @@ def rotate(path: Path) -> KeyPair:
     """Replace the pair; URLs that were signed with the old one stop working."""
     pair = generate()
     with translated(f"writing {path}"):
-        _written(path, pair).rename(path)
+        part = _written(path, pair)
+        try:
+            part.rename(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         sync_directory(path.parent)
     return pair
 

@@ -56,7 +56,7 @@ def _point(directory: Path, name: str, kind: Fault, sticky: bool, number: int) -
     reader, writer = os.pipe()
 
     def work() -> None:
-        turn = Turn(directory / "store", f"{kind.name} {sticky} {number}")
+        turn = Turn(directory / "store", f"{kind.name} {sticky} {number:04}")  # no name begins another one
         os.write(writer, Point(CASES[name], turn, kind, sticky).run(number).encode())
 
     kill_points.in_fork(work)
