@@ -159,6 +159,7 @@ BROKEN = {
     "gc removes staging files that are held": Broken(_held_staging_removed, "upload of new bytes", "gc"),
     "a read does not look again": Broken(_no_second_read, "read", "purge"),
     "a batch keeps gc away from nothing": Broken(_no_pin, "batch", "gc"),
+    "a backup keeps gc away from nothing": Broken(_no_pin, "backup", "remove and gc"),
     "a hold looks for its version before its transaction": Broken(_looked_up_before, "hold", "remove and gc"),
     "a removal knows from before that there is no hold": Broken(
         _answers_never_old, "hold of a noncurrent version", "remove and gc"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from blake3 import blake3
 
 from gestalt_cas import Store
+from gestalt_cas.backups import manifests
 from gestalt_cas.errors import NoSuchKey, StoreError
+from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery
 from interleavings.scenarios import (
+    BACKUPS,
     CHURN,
     FORGET,
     HOLDS,
@@ -23,6 +26,7 @@ from interleavings.scenarios import (
     ROLLBACKS,
     VICTIM,
     WITH_SOURCE,
+    backup_of,
     payload,
 )
 from storage import BUCKET, body, change, history, key, rows, staged
@@ -37,6 +41,8 @@ def judge(store: Store, scenario: str, opponent: str, turn: int, answer: list[An
     if scenario.endswith("with a file without a row"):
         store.collect_garbage()  # takes the file, which nobody reads
     faults = [*_answers(store, scenario, opponent, turn, answer, other), *_versions(store), *_snapshots(store)]
+    if scenario in BACKUPS:
+        faults += _backup(store)
     reached, known, files = _reached(store), _known(store), _files(store)
     if files != known:
         faults.append(f"files {files} beside rows {known}")
@@ -110,6 +116,22 @@ def _possible(opponent: str, turn: int, *, done: bool) -> list[bytes | str]:
     if opponent == CHURN:  # while the same bytes are there already nothing has to come back, and then they go
         return [before, then]
     return [then if done else before]
+
+
+def _backup(store: Store) -> Iterator[str]:
+    """What the backup lacks of the moment that it is of."""
+    place = backup_of(store)
+    found = manifests.state(place)
+    if found.kind is not manifests.Kind.COMPLETE or found.rows is None:
+        yield found.reason
+        return
+    with closing(manifests.open_rows(found.rows)) as connection:
+        inlined = {blake3(data).digest() for (data,) in connection.execute("SELECT data FROM inlined")}
+        reached = {digest for (digest,) in connection.execute("SELECT digest FROM versions WHERE digest IS NOT NULL")}
+    for digest in reached - inlined:
+        path = Layout(place).blobs / f"{digest[0]:02x}" / digest.hex()
+        if not path.exists() or blake3(path.read_bytes()).digest() != digest:
+            yield f"the backup has a version without the payload {digest.hex()}"
 
 
 def _snapshots(store: Store) -> Iterator[str]:
