@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from faults.cases import Case, Turn, apply_rules, both, either, put_before, remo
 from gestalt_cas import Store, keys
 from gestalt_cas.backups import row_copies
 from gestalt_cas.backups.restoring import restore
-from gestalt_cas.checks.findings import EVERYTHING
+from gestalt_cas.checks.findings import EVERYTHING, MOST_PARTS, Subset
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, Held, QuotaExceeded, StoreError
 from gestalt_cas.layout import Layout
@@ -109,7 +110,11 @@ def _rotten(store: Store, turn: Turn) -> None:
 
 
 def _repair(store: Store, turn: Turn) -> object:
-    return store.check(CheckOptions(read_data=EVERYTHING, repair=True, backup=_backup(turn), restart=True))
+    """Reads the turn's payload, and not those of all the turns before."""
+    digest = bytes.fromhex(payload_path(store, turn.data).name)
+    part = (int.from_bytes(digest[:8]) * MOST_PARTS >> 64) + 1
+    options = CheckOptions(read_data=Subset(part, part, MOST_PARTS), repair=True, backup=_backup(turn), restart=True)
+    return store.check(options)
 
 
 def _mended(store: Store, turn: Turn) -> bool:
@@ -133,7 +138,8 @@ def _to_be_restored(store: Store, turn: Turn) -> None:
             small.change_settings({"blobs.inlineMaxBytes": 4096})
             put(small, "row", b"a row")
             small.back_up(source.with_name("backup-of-small"))
-    _restored(turn).parent.mkdir(exist_ok=True)
+    shutil.rmtree(_restored(turn).parent, ignore_errors=True)  # 256 directories from the turn before
+    _restored(turn).parent.mkdir()
     Layout(_restored(turn)).make()
     row_copies.begin(Layout(_restored(turn)).restore_database)
 

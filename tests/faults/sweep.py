@@ -28,7 +28,7 @@ import kill_points
 from crash.shim import Fault, Faults
 from faults.cases import Case, Turn
 from faults.catalogue import CASES
-from gestalt_cas import Store
+from gestalt_cas import Store, reserve
 from gestalt_cas.errors import OutcomeUnknown, StoreError
 from storage import body, key, put, rows, staged
 
@@ -177,6 +177,7 @@ def _open_payloads() -> list[str]:
 
 def run(directory: str, name: str, stride: str, seed: str, *kinds: str) -> None:
     """Sweep one case."""
+    reserve._LARGEST = 1 << 16  # hundreds of stores are made side by side, often in memory
     kill_points.in_fork(lambda: Store.open(f"{directory}/store").close())
     for kind in [Fault[kind] for kind in kinds] or list(Fault):
         for sticky in (False, True):
