@@ -43,6 +43,11 @@ class Turn:
     def before(self) -> bytes:
         return f"before {self.name}".encode()
 
+    @property
+    def beside(self) -> Path:
+        """A place for stores of the turn's own. It is removed once the turn was judged: there are hundreds of turns."""
+        return self.directory.parent / "beside" / self.name.replace(" ", "-")
+
 
 Step = Callable[[Store, Turn], object]
 Question = Callable[[Store, Turn], bool]
@@ -301,14 +306,15 @@ def _opened_works(store: Store, turn: Turn) -> bool:
 
 
 def _new_directory(turn: Turn) -> Path:
-    return turn.directory.parent / "new" / turn.name.replace(" ", "-")
+    return turn.beside / "new"
 
 
 def _beside_nothing(store: Store, turn: Turn) -> None:
-    os.makedirs(_new_directory(turn).parent, exist_ok=True)
+    os.makedirs(turn.beside)
 
 
 def _complete_tree(store: Store, turn: Turn) -> None:
+    os.makedirs(turn.beside)
     Layout(_new_directory(turn)).make()
 
 
@@ -373,7 +379,7 @@ def _backed_up(store: Store, turn: Turn) -> bool:
 
 
 def _old_store(turn: Turn) -> Path:
-    return turn.directory.parent / "old" / turn.name.replace(" ", "-") / "store"
+    return turn.beside / "old"
 
 
 def _unpack(store: Store, turn: Turn) -> None:

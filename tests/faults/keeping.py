@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def _mended(store: Store, turn: Turn) -> bool:
 
 
 def _restored(turn: Turn) -> Path:
-    return turn.directory.parent / "restored" / turn.name.replace(" ", "-")
+    return turn.beside / "restored"
 
 
 def _to_be_restored(store: Store, turn: Turn) -> None:
@@ -138,8 +138,7 @@ def _to_be_restored(store: Store, turn: Turn) -> None:
             small.change_settings({"blobs.inlineMaxBytes": 4096})
             put(small, "row", b"a row")
             small.back_up(source.with_name("backup-of-small"))
-    shutil.rmtree(_restored(turn).parent, ignore_errors=True)  # 256 directories from the turn before
-    _restored(turn).parent.mkdir()
+    os.makedirs(turn.beside)
     Layout(_restored(turn)).make()
     row_copies.begin(Layout(_restored(turn)).restore_database)
 
