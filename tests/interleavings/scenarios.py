@@ -1,4 +1,4 @@
-"""What the two processes do: one uploads, copies, reads, repairs or rolls back, the other removes payloads."""
+"""What the two processes do: one uploads, reads, holds, backs up or rolls back, the other removes payloads."""
 
 from __future__ import annotations
 
