@@ -46,11 +46,11 @@ install-dev: $(INSTALLED_DEV) ## the same with all that the tests need
 run: $(INSTALLED) ## serve the store in .data until stopped
 	@exec $(BIN)/gestalt-cas serve --data-dir "$(DATA_DIR)" $(ARGS)
 
-# One test at a time more than there are cores, neighbours in one process, since they share servers; JOBS=0 runs them one
-# after the other.
+# One test at a time more than there are cores, each file in one process, since its tests share servers and what is built
+# for them, and in the order of tests/conftest.py; JOBS=0 runs them one after the other.
 JOBS ?= auto
 test: $(INSTALLED_DEV) ## run every test
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.

@@ -1,5 +1,7 @@
 """Unary calls: HeadObject by 16 callers against a call that does nothing, and CopyObject of 10 GiB against 1 KiB.
 
+Beside the first stands the statement alone, the least that a lookup in SQLite takes behind this server.
+
     python -m benchmarks.calls [--dir DIR] [--keys 1000000] [--repetitions 9] [--quick]
 
 The 10 GiB are a file without blocks, which has the digest and the chunk sums of so many zeros: the disk does not have
@@ -19,7 +21,7 @@ from blake3 import blake3
 
 from benchmarks import building, runs
 from benchmarks.driving import Driver, copies, heads
-from benchmarks.findings import Finding, at_least, at_most
+from benchmarks.findings import LIMIT, Finding, at_least, at_most
 from benchmarks.listing import key_at, store_of
 from benchmarks.measuring import Samples, Spread, Timing, by_round, in_turn, note, print_table, quotient, us
 from benchmarks.partners import Partner, program
@@ -32,6 +34,7 @@ from gestalt_cas.chunks import ChunkSummer
 from gestalt_cas.clock import now_ms
 
 CALLERS = 16
+HEAD, STATEMENT = "HeadObject", "the statement alone"
 LARGE, SMALL = "copied/large", "copied/small"
 _SMALL_BYTES = 1024
 _MOST_MOVED = 256 << 10
@@ -49,14 +52,25 @@ def compare_heads(run: Run, driver: Driver) -> list[Finding]:
         return driver.timing(server, heads(keys, CALLERS))
 
     directory = store_of(run, run.keys)
-    wanted = {"HeadObject": Wanted(directory), "no-op": Wanted(run.root / "noop", program(Partner.NOOP))}
+    wanted = {
+        HEAD: Wanted(directory),
+        STATEMENT: Wanted(directory, program(Partner.LOOKUP)),
+        "no-op": Wanted(run.root / "noop", program(Partner.NOOP)),
+    }
     with served_together(wanted) as servers:
         candidates = {name: partial(look_up, server) for name, server in servers.items()}
         samples = in_turn(candidates, run.repetitions, warm_up=1)
     title = f"HeadObject, {CALLERS} callers"
     _print(f"{title}, {run.keys:,} objects, {driver.name}", samples)
-    speed = by_round(quotient, samples["no-op"].wall, samples["HeadObject"].wall)
-    return [Finding(f"{title}{driver.suffix}: rate, no-op = 1", speed, at_least(0.75))]
+    return [
+        Finding(
+            f"{what}, {CALLERS} callers{driver.suffix}: rate, no-op = 1",
+            by_round(quotient, samples["no-op"].wall, samples[what].wall),
+            at_least(0.75),
+            unjudged,
+        )
+        for what, unjudged in ((HEAD, ""), (STATEMENT, LIMIT))
+    ]
 
 
 def _print(title: str, samples: dict[str, Samples]) -> None:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from benchmarks.measuring import Spread, print_table
 
+LIMIT = "the limit, not ours"
+"""Instead of a verdict, for a server that does the least that is possible: what it misses, ours cannot reach."""
+
 
 class Goal(NamedTuple):
     """A bound in a unit of its own: at least (or at most) `bound`."""

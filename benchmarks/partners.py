@@ -7,6 +7,7 @@ Each is `gestalt-cas serve` itself, its gRPC options, pools and life included, w
     noop          unary calls answer a fixed message, WriteObject takes the frames and looks at none
     unstored      WriteObject parses and checks as ever, and instead of storing drops the bytes
     least         WriteObject parses and checks as ever, and does the least that storing takes (`least.py`)
+    lookup        HeadObject asks for the object's row, by one statement, and answers a fixed message
     naive         WriteObject as one would write it first: protobuf frames, a file, a directory sync, a commit each
     passthrough   ReadObject sends the messages that the real one made, which were kept
     unverified    reads do not check their chunks
@@ -29,7 +30,7 @@ from google.protobuf.message import Message
 from xxhash import xxh3_128_digest
 
 from benchmarks import building
-from benchmarks.least import LeastStore
+from benchmarks.least import LeastStore, settle
 from gestalt_cas import chunks, rpc, server, wire_pb2
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import now_ms
@@ -98,6 +99,33 @@ def _taken(frames: Iterator[bytes], _: grpc.ServicerContext) -> bytes:
     for _frame in frames:
         pass
     return _REPLY
+
+
+class Lookup(Exchanged):
+    """The row is read whole and not looked at; each thread has a connection of its own."""
+
+    _ROW = (
+        "SELECT versions.* FROM current JOIN versions USING (bucket, key, seq)"
+        " WHERE current.bucket = ? AND current.key = ?"
+    )
+
+    def __init__(self, mounts: Mounts, calls: Calls, pools: Pools, observer: Observer) -> None:
+        super().__init__(mounts, calls, pools, observer)
+        self._own = threading.local()
+        self.unary("HeadObject", lambda raw, _: self._head(raw))
+
+    def _head(self, raw: bytes) -> bytes:
+        key = wire_pb2.HeadObjectRequest.FromString(raw).ref.key
+        if not self._connection().execute(self._ROW, (building.BUCKET, key.encode())).fetchall():
+            raise KeyError(key)
+        return _REPLY
+
+    def _connection(self) -> Connection:
+        found: Connection | None = getattr(self._own, "connection", None)
+        if found is None:
+            with self.mounts.use() as mount:
+                found = self._own.connection = connect(Layout(mount.store.directory).database)
+        return found
 
 
 class Naive(Exchanged):
@@ -209,6 +237,7 @@ def _drop_uploads() -> None:
             pass
         if confirm is not None:
             confirm()
+            settle(confirm)
         return _VERSION
 
     setattr(Store, "write", write)  # noqa: B010 - it takes less than the method whose place it takes
@@ -239,11 +268,12 @@ class Partner:
     """Names of the kinds, and how each is made before the server starts."""
 
     NOOP, UNSTORED, NAIVE, PASSTHROUGH, UNVERIFIED = "noop", "unstored", "naive", "passthrough", "unverified"
-    UNOBSERVED, LEAST = "unobserved", "least"
+    UNOBSERVED, LEAST, LOOKUP = "unobserved", "least", "lookup"
     EXCHANGES: ClassVar[dict[str, Callable[[], None]]] = {
         NOOP: lambda: _serve(Noop),
         UNSTORED: _drop_uploads,
         LEAST: _store_the_least,
+        LOOKUP: lambda: _serve(Lookup),
         NAIVE: lambda: _serve(Naive),
         PASSTHROUGH: lambda: _serve(Passthrough),
         UNVERIFIED: _check_nothing,

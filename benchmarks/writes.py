@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from benchmarks import building, runs
 from benchmarks.driving import Driver, uploads
-from benchmarks.findings import Finding, Goal, at_least, at_most
+from benchmarks.findings import LIMIT, Finding, Goal, at_least, at_most
 from benchmarks.measuring import Samples, Timing, by_round, in_turn, ms, note, print_table, quotient
 from benchmarks.partners import Partner, program
 from benchmarks.runs import Run
@@ -51,7 +51,6 @@ class _Judged(NamedTuple):
     unjudged: str = ""
 
 
-LIMIT = "the limit, not ours"
 _JUDGED = (
     _Judged(STORED, 3.0),
     _Judged(LEAST, 3.0, LIMIT),

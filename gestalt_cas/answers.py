@@ -7,7 +7,7 @@ answers say so. Used under the writer lock, except for `recent`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from gestalt_cas.sqlite import Connection
 
@@ -23,13 +23,16 @@ class Answers:
 
     def settled(self, connection: Connection, question: Callable[[Connection], Result]) -> Result:
         """The answer, asked for in this transaction unless it is known."""
-        if question not in self._known:
-            self._known[question] = question(connection)
-        return cast(Result, self._known[question])
+        known = self._known
+        if question not in known:
+            known[question] = question(connection)
+        answer: Result = known[question]
+        return answer
 
     def recent(self, question: Callable[[Connection], Result]) -> Result | None:
         """The last answer; None when it is not known."""
-        return cast("Result | None", self._known.get(question))
+        answer: Result | None = self._known.get(question)
+        return answer
 
     def forget(self) -> None:
         """Ask everything anew."""

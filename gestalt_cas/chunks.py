@@ -40,6 +40,15 @@ class ChunkSummer:
         return bytes(self._sums)
 
 
+def sums(payload: bytes) -> bytes:
+    """The sums of a whole payload, 16 bytes per chunk."""
+    if 0 < len(payload) <= CHUNK_BYTES:
+        return xxh3_128_digest(payload)
+    summer = ChunkSummer()
+    summer.update(memoryview(payload))
+    return summer.digest()
+
+
 def matches(chunk: bytes | memoryview, index: int, sums: bytes) -> bool:
     """Whether `chunk` is the whole chunk number `index` (from 0) of the payload with these sums."""
     return xxh3_128_digest(chunk) == sums[index * SUM_BYTES : (index + 1) * SUM_BYTES]

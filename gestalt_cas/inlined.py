@@ -21,7 +21,7 @@ MOST_BYTES = chunks.CHUNK_BYTES
 """The largest payload that may be a row: an upload of that size is held in memory, and SQLite reads it as a whole."""
 
 _c = schema.inlined.c
-_PUT = Prepared(insert(schema.inlined).values(data=parameter("data")).returning(_c.id))
+_PUT = Prepared(insert(schema.inlined).values(data=parameter("data")))
 # Whatever a damaged row holds comes as bytes, to be compared with its sums.
 _GET = Prepared(select(cast(_c.data, LargeBinary)).where(_c.id == parameter("place", Integer)))
 # The length of a BLOB is in the row's header: its bytes are not read.
@@ -40,7 +40,7 @@ _IDS = Prepared(
 
 def put(connection: Connection, data: bytes) -> int:
     """Add a payload; returns its place, above 0."""
-    return int(_PUT(connection, data=data)[0][0])
+    return _PUT.insert(connection, data=data)
 
 
 def get(connection: Connection, place: int) -> bytes | None:

@@ -210,9 +210,12 @@ def check_names(key: ObjectKey, what: str = "") -> None:
         raise InvalidArgument(f"{what}{error}") from None
 
 
+_ONE_PIECE = (bytes, bytearray, memoryview, str)
+
+
 def require_pieces(body: object) -> None:
     """Raise TypeError for one piece where pieces are wanted: bytes are iterable as well, and yield numbers."""
-    if isinstance(body, bytes | bytearray | memoryview | str):
+    if isinstance(body, _ONE_PIECE):
         raise TypeError(f"a body is an iterable of bytes, not {type(body).__name__}; write [piece] for one piece")
 
 
@@ -221,6 +224,8 @@ def check_attributes(headers: Headers, metadata: Mapping[str, str]) -> None:
     total = 0
     for name in Headers.__slots__:
         value = getattr(headers, name)
+        if not value:
+            continue
         if any(char in value for char in "\r\n\0"):
             raise InvalidArgument(f"{name} contains a line break or NUL")
         total += len(utf8(value, name))

@@ -28,6 +28,11 @@ Connection = sqlite3.Connection
 """The driver's connection; pysqlite3's has the same methods."""
 DriverError: type[Exception] = driver.Error
 
+# The driver looks for an adapter of every value but numbers and text, and finds out by errors, raised and caught, that
+# there is none (docs/performance.md). These two give back what they are given.
+driver.register_adapter(bytes, bytes)
+driver.register_adapter(type(None), {}.get)
+
 OLDEST = (3, 37, 0)
 """The oldest SQLite that the statements need (RETURNING: 3.35; the WITHOUT ROWID fixes around it: 3.37)."""
 

@@ -105,12 +105,10 @@ class Held:
     """An upload that is complete and small enough to be held in memory, for a row of its own."""
 
     def __init__(self, data: bytes, budget: StagingBudget) -> None:
-        summer = chunks.ChunkSummer()
-        summer.update(memoryview(data))
         self.data = data
         self.size = len(data)
         self.digest = blake3(data).digest()
-        self.sums = summer.digest()
+        self.sums = chunks.sums(data)
         self._budget: StagingBudget | None = budget
 
     def read(self) -> bytes:

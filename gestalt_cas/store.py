@@ -14,8 +14,7 @@ API reference; design: docs/design.md.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -153,8 +152,8 @@ class Store(Past):
         Headers and metadata are replaced as a whole, nothing is inherited. Conditions are judged in the transaction
         that adds the version (and once before the body is taken, to refuse early); so are holds, and quotas, for which
         `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called before the
-        body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
-        for OutcomeUnknown.
+        body's sync and just before COMMIT and may raise to give the write up; see `intake.Confirm`. Nothing is stored
+        when this raises, but for OutcomeUnknown.
 
         Raises PreconditionFailed, Held (of a null version that it would replace), QuotaExceeded, ObjectTooLarge, what
         `chunks` and `confirm` raise, and TypeError for one piece of bytes in place of an iterable of them.
@@ -176,8 +175,10 @@ class Store(Past):
                 vouch=vouch,
             )
 
-        with self._advised():
+        try:
             return self._intake.take(chunks, put, confirm)
+        except DiskFull as error:  # say what would help
+            raise DiskFull(f"{error}; {self._collector.advice()}") from error
 
     def head(
         self,
@@ -364,14 +365,6 @@ class Store(Past):
                 rules.check_write(conditions, key.key, versions.current(tx, target))
                 if replacing and store_settings.suspended(tx):
                     versions.refuse_replacing(tx, target.bucket, target.key.encode())
-
-    @contextmanager
-    def _advised(self) -> Iterator[None]:
-        """Say with a full disk what would help."""
-        try:
-            yield
-        except DiskFull as error:
-            raise DiskFull(f"{error}; {self._collector.advice()}") from error
 
     def _room(self, key: ObjectKey) -> allowances.Room | None:
         with self._database.read() as tx:

@@ -17,9 +17,12 @@ COLUMNS = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.c
 """What a query asks for, before all else, to have its rows read by `from_row`."""
 
 
+_OTHERS = tuple(name for name in Headers.__slots__ if name != "content_type")
+
+
 def headers_json(headers: Headers) -> str | None:
     """What is stored of all headers but the content type, which has a column of its own; None for nothing."""
-    others = {name: value for name in Headers.__slots__ if name != "content_type" and (value := getattr(headers, name))}
+    others = {name: value for name in _OTHERS if (value := getattr(headers, name))}
     return json.dumps(others, ensure_ascii=False) if others else None
 
 

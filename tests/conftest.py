@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,32 @@ def pytest_xdist_auto_num_workers() -> int:
     """One more than there are processors: many a test waits for a while."""
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return len(mine) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Have the collector of cycles leave alone what lives as long as the session: thousands of tests, all modules."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+_LONG = (
+    "crash_campaign sdk_clients executable conformance docs benchmarks contract_lifecycle cli wrong_providers crash",
+    "full_disk faults backup_cut_off upgrade contract_versions lifecycle linearizability garbage races mutation cancel",
+    "edge old_stores monitoring cli_objects wal damage endpoint_process kill pressure retention_model machine",
+    "conformance_kit interleavings rollback malformed checking readme",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where workers share the files, begin with those that take long: none shall be left alone with one at the end."""
+    if hasattr(config, "workerinput"):
+        rank = {f"test_{name}": number for number, name in enumerate(" ".join(_LONG).split())}
+        items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "errors", "exhaustion", "figures", "objects", "platforms", "progress", "request_ids"},
+    {"clock", "collector", "errors", "exhaustion", "figures", "objects", "platforms", "progress", "request_ids"},
     {
         "chunks",
         "conditions",

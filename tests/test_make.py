@@ -74,7 +74,7 @@ def test_failed_install_is_tried_again(checkout: Path) -> None:
     assert make(checkout, "test", "TESTS=-q").returncode == 0
     assert calls(checkout)[-2:] == [
         "python -m pip --disable-pip-version-check install --quiet --editable .[dev]",
-        "python -m pytest -n auto --dist worksteal -q",
+        "python -m pytest -n auto --dist loadfile --no-loadscope-reorder -q",
     ]
 
 

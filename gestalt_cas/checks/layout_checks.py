@@ -21,8 +21,8 @@ def check_layout(run: Inspection) -> None:
     layout = run.parts.layout
     _check_directory(run, layout.root, required=True)
     blobs = layout.blobs
-    for path in (blobs, layout.staging, *(blobs / name for name in FAN_OUT)):
-        _check_directory(run, path, required=True)
+    for where in (str(blobs), str(layout.staging), *(f"{blobs}/{name}" for name in FAN_OUT)):
+        _check_directory(run, where, required=True)
     _check_directory(run, layout.quarantine, required=False)
     _report_strangers(run)
     files = [layout.database, *layout.beside(layout.database), layout.reserve]
@@ -33,13 +33,16 @@ def check_layout(run: Inspection) -> None:
     run.tally.reclaimable_bytes += sum(left)
 
 
-def _check_directory(run: Inspection, path: Path, *, required: bool) -> None:
+def _check_directory(run: Inspection, where: str | Path, *, required: bool) -> None:
     try:
-        found = path.lstat()
+        found = os.lstat(where)
     except FileNotFoundError:
         if required:
-            _report_missing(run, path)
+            _report_missing(run, Path(where))
         return
+    if found.st_mode == stat.S_IFDIR | DIRECTORY_MODE:
+        return
+    path = Path(where)
     if not stat.S_ISDIR(found.st_mode):
         # The root may be a link; what is below it is ours.
         if path != run.parts.layout.root:

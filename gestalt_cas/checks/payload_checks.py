@@ -32,6 +32,7 @@ class PayloadPass:
 
     def __init__(self, run: Inspection) -> None:
         self._run = run
+        self._blobs = str(run.parts.layout.blobs)
         self._gap: tuple[bytes, bytes, StoreError] | None = None
         self._next = b""
         """The first row after a place that was passed: none stands between. (One that came since is no concern.)"""
@@ -41,7 +42,9 @@ class PayloadPass:
         for first in range(after[0] if after else 0, len(FAN_OUT)):
             _, upper = reachability.bounds(first)
             start = max(after, _before(first))
-            names = {digest: found for digest, found in _listed(self._run, first).items() if digest > start}
+            names = {
+                digest: found for digest, found in _listed(self._run, self._blobs, first).items() if digest > start
+            }
             reached = start
             bare = not names and self._has_no_rows(start, upper)
             for reached in (upper,) if bare else self._directory(names, start, upper):
@@ -232,9 +235,9 @@ def _lengths(run: Inspection, rows: list[PayloadRow]) -> dict[bytes, int | None]
 # ---- listing ----
 
 
-def _listed(run: Inspection, first: int) -> Names:
+def _listed(run: Inspection, blobs: str, first: int) -> Names:
     """What stands in a fan-out directory; reports what does not belong there."""
-    directory = f"{run.parts.layout.blobs}/{FAN_OUT[first]}"
+    directory = f"{blobs}/{FAN_OUT[first]}"
     names: Names = {}
     try:
         with os.scandir(directory) as entries:

@@ -19,13 +19,12 @@ from pathlib import Path
 
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
+from gestalt_cas.checks.wal_sums import Sums, checksum
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _BIG_ENDIAN, _LITTLE_ENDIAN = 0x377F0683, 0x377F0682
 _TRIES = 3
-_WORD = 0xFFFFFFFF
-Sums = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ class _Scan:
     def __init__(self, fd: int, header: bytes) -> None:
         magic, version, page_size, _, *rest = _HEADER.unpack(header)
         self._fd = fd
-        self._order = ">" if magic == _BIG_ENDIAN else "<"
+        self._big_endian = magic == _BIG_ENDIAN
         self._salts = tuple(rest[:2])
         self._stored: Sums = (rest[2], rest[3])
         sane = magic in (_BIG_ENDIAN, _LITTLE_ENDIAN) and version == 3007000 and 512 <= page_size <= 65536
@@ -128,9 +127,4 @@ class _Scan:
         return WalDamage(bad, self._frames, commits, page) if bad is not None and commits >= enough else None
 
     def _sum(self, data: bytes, sums: Sums) -> Sums:
-        first, second = sums
-        words = struct.unpack(f"{self._order}{len(data) // 4}I", data)
-        for index in range(0, len(words), 2):
-            first = (first + words[index] + second) & _WORD
-            second = (second + words[index + 1] + first) & _WORD
-        return first, second
+        return checksum(data, sums, big_endian=self._big_endian)

@@ -44,7 +44,7 @@ def record(verdict: Verdict) -> dict[str, Any]:
         "needs": sorted(need.value for need in verdict.check.needs),
         "expected": verdict.expected,
         "got": verdict.got,
-        "exchanges": [vars(exchange) for exchange in verdict.exchanges],
+        "exchanges": [exchange.as_json() for exchange in verdict.exchanges],
     }
 
 

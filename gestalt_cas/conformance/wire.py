@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -54,13 +53,36 @@ def readable(message: Any) -> str:
     return f"{name} {{{text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'}}}"
 
 
-@dataclass
 class Exchange:
-    """One call: what was sent and what came back, for people."""
+    """One call: what was sent and what came back, for people.
 
-    method: str
-    sent: str
-    came: str = "nothing yet"
+    Either is a text or a message, which becomes one when somebody asks: few exchanges are ever shown, and a page of a
+    listing takes longer to print than to send.
+    """
+
+    def __init__(self, method: str, sent: Any) -> None:
+        self.method = method
+        self._sent = sent
+        self._came: Any = "nothing yet"
+
+    @property
+    def sent(self) -> str:
+        return _text(self._sent)
+
+    @property
+    def came(self) -> str:
+        return _text(self._came)
+
+    @came.setter
+    def came(self, came: Any) -> None:
+        self._came = came
+
+    def as_json(self) -> dict[str, str]:
+        return {"method": self.method, "sent": self.sent, "came": self.came}
+
+
+def _text(shown: Any) -> str:
+    return shown if isinstance(shown, str) else readable(shown)
 
 
 class Exchanges:
@@ -70,7 +92,7 @@ class Exchanges:
         self._kept: deque[Exchange] = deque(maxlen=_KEPT_EXCHANGES)
         self._lock = threading.Lock()
 
-    def begin(self, method: str, sent: str) -> Exchange:
+    def begin(self, method: str, sent: Any) -> Exchange:
         exchange = Exchange(method, sent)
         with self._lock:
             self._kept.append(exchange)
@@ -144,10 +166,10 @@ class Wire(Requests):
 
     def call(self, method: str, request: Any) -> Any:
         """One unary call; raises grpc.RpcError."""
-        exchange = self.exchanges.begin(method, readable(request))
+        exchange = self.exchanges.begin(method, request)
         with _kept_in(exchange):
             answer = self._stubs[method](request, timeout=self.deadline)
-        exchange.came = readable(answer)
+        exchange.came = answer
         return answer
 
     def send(self, requests: Iterable[Any]) -> Any:
@@ -156,7 +178,7 @@ class Wire(Requests):
         exchange = self.exchanges.begin("WriteObject", _shown_upload(listed))
         with _kept_in(exchange):
             answer = self._stubs["WriteObject"](iter(listed), timeout=self.deadline)
-        exchange.came = readable(answer)
+        exchange.came = answer
         return answer.meta
 
     def upload(self, requests: Iterable[Any]) -> Any:
@@ -172,13 +194,13 @@ class Wire(Requests):
     def read_stream(self, key: str, **fields: Any) -> Any:
         """The running call; iterate it for ReadObjectChunk frames."""
         request = self.read_request(key, **fields)
-        self.exchanges.begin("ReadObject", readable(request)).came = "a stream, taken frame by frame"
+        self.exchanges.begin("ReadObject", request).came = "a stream, taken frame by frame"
         return self._stubs["ReadObject"](request, timeout=self.deadline)
 
     def chunks(self, key: str, **fields: Any) -> Messages:
         """All frames of a read."""
         request = self.read_request(key, **fields)
-        exchange = self.exchanges.begin("ReadObject", readable(request))
+        exchange = self.exchanges.begin("ReadObject", request)
         found: Messages = []
         with _kept_in(exchange):
             for chunk in self._stubs["ReadObject"](request, timeout=self.deadline):

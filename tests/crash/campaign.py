@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crash import recorder, shim, sites
@@ -40,6 +40,8 @@ _BATCH = 50
 COLLECTED = 32
 """On one state in so many garbage is collected."""
 _RANDOM_ROUNDS = 6
+_SPARE = 4
+"""So many times the wanted states are made at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,16 @@ def distinct(recording: Recording, plans: Iterable[Plan], wanted: int) -> list[C
 
 
 def all_over(recording: Recording, seed: int, wanted: int) -> list[Candidate]:
-    """Distinct states from all prefixes, or from some of them when few are wanted; in an order drawn from the seed."""
+    """Distinct states from all prefixes, or from some of them when few are wanted; in an order drawn from the seed.
+
+    To make a state takes a good part of the time that it takes to judge it, so of many no more are made than may do.
+    """
     share = min(1.0, wanted / len(recording.entries))
     rounds = (2**number if number else 0 for number in range(_RANDOM_ROUNDS))
-    plans = (Plan(seed + count, share, count, systematic=not count) for count in rounds)
-    found = distinct(recording, plans, wanted)
+    plans = [Plan(seed + count, share, count, systematic=not count) for count in rounds]
+    there = sum(1 for _ in candidates(recording, plans[0]))
+    some = replace(plans[0], kept=min(1.0, _SPARE * wanted / there))
+    found = distinct(recording, (some, *plans), wanted)
     random.Random(seed).shuffle(found)
     return found[:wanted]
 

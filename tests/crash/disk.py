@@ -49,11 +49,19 @@ class Content:
     size: int
 
     def digest(self) -> bytes:
-        stripped = self.data.rstrip(b"\0")
-        return blake3(stripped + self.size.to_bytes(8)).digest()
+        return blake3(without_zeros(self.data) + self.size.to_bytes(8)).digest()
+
+
+def without_zeros(data: bytes) -> bytes:
+    """The data up to its last byte that is not zero; a reserve is 16 MiB of zeros, which rstrip takes one by one."""
+    end = len(data)
+    while data.endswith(_ZEROS, 0, end):
+        end -= len(_ZEROS)
+    return data[:end].rstrip(b"\0")
 
 
 EMPTY = Content(b"", 0)
+_ZEROS = bytes(1 << 14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ def scan(root: Path) -> dict[str, tuple[int, Content | None]]:
     found: dict[str, tuple[int, Content | None]] = {"": (root.stat().st_ino, None)}
     for path in sorted(root.rglob("*")):
         data = None if path.is_dir() else path.read_bytes()
-        content = None if data is None else Content(data.rstrip(b"\0"), len(data))
+        content = None if data is None else Content(without_zeros(data), len(data))
         found[str(path.relative_to(root))] = (path.stat().st_ino, content)
     return found
 

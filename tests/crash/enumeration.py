@@ -91,6 +91,8 @@ class Plan:
     systematic: bool
     positions: frozenset[int] | None = None
     """The only prefixes to look at; None: all."""
+    kept: float = 1.0
+    """The share of the systematic choices."""
 
     def takes(self, position: int, choose: random.Random) -> bool:
         return choose.random() < self.share if self.positions is None else position in self.positions
@@ -98,14 +100,15 @@ class Plan:
 
 def candidates(recording: Recording, plan: Plan) -> Iterator[tuple[Disk, Candidate]]:
     """The candidates of a recording, prefix by prefix; the disk that comes with each is the model at its prefix."""
-    disk, choose = Disk(recording), random.Random(plan.seed)
+    disk, choose, keep = Disk(recording), random.Random(plan.seed), random.Random(plan.seed)
     yield disk, Candidate(0, {})
     for _ in recording.entries:
         if not disk.step() or not plan.takes(disk.position, choose):
             continue
         pending = disk.pending()
         for choices in systematic(pending) if plan.systematic else []:
-            yield disk, Candidate(disk.position, choices)
+            if keep.random() < plan.kept:
+                yield disk, Candidate(disk.position, choices)
         if len(pending) > EXHAUSTIVE and not _is_one_of_many(pending):
             for _ in range(plan.extra):
                 yield disk, Candidate(disk.position, drawn(pending, choose))

@@ -47,8 +47,9 @@ def find() -> list[Site]:
     found: list[Site] = []
     for path in sorted(package.rglob("*.py")):
         module = ".".join(path.relative_to(package).with_suffix("").parts)
-        if module != "durability":
-            found.extend(_numbered(_in_tree(ast.parse(path.read_text()), module, "")))
+        source = path.read_text()
+        if module != "durability" and any(word in source for word in (*SYNCS, "synchronous")):
+            found.extend(_numbered(_in_tree(ast.parse(source), module, "")))
     return found
 
 
