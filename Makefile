@@ -68,7 +68,7 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal 
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
-interleavings: $(INSTALLED_DEV) ## uploads, reads, rollbacks and more beside gc in every order of their steps (60 to 75 minutes)
+interleavings: $(INSTALLED_DEV) ## uploads, reads, backups and more beside gc in every order of their steps (90 to 105 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m interleavings all $(INTERLEAVINGS)
 
 # A sample of these is among the tests. MUTATION="ranges" judges one module alone, MUTATION="--only walk" the mutants whose

@@ -100,7 +100,12 @@ def rotate(path: Path) -> KeyPair:
     """
     pair = generate()
     with translated(f"writing {path}"):
-        _written(path, pair).rename(path)
+        part = _written(path, pair)
+        try:
+            part.rename(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
     try:
         sync_directory(path.parent)
     except OSError as error:

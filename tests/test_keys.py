@@ -117,6 +117,18 @@ def test_a_disk_that_takes_no_keys_is_told_with_the_file_and_keeps_the_old_ones(
     assert SigningKeys(path).get() == pair
 
 
+def test_a_rotation_whose_rename_fails_leaves_no_new_secret_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path, _to: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    pair = keys.create(path)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(StorageFault, match=str(path)):
+        keys.rotate(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+    assert keys.read(path) == pair
+
+
 def test_keys_that_cannot_be_read_are_not_to_be_replaced(path: Path) -> None:
     """Rotating ends every URL; a file that root wrote, say, only wants another owner."""
     path.mkdir()

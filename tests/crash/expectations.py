@@ -45,6 +45,8 @@ class Expected:
     """Payloads that were purged, and neither shared nor written again."""
     snapshots: dict[str, dict[str, Version]] = field(default_factory=dict)
     """What each snapshot reaches, by key: objects, and delete markers."""
+    holds: set[tuple[str, str]] = field(default_factory=set)
+    """The prefix and the version id of each hold."""
     horizon: int = -1
     """The last of the remembered sequences that must be refused, since the history has forgotten what was removed."""
     notes: dict[str, int] = field(default_factory=dict)
@@ -91,6 +93,9 @@ class Expected:
             self.snapshots[call["name"]] = shown
         elif kind == "forget snapshot":
             self._once_kept += self.snapshots.pop(call["name"]).items()
+        elif kind in ("hold", "release"):
+            prefix, version_id = call["hold"]
+            (self.holds.add if kind == "hold" else self.holds.discard)((prefix, version_id))
         elif kind == "purge":
             self.purged |= {version.payload for version in self.histories[key]}
             for version in self.histories.pop(key):

@@ -179,6 +179,7 @@ class Judge:
             self._difference(expected, actual, settings)
             or self._unlike(expected.snapshots, snapshots)
             or self._misremembered(expected, moments)
+            or _held_otherwise(expected, store)
             or _forgotten(expected, store)
             for expected in promises.allowed
         ]
@@ -379,6 +380,12 @@ def _forgotten(expected: Expected, store: Store) -> str:
         if not isinstance(note, dict) or note["at_ms"] < least:
             return f"the note {name} is {note}, and not of {least}"
     return ""
+
+
+def _held_otherwise(expected: Expected, store: Store) -> str:
+    """A hold that was set and is not there, or the other way round; "" if there is none."""
+    found = {(hold.prefix, hold.version_id) for hold in store.holds()}
+    return "" if found == expected.holds else f"the holds are {sorted(found)}, not {sorted(expected.holds)}"
 
 
 def _rows(store: Store, sql: str) -> list[tuple[Any, ...]]:

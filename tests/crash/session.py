@@ -206,6 +206,17 @@ class Session:
     def forget_snapshot(self, store: Store, name: str) -> None:
         self.call("forget snapshot", lambda: store.delete_snapshot(name), name=name)
 
+    def hold(self, store: Store, prefix: str, version_id: str = "") -> None:
+        def place() -> bool:
+            return bool(store.hold(BUCKET, prefix, version_id=version_id))
+
+        self.call("hold", place, hold=[prefix, version_id])
+
+    def release(self, store: Store, prefix: str, version_id: str = "") -> None:
+        self.call(
+            "release", lambda: store.release_hold(BUCKET, prefix, version_id=version_id), hold=[prefix, version_id]
+        )
+
     def retain(self, store: Store, going: Sequence[tuple[str, str]] = (), forgotten: int = 0) -> None:
         """Apply the store's rules, a version in each transaction; `going` has what they remove, in that order.
 

@@ -34,7 +34,7 @@ from gestalt_cas import upgrade as upgrades
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
 from gestalt_cas.checks.inspection import CheckOptions
-from gestalt_cas.errors import ClockSuspect
+from gestalt_cas.errors import ClockSuspect, Held
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.objects import ListQuery
 
@@ -262,6 +262,35 @@ def snapshots(session: Session) -> None:
         session.forget_snapshot(opened, "all")
         session.gc(opened)
         session.put(opened, "b", MEDIUM)
+
+
+@workload(prepare=a_store_with_objects)
+def held(session: Session) -> None:
+    """Holds are set and released beside what they refuse, and beside a quota that all of it counts in."""
+    _one_row_at_a_time()
+    with session.open() as opened:
+        opened.set_quota(BUCKET, "", 1 << 22)
+        first = session.put(opened, "a", SMALL)
+        session.hold(opened, "a", first.version_id)
+        second = session.put(opened, "a", MEDIUM)
+        opened.change_settings({"retention.rules": {f"{BUCKET}/a": {"keepNoncurrent": 0}}})
+        assert not opened.apply_retention().anything
+        session.hold(opened, "k")
+        for refused in (lambda: opened.purge(ObjectKey(BUCKET, "kept")), lambda: opened.purge(second.key)):
+            with suppress(Held):
+                refused()
+                raise AssertionError("what is held was removed")
+        session.delete(opened, "kept")
+        session.release(opened, "a", first.version_id)
+        session.retain(opened, [("a", first.version_id)])
+        session.hold(opened, "a", second.version_id)
+        session.release(opened, "k")
+        session.purge(opened, "kept")
+        session.gc(opened)
+        session.release(opened, "a", second.version_id)
+        session.remove(opened, second)
+        opened.remove_quota(BUCKET, "")
+        session.put(opened, "a", SMALL)
 
 
 @workload(prepare=a_store_with_objects)

@@ -43,6 +43,11 @@ class Turn:
     def before(self) -> bytes:
         return f"before {self.name}".encode()
 
+    @property
+    def beside(self) -> Path:
+        """A place for stores of the turn's own. It is removed once the turn was judged: there are hundreds of turns."""
+        return self.directory.parent / "beside" / self.name.replace(" ", "-")
+
 
 Step = Callable[[Store, Turn], object]
 Question = Callable[[Store, Turn], bool]
@@ -82,7 +87,7 @@ def either(absent: Callable[[Turn], list[bytes | None]], present: Callable[[Turn
     return there
 
 
-def _write(store: Store, turn: Turn) -> object:
+def write(store: Store, turn: Turn) -> object:
     return store.write(key(turn.name), [turn.data[:5000], turn.data[5000:]])
 
 
@@ -226,7 +231,7 @@ def _together(store: Store, turn: Turn) -> None:
 
     committer._begin = begin_in_company
     try:
-        _write(store, turn)
+        write(store, turn)
     finally:
         committer._begin = begin
         for thread in other:
@@ -301,14 +306,15 @@ def _opened_works(store: Store, turn: Turn) -> bool:
 
 
 def _new_directory(turn: Turn) -> Path:
-    return turn.directory.parent / "new" / turn.name.replace(" ", "-")
+    return turn.beside / "new"
 
 
 def _beside_nothing(store: Store, turn: Turn) -> None:
-    os.makedirs(_new_directory(turn).parent, exist_ok=True)
+    os.makedirs(turn.beside)
 
 
 def _complete_tree(store: Store, turn: Turn) -> None:
+    os.makedirs(turn.beside)
     Layout(_new_directory(turn)).make()
 
 
@@ -373,7 +379,7 @@ def _backed_up(store: Store, turn: Turn) -> bool:
 
 
 def _old_store(turn: Turn) -> Path:
-    return turn.directory.parent / "old" / turn.name.replace(" ", "-") / "store"
+    return turn.beside / "old"
 
 
 def _unpack(store: Store, turn: Turn) -> None:
@@ -400,16 +406,16 @@ def _upgraded(store: Store, turn: Turn) -> bool:
 
 
 CASES: dict[str, Case] = {
-    "write new bytes": Case(_write, either(_nothing, _new)),
+    "write new bytes": Case(write, either(_nothing, _new)),
     "replace by if-match": Case(_replace, either(before, both), put_before),
-    "write known bytes": Case(_write, either(_nothing, _new), _known),
-    "write damaged bytes": Case(_write, either(_nothing, _new), _damaged),
-    "write missing bytes": Case(_write, either(_nothing, _new), _missing),
-    "write over an orphan": Case(_write, either(_nothing, _new), _orphan),
-    "write an inlined payload": Case(_write, either(_nothing, _new), _inlining),
+    "write known bytes": Case(write, either(_nothing, _new), _known),
+    "write damaged bytes": Case(write, either(_nothing, _new), _damaged),
+    "write missing bytes": Case(write, either(_nothing, _new), _missing),
+    "write over an orphan": Case(write, either(_nothing, _new), _orphan),
+    "write an inlined payload": Case(write, either(_nothing, _new), _inlining),
     "replace an inlined payload": Case(_replace, either(before, both), _inlined_before),
-    "write over a damaged row": Case(_write, either(_nothing, _new), _inlined_damaged),
-    "write a missing file as a row": Case(_write, either(_nothing, _new), _missing_and_raised),
+    "write over a damaged row": Case(write, either(_nothing, _new), _inlined_damaged),
+    "write a missing file as a row": Case(write, either(_nothing, _new), _missing_and_raised),
     "write in company": Case(_together, either(_nothing, _new), _inlining),
     "read an inlined payload": Case(_read, _unchanged, _inlined_before, changes_nothing=True),
     "collect a row": Case(collect, _row_collected, _inlined_garbage, in_steps=True),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from faults import cases, past
+from faults import cases, keeping, past
 
-CASES = cases.CASES | past.CASES
+CASES = cases.CASES | past.CASES | keeping.CASES

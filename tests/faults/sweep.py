@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sys
 import traceback
 from contextlib import suppress
@@ -28,7 +29,7 @@ import kill_points
 from crash.shim import Fault, Faults
 from faults.cases import Case, Turn
 from faults.catalogue import CASES
-from gestalt_cas import Store
+from gestalt_cas import Store, reserve
 from gestalt_cas.errors import OutcomeUnknown, StoreError
 from storage import body, key, put, rows, staged
 
@@ -53,16 +54,18 @@ def sweep(directory: Path, name: str, kind: Fault, *, sticky: bool, first: int, 
 
 
 def _point(directory: Path, name: str, kind: Fault, sticky: bool, number: int) -> str:
+    turn = Turn(directory / "store", f"{kind.name} {sticky} {number:04}")  # no name begins another one
     reader, writer = os.pipe()
 
     def work() -> None:
-        turn = Turn(directory / "store", f"{kind.name} {sticky} {number}")
         os.write(writer, Point(CASES[name], turn, kind, sticky).run(number).encode())
 
     kill_points.in_fork(work)
     os.close(writer)
     ended = os.read(reader, 1000).decode()
     os.close(reader)
+    if turn.beside.exists():
+        shutil.rmtree(turn.beside)
     return ended
 
 
@@ -177,6 +180,7 @@ def _open_payloads() -> list[str]:
 
 def run(directory: str, name: str, stride: str, seed: str, *kinds: str) -> None:
     """Sweep one case."""
+    reserve._LARGEST = 1 << 16  # it is made and given back at every point
     kill_points.in_fork(lambda: Store.open(f"{directory}/store").close())
     for kind in [Fault[kind] for kind in kinds] or list(Fault):
         for sticky in (False, True):

@@ -1,4 +1,4 @@
-"""Two processes on one store, let on step by step: what an upload, a read or a rollback meets when gc works beside it.
+"""Two processes on one store, let on step by step: what an upload, a backup or a rollback meets beside a gc at work.
 
 A step ends before each call by which a process can notice another one or be noticed: system calls on names and locks,
 and SQL statements. Stopping anywhere between two such calls is the same as stopping before the second, so these steps

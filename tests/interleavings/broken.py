@@ -10,12 +10,16 @@ from unittest import mock
 
 from sqlalchemy import Integer, select
 
-from gestalt_cas import Store, blob_rows, reachability, rollback_plans, schema, staging
+from gestalt_cas import ObjectKey, Store, blob_rows, reachability, rollback_plans, schema, staging, upkeep
 from gestalt_cas import store as store_module
+from gestalt_cas.answers import Answers
+from gestalt_cas.changes import lookup
 from gestalt_cas.database import Database
 from gestalt_cas.heartbeats import HeldPin
+from gestalt_cas.holds import Hold
 from gestalt_cas.payloads import Payloads
 from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.upkeep import Upkeep
 from interleavings.processes import Prepare, nothing_more
 from interleavings.scenarios import FORGET
 
@@ -106,6 +110,24 @@ def _plan_taken_for_granted() -> AbstractContextManager[object]:
     )
 
 
+def _looked_up_before() -> AbstractContextManager[object]:
+    """Whether a version is there to be held is asked before the transaction that holds it."""
+    real = Upkeep.hold
+
+    def hold(self: Upkeep, bucket: str, prefix: str = "", *, version_id: str = "") -> Hold:
+        with self._parts.database.read() as tx:
+            lookup(tx, ObjectKey(bucket, prefix), version_id)
+        with mock.patch.object(upkeep, "lookup"):
+            return real(self, bucket, prefix, version_id=version_id)
+
+    return mock.patch.object(Upkeep, "hold", hold)
+
+
+def _answers_never_old() -> AbstractContextManager[object]:
+    """That there are no holds is taken for known, whatever another process has done since."""
+    return mock.patch.object(Answers, "may_be_old", return_value=False)
+
+
 def _without_foreign_keys(store: Store) -> None:
     writer = store._database._writer
     assert writer is not None
@@ -137,5 +159,10 @@ BROKEN = {
     "gc removes staging files that are held": Broken(_held_staging_removed, "upload of new bytes", "gc"),
     "a read does not look again": Broken(_no_second_read, "read", "purge"),
     "a batch keeps gc away from nothing": Broken(_no_pin, "batch", "gc"),
+    "a backup keeps gc away from nothing": Broken(_no_pin, "backup", "remove and gc"),
+    "a hold looks for its version before its transaction": Broken(_looked_up_before, "hold", "remove and gc"),
+    "a removal knows from before that there is no hold": Broken(
+        _answers_never_old, "hold of a noncurrent version", "remove and gc"
+    ),
     "a rollback takes its plan for granted": Broken(_plan_taken_for_granted, "rollback to a snapshot", FORGET),
 }

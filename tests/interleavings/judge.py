@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from blake3 import blake3
 
 from gestalt_cas import Store
+from gestalt_cas.backups import manifests
 from gestalt_cas.errors import NoSuchKey, StoreError
+from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery
 from interleavings.scenarios import (
+    BACKUPS,
     CHURN,
     FORGET,
+    HOLDS,
     OPPONENT,
     PREPARED,
     REMOVERS,
@@ -22,6 +26,7 @@ from interleavings.scenarios import (
     ROLLBACKS,
     VICTIM,
     WITH_SOURCE,
+    backup_of,
     payload,
 )
 from storage import BUCKET, body, change, history, key, rows, staged
@@ -36,6 +41,8 @@ def judge(store: Store, scenario: str, opponent: str, turn: int, answer: list[An
     if scenario.endswith("with a file without a row"):
         store.collect_garbage()  # takes the file, which nobody reads
     faults = [*_answers(store, scenario, opponent, turn, answer, other), *_versions(store), *_snapshots(store)]
+    if scenario in BACKUPS:
+        faults += _backup(store)
     reached, known, files = _reached(store), _known(store), _files(store)
     if files != known:
         faults.append(f"files {files} beside rows {known}")
@@ -60,9 +67,14 @@ def _answers(
         yield f"not done: {answer}"
     elif made:
         yield f"{answer} had an effect: {made}"
-    if other[0] != "done" and not (other[1] == "Protected" and scenario == "making a snapshot" and opponent == "purge"):
+    if other[0] != "done" and (other[1], scenario, opponent) not in REFUSED:
         yield f"{opponent} ended with {other}"
     yield from _source(store, scenario, opponent, turn, answer, other)
+
+
+REFUSED = {("Protected", "making a snapshot", "purge")}
+REFUSED |= {("Held", hold, remover) for hold in HOLDS for remover in REMOVERS}
+"""How the other may be refused in which scenario, since the first was there before."""
 
 
 def _refusals(scenario: str, opponent: str) -> tuple[str, ...]:
@@ -71,6 +83,8 @@ def _refusals(scenario: str, opponent: str) -> tuple[str, ...]:
         return ("NoSuchKey",)
     if opponent == FORGET:
         return ("NoSuchSnapshot",)
+    if scenario in HOLDS and opponent in (*REMOVERS, RETAIN):
+        return ("NoSuchKey", "NoSuchVersion")
     return ("VersionRemoved",) if scenario == "rollback" and opponent in (*REMOVERS, RETAIN) else ()
 
 
@@ -81,6 +95,13 @@ def _source(
     if scenario in ROLLBACKS:
         if there not in _possible(opponent, turn, done=answer[0] == "done"):
             yield f"the source is {there!r}"
+    elif scenario in HOLDS:
+        wanted = blake3(payload(turn)).hexdigest()
+        kept = wanted in [version.digest for version in history(store, "source")]
+        if kept != (answer[0] == "done") or kept != bool(store.holds()):
+            yield f"the hold ended with {answer}, the holds are {store.holds()}, and the version is there: {kept}"
+        if opponent in REMOVERS and kept != (other[0] != "done"):
+            yield f"{opponent} ended with {other}, and the version is there: {kept}"
     elif scenario in WITH_SOURCE and opponent == "gc" and there != payload(turn):
         yield "the source has gone"
     elif opponent in REMOVERS and other[0] == "done" and history(store, "source"):
@@ -95,6 +116,22 @@ def _possible(opponent: str, turn: int, *, done: bool) -> list[bytes | str]:
     if opponent == CHURN:  # while the same bytes are there already nothing has to come back, and then they go
         return [before, then]
     return [then if done else before]
+
+
+def _backup(store: Store) -> Iterator[str]:
+    """What the backup lacks of the moment that it is of."""
+    place = backup_of(store)
+    found = manifests.state(place)
+    if found.kind is not manifests.Kind.COMPLETE or found.rows is None:
+        yield found.reason
+        return
+    with closing(manifests.open_rows(found.rows)) as connection:
+        inlined = {blake3(data).digest() for (data,) in connection.execute("SELECT data FROM inlined")}
+        reached = {digest for (digest,) in connection.execute("SELECT digest FROM versions WHERE digest IS NOT NULL")}
+    for digest in reached - inlined:
+        path = Layout(place).blobs / f"{digest[0]:02x}" / digest.hex()
+        if not path.exists() or blake3(path.read_bytes()).digest() != digest:
+            yield f"the backup has a version without the payload {digest.hex()}"
 
 
 def _snapshots(store: Store) -> Iterator[str]:
@@ -139,6 +176,8 @@ def clean(store: Store) -> None:
     """Empty the store for the next turn."""
     for snapshot in store.snapshots():
         store.delete_snapshot(snapshot.name)
+    for hold in store.holds():
+        store.release_hold(hold.bucket, hold.prefix, version_id=hold.version_id)
     for name in ("k", "source", "before"):
         with suppress(NoSuchKey):
             store.purge(key(name))

@@ -1,13 +1,17 @@
-"""What the two processes do: one uploads, copies, reads, repairs or rolls back, the other removes payloads."""
+"""What the two processes do: one uploads, reads, holds, backs up or rolls back, the other removes payloads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
+from pathlib import Path
+from unittest import mock
 
 from blake3 import blake3
 
 from gestalt_cas import Store
+from gestalt_cas.layout import Layout
 from storage import BUCKET, body, flip, history, key, payload_path, put
 
 MOMENT = "interleavings.moment"
@@ -139,6 +143,16 @@ def _shown_below_another(store: Store, turn: int) -> None:
     put(store, "source", payload(turn, 1))
 
 
+def _backed_up(prepared: Callable[[Store, int], None]) -> Callable[[Store, int], None]:
+    """The same beside a backup, which a further one replaces."""
+
+    def prepare(store: Store, turn: int) -> None:
+        back_up(store, turn)
+        prepared(store, turn)
+
+    return prepare
+
+
 def _nothing(store: Store, turn: int) -> None:
     """Begin with an empty store."""
 
@@ -188,6 +202,23 @@ def put_back(store: Store, turn: int) -> None:
             store._payloads.vouch(tx, found, published, inline_max=0)
     finally:
         found.discard()
+
+
+def hold(store: Store, turn: int) -> None:
+    """Hold the version with the payload, as somebody would who has looked for it; it may have gone since, or before."""
+    wanted = blake3(payload(turn)).hexdigest()
+    found = [version.version_id for version in history(store, "source") if version.digest == wanted]
+    store.hold(BUCKET, "source", version_id=found[0] if found else "gone")
+
+
+def backup_of(store: Store) -> Path:
+    return store.directory.with_name(f"{store.directory.name}-backup")
+
+
+def back_up(store: Store, turn: int) -> None:
+    """Into the place of the turn before's, whose 256 directories would be as many steps of no account."""
+    with mock.patch.object(Layout, "make_tree") if backup_of(store).exists() else nullcontext():
+        store.back_up(backup_of(store))
 
 
 def gc(store: Store, turn: int) -> None:
@@ -246,6 +277,11 @@ PREPARED: dict[str, Callable[[Store, int], None]] = {
     "read as of a snapshot": _shown,
     "read of a row as of a snapshot": _shown_row,
     "making a snapshot": _source,
+    "hold": _source,
+    "hold of a row": _row_source,
+    "hold of a noncurrent version": _overwritten,
+    "backup": _backed_up(_source),
+    "backup of a row": _backed_up(_row_source),
     "rollback": _overwritten,
     "rollback to a snapshot": _shown_below_another,
 }
@@ -253,6 +289,9 @@ VICTIM: dict[str, Callable[[Store, int], str | None]] = dict.fromkeys(PREPARED, 
 VICTIM |= {"copy": copy, "copy of a row": copy, "read": read, "read of a row": read}
 VICTIM |= {"batch": batch, "making a snapshot": make_snapshot}
 VICTIM |= {"read as of a snapshot": read_then, "read of a row as of a snapshot": read_then}
+HOLDS = {"hold", "hold of a row", "hold of a noncurrent version"}
+BACKUPS = {"backup", "backup of a row"}
+VICTIM |= dict.fromkeys(HOLDS, hold) | dict.fromkeys(BACKUPS, back_up)
 VICTIM |= {"rollback": roll_back, "rollback to a snapshot": roll_back_to_snapshot}
 VICTIM |= {"putting lost bytes back": put_back, "another gc": gc}
 """What the first process does in each scenario; each returns the version id of what it made, if it made one."""
@@ -262,6 +301,7 @@ CHURN, FORGET, RETAIN = "write, remove and gc", "forget the snapshot and gc", "r
 OPPONENT: dict[str, Callable[[Store, int], None]] = {"gc": gc, CHURN: churn, **REMOVERS}
 OPPONENT |= {FORGET: forget_and_gc, RETAIN: retain_and_gc}
 WITH_SOURCE = {name for name, prepared in PREPARED.items() if prepared in (_source, _row_source, _lost, _overwritten)}
+WITH_SOURCE |= BACKUPS
 ROLLBACKS = {"rollback", "rollback to a snapshot"}
 SHOWN = {name for name, prepared in PREPARED.items() if prepared in (_shown, _shown_row, _shown_below_another)}
 
@@ -269,7 +309,10 @@ SHOWN = {name for name, prepared in PREPARED.items() if prepared in (_shown, _sh
 def _fits(scenario: str, opponent: str) -> bool:
     if opponent in REMOVERS:
         return scenario in WITH_SOURCE
-    return {FORGET: scenario in SHOWN, RETAIN: scenario == "rollback"}.get(opponent, True)
+    if scenario == "backup of a row":
+        return False  # rows are in the database that is copied
+    wanted = {FORGET: scenario in SHOWN, RETAIN: PREPARED[scenario] is _overwritten, CHURN: scenario not in HOLDS}
+    return wanted.get(opponent, True)
 
 
 PAIRS = [(scenario, opponent) for scenario in PREPARED for opponent in OPPONENT if _fits(scenario, opponent)]

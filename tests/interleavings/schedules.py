@@ -22,7 +22,7 @@ Schedule = tuple[str, str, Segments]
 
 
 MOST_PAIRS = 7500
-"""Only rollbacks and batches have more."""
+"""Only rollbacks, batches and backups have more."""
 
 
 class Fault(Exception):
