@@ -18,7 +18,6 @@ from xxhash import xxh3_128_digest
 
 from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.intake import Unsettled
 from gestalt_cas.layout import FAN_OUT, Layout
 from gestalt_cas.sqlite import Connection
 
@@ -56,8 +55,6 @@ class LeastStore:
             confirm()
         if self._files:
             _keep(f"{self._files}/{FAN_OUT[digest[0]]}", digest.hex(), data)
-        if confirm is not None:
-            settle(confirm)
         self._commit(_Upload(key, digest, sums, None if self._files else data))
 
     def _commit(self, upload: _Upload) -> None:
@@ -82,14 +79,6 @@ class LeastStore:
         for member in (*to_lead, *group):
             if member is not upload:
                 member.turn.release()
-
-
-def settle(confirm: Callable[[], None]) -> None:
-    """Ask the upload for the last time, as the store does before COMMIT."""
-    try:
-        confirm()
-    except Unsettled:
-        confirm()
 
 
 def _keep(directory: str, name: str, data: bytes) -> None:

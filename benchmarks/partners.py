@@ -30,7 +30,7 @@ from google.protobuf.message import Message
 from xxhash import xxh3_128_digest
 
 from benchmarks import building
-from benchmarks.least import LeastStore, settle
+from benchmarks.least import LeastStore
 from gestalt_cas import chunks, rpc, server, wire_pb2
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import now_ms
@@ -237,7 +237,6 @@ def _drop_uploads() -> None:
             pass
         if confirm is not None:
             confirm()
-            settle(confirm)
         return _VERSION
 
     setattr(Store, "write", write)  # noqa: B010 - it takes less than the method whose place it takes

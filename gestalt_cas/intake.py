@@ -22,16 +22,8 @@ _PUBLISH_TRIES = 3
 
 Result = TypeVar("Result")
 Vouch = Callable[[Settings], None]
-Confirm = Callable[[], None]
-"""Raises to give the upload up: called when the body is complete, and again in the transaction, just before COMMIT.
-
-There it must not wait for anything: it raises Unsettled instead, and is called once more outside, where it may."""
 Use = Callable[[Connection, Staged | Held, Vouch], Result]
 """What to do with a payload: the transaction, the payload, and what makes sure of it there."""
-
-
-class Unsettled(Exception):
-    """Whether the upload is to be given up is not known yet; see Confirm."""
 
 
 class Intake:
@@ -42,11 +34,11 @@ class Intake:
         self._blobs = blobs
         self._payloads = payloads
 
-    def take(self, pieces: Pieces, use: Use[Result], confirm: Confirm | None = None) -> Result:
+    def take(self, pieces: Pieces, use: Use[Result], confirm: Callable[[], None] | None = None) -> Result:
         """Take the body and use it in a transaction that others may share; durable when this returns.
 
-        Raises what `pieces`, `use` and `confirm` raise, StoreFull, ObjectTooLarge, StorageFault, StoreBusy or
-        OutcomeUnknown.
+        `confirm` is called when the body is complete, and again just before COMMIT; it may raise to give up. Raises
+        what `pieces` and `use` raise, StoreFull, ObjectTooLarge, StorageFault, StoreBusy or OutcomeUnknown.
         """
         present = self._database.recent(store_settings.for_writing) or self._database.ask(store_settings.for_writing)
         most = present.inline_max_bytes
@@ -67,7 +59,7 @@ class Intake:
         finally:
             staged.discard()
 
-    def _commit(self, staged: Staged | Held, use: Use[Result], confirm: Confirm | None) -> Result:
+    def _commit(self, staged: Staged | Held, use: Use[Result], confirm: Callable[[], None] | None) -> Result:
         published = self._payloads.publish(staged)
 
         def work(tx: Connection) -> Result:
@@ -79,10 +71,4 @@ class Intake:
                 confirm()
             return result
 
-        weight = staged.size if isinstance(staged, Held) else 0
-        try:
-            return self._database.commit(work, weight=weight)
-        except Unsettled:
-            assert confirm is not None
-            confirm()
-            return self._database.commit(work, weight=weight)
+        return self._database.commit(work, weight=staged.size if isinstance(staged, Held) else 0)

@@ -152,8 +152,8 @@ class Store(Past):
         Headers and metadata are replaced as a whole, nothing is inherited. Conditions are judged in the transaction
         that adds the version (and once before the body is taken, to refuse early); so are holds, and quotas, for which
         `expected_bytes` says how long the body is announced to be (0: not announced). `confirm` is called before the
-        body's sync and just before COMMIT and may raise to give the write up; see `intake.Confirm`. Nothing is stored
-        when this raises, but for OutcomeUnknown.
+        body's sync and just before COMMIT and may raise to give the write up. Nothing is stored when this raises, but
+        for OutcomeUnknown.
 
         Raises PreconditionFailed, Held (of a null version that it would replace), QuotaExceeded, ObjectTooLarge, what
         `chunks` and `confirm` raise, and TypeError for one piece of bytes in place of an iterable of them.

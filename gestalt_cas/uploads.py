@@ -2,13 +2,12 @@
 
 An upload that fails early is drained before it is refused: the host and the Go SDK see the refusal only if their sends
 succeed (docs/contract.md 3.5). It counts as cancelled until its stream has ended cleanly, and grpcio can show a cancel
-as a plain end a moment before it says so, hence the checks in `Upload.confirm`.
+as a plain end a moment before it says so, hence a stream that ends is asked once more.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -17,13 +16,10 @@ from gestalt_cas import messages, wire_pb2
 from gestalt_cas.calls import OpenCall
 from gestalt_cas.errors import Cancelled, InvalidArgument, QuotaExceeded, StoreError, StoreFull
 from gestalt_cas.frames import unpack_data
-from gestalt_cas.intake import Unsettled
 
 log = logging.getLogger(__name__)
 
 DRAIN_BYTES, DRAIN_SECONDS = 256 << 20, 10.0
-_SETTLE_SECONDS = 1.0
-_INITIAL = "send_initial_metadata"
 
 
 class Upload:
@@ -33,13 +29,11 @@ class Upload:
         self._frames = frames
         self._call = call
         self._ended = False
-        self._asked = self._told = False
 
     def opening(self) -> wire_pb2.WriteObjectOpen:
         """The first frame; raises InvalidArgument when there is none or it is no opening."""
         raw = self._next()
         if raw is None:
-            self._asked = self._told = True  # there is nothing to spare, and it may wait
             self.confirm()
             raise InvalidArgument("the upload has no frames; the first one must be the opening")
         message = messages.decode(wire_pb2.WriteObjectRequest, raw)
@@ -58,17 +52,9 @@ class Upload:
                 yield data
 
     def confirm(self) -> None:
-        """Raise Cancelled unless the stream has ended cleanly and the caller still waits for the answer.
-
-        After a clean end grpcio is asked to send the initial metadata. That goes through the same queue as a cancel
-        which arrived before it, so when it is done the cancel has been seen too. The first call does not look at that:
-        it spares the disk the bytes of most who have gone. The next one, by then in the transaction, mostly finds it
-        done; if not it raises Unsettled, and the call after that waits.
-        """
-        context = self._call.context
-        if not self._ended or (self._asked and not self._settled()) or not context.is_active():
+        """Raise Cancelled unless the stream has ended cleanly and the caller still waits for the answer."""
+        if not self._ended or not self._call.context.is_active():
             raise Cancelled("the upload was cancelled by its caller")
-        self._asked = True
 
     def drain(self, error: StoreError) -> None:
         """Take and drop what the caller still sends, so that it gets to see `error` instead of a broken pipe."""
@@ -86,40 +72,16 @@ class Upload:
     def _next(self) -> bytes | None:
         """The next frame, None at the end of the stream; raises Cancelled when the caller has gone."""
         try:
-            raw = next(self._frames)
-        except StopIteration:
-            self._end()
-            return None
+            raw = next(self._frames, None)
+            if raw is None and not self._ended:
+                # Asked once more, grpcio asks the connection: the answer comes through the same queue as a cancel that
+                # was there before, so that one has been seen then.
+                next(self._frames, None)
+                self._ended = True
         except grpc.RpcError:
             raise Cancelled("the upload was cancelled by its caller") from None
         self._call.progress()
         return raw
-
-    def _settled(self) -> bool:
-        """Whether grpcio has sent the initial metadata; False when it does not come to that.
-
-        `due` is grpcio's own set of operations on their way; a release without it leaves the checks around this one.
-        Nobody is told when an operation is taken out of it.
-        """
-        context = self._call.context
-        due = getattr(getattr(context, "_state", None), "due", ())
-        if _INITIAL in due and not self._told:
-            self._told = True
-            raise Unsettled
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        pause = 0.0
-        while _INITIAL in due and context.is_active():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(pause)
-            pause = 0.0005
-        return True
-
-    def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
-            if self._call.context.is_active():
-                self._call.context.send_initial_metadata(())
 
 
 def _unusual_data(raw: bytes) -> memoryview:

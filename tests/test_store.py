@@ -41,7 +41,6 @@ from gestalt_cas.errors import (
     StoreError,
     StoreFull,
 )
-from gestalt_cas.intake import Unsettled
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock
 from storage import (
@@ -255,35 +254,6 @@ def test_a_write_is_confirmed_before_the_sync_and_between_it_and_commit(
     monkeypatch.setattr(Database, "_commit", lambda *a: (events.append("commit"), commit(*a)))
     put(store, "k", DATA, confirm=lambda: events.append("confirm"))
     assert events == ["confirm", "sync", "confirm", "commit"]
-
-
-def test_an_upload_that_is_not_settled_in_its_transaction_is_asked_outside_and_comes_again(store: Store) -> None:
-    inside: list[bool] = []
-    answers = iter([None, Unsettled(), None, None])
-
-    def confirm() -> None:
-        inside.append(store._database._writer is not None and store._database._writer.in_transaction)
-        if (answer := next(answers)) is not None:
-            raise answer
-
-    version = put(store, "k", DATA, confirm=confirm)
-    assert inside == [False, True, False, True]
-    assert body(store, "k") == DATA
-    assert rows(store, "SELECT seq FROM versions") == [(version.seq,)]
-    assert rows(store, "SELECT seq FROM counter") == [(version.seq,)]
-
-
-def test_an_upload_that_turns_out_to_be_cancelled_outside_of_its_transaction_leaves_nothing(store: Store) -> None:
-    answers = iter([None, Unsettled(), Cancelled("gone")])
-
-    def confirm() -> None:
-        if (answer := next(answers)) is not None:
-            raise answer
-
-    with pytest.raises(Cancelled):
-        put(store, "k", DATA, confirm=confirm)
-    assert staged(store) == []
-    assert rows(store, "SELECT count(*) FROM versions") == [(0,)]
 
 
 def test_a_body_that_breaks_off_leaves_nothing(store: Store) -> None:
