@@ -24,7 +24,7 @@ from types import FrameType
 
 import grpc
 
-from gestalt_cas import collector, exhaustion, host, logs, reach, request_ids, sqlite, targets, version_ids
+from gestalt_cas import cycles, exhaustion, host, logs, reach, request_ids, sqlite, targets, version_ids
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import instant
 from gestalt_cas.config import Config, Limits, Telemetry
@@ -232,7 +232,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     _allow_many_files()
     bound = _bind(server, target)
     server.start()
-    collector.settle()
+    cycles.settle()
     ready(bound)
     _wait_for(stopping)
     log.info("stopping")

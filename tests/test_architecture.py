@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "collector", "errors", "exhaustion", "figures", "objects", "ownership", "platforms", "progress"}
+    {"clock", "cycles", "errors", "exhaustion", "figures", "objects", "ownership", "platforms", "progress"}
     | {"request_ids", "sizes"},
     {
         "chunks",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gestalt_cas import collector, exhaustion
+from gestalt_cas import cycles, exhaustion
 from gestalt_cas.cli import exits
 from gestalt_cas.cli.output import Output
 from gestalt_cas.cli.session import DATA_DIR_VARIABLE, Session, data_dir_option
@@ -199,7 +199,7 @@ def _replace_closed_streams() -> None:
 
 def run_process() -> int:
     """`run` for a process of its own: SIGTERM ends it as cleanly as ctrl-C does, and keys are printed as UTF-8."""
-    collector.begin()
+    cycles.begin()
     _replace_closed_streams()
     signal.signal(signal.SIGTERM, _terminate)
     reconfigure = getattr(sys.stdout, "reconfigure", None)
@@ -216,4 +216,4 @@ def run_process() -> int:
             sys.stdout.flush()
         except OSError:  # reported already, by the verb that could not print
             _drop_stdout()
-        collector.end()
+        cycles.end()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gestalt_cas import collector
+from gestalt_cas import cycles
 from wire.process import ROOT
 
 
@@ -24,17 +24,17 @@ def as_before() -> Iterator[None]:
 
 def test_a_process_that_goes_on_collects_as_usual() -> None:
     usual = gc.get_threshold()
-    collector.begin()
+    cycles.begin()
     assert gc.get_threshold() == (10_000, *usual[1:])
     frozen = gc.get_freeze_count()
     kept = [[number] for number in range(1000)]
-    collector.settle()
+    cycles.settle()
     assert gc.get_threshold() == usual
     assert gc.get_freeze_count() >= frozen + len(kept)
 
 
 def test_garbage_of_later_is_still_found() -> None:
-    collector.settle()
+    cycles.settle()
     looped: list[object] = []
     looped.append(looped)
     del looped
