@@ -54,6 +54,10 @@ TABLE: dict[type[StoreError], tuple[int, str]] = {
 }
 
 
+_FOR_OPERATORS = (errors.StoreFull, errors.Held)
+"""Errors whose message goes on, behind a semicolon, with commands for whoever runs the store."""
+
+
 def answer(error: StoreError, *, resource: str, request_id: str) -> Answer:
     """The response to a failed request. `resource` is the raw path; no query, since that holds the signature."""
     status, code = next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
@@ -68,7 +72,12 @@ def answer(error: StoreError, *, resource: str, request_id: str) -> Answer:
         fields["Allow"] = "DELETE" if fields else METHODS
     if isinstance(error, errors.InvalidRange):
         fields["Content-Range"] = f"bytes */{error.size}"
-    return Answer(status, fields, body(code, str(error), resource=resource, request_id=request_id))
+    return Answer(status, fields, body(code, _told(error), resource=resource, request_id=request_id))
+
+
+def _told(error: StoreError) -> str:
+    """What the sender of a request may know: whoever was given a URL need not learn where the store lies."""
+    return str(error).partition("; ")[0] if isinstance(error, _FOR_OPERATORS) else str(error)
 
 
 def body(code: str, message: str, *, resource: str, request_id: str) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import errors, http_errors
+from gestalt_cas import Limits, ObjectKey, Store, errors, http_errors
 from gestalt_cas.errors import StoreError
 from gestalt_cas.http_errors import answer
 
@@ -83,3 +84,21 @@ def test_an_unknown_method_is_told_the_known_ones() -> None:
 def test_the_xml_is_well_formed_whatever_is_in_it(message: str, resource: str) -> None:
     _, parts = parsed(errors.InvalidArgument(message + "\udcff\0"), resource)
     assert parts["Message"].endswith("\ufffd\ufffd")
+
+
+def test_a_sender_does_not_learn_where_the_store_lies(tmp_path: Path) -> None:
+    """What a refusal tells whoever runs the store, its commands and their directory, is not for any holder of a URL."""
+    with Store.open(tmp_path / "s", limits=Limits(min_free_bytes=0)) as store:
+        store.set_quota("b", "", 10)
+        store.write(ObjectKey("b", "kept"), [b"12345678"])
+        store.hold("b", "kept")
+        version = store.head(ObjectKey("b", "kept")).version_id
+        with pytest.raises(errors.QuotaExceeded) as beyond:
+            store.write(ObjectKey("b", "k"), [b"123"])
+        with pytest.raises(errors.Held) as held:
+            store.delete(ObjectKey("b", "kept"), version_id=version)
+    for error, text in ((beyond.value, "3 more do not fit"), (held.value, "keeps it")):
+        _, parts = parsed(error)
+        assert parts["Message"].endswith(text)
+        assert str(tmp_path) in str(error)
+        assert str(tmp_path) not in parts["Message"]
