@@ -55,7 +55,7 @@ test: $(INSTALLED_DEV) ## run every test
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
 COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits connections database database_faults heartbeats inlined intake \
-  payloads quotas rollback rollback_plans rollback_rows staging store version_ids version_rows versions
+  payloads quotas readers rollback rollback_plans rollback_rows staging store version_ids version_rows versions
 REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews \
   retention_runs snapshots strays sweeps
 empty :=

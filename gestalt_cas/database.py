@@ -13,12 +13,11 @@ and checked before the next write; what that finds makes the store refuse writes
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
-from gestalt_cas import schema, sqlite, wal
+from gestalt_cas import readers, schema, sqlite, wal
 from gestalt_cas.answers import Answers
 from gestalt_cas.commits import Committer
 from gestalt_cas.connections import connect
@@ -34,6 +33,7 @@ from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.place import Place
+from gestalt_cas.readers import Readers
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -44,13 +44,9 @@ Result = TypeVar("Result")
 WRITE_TIMEOUT = 30.0
 """Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
-_IDLE_READERS = 16
 _PROBE = "UPDATE settings SET value = value WHERE 0"
 """Changes nothing, and fails on a connection that cannot write. SQLite opens its files for reading only when it cannot
 have more at that moment (too many open files, a passing error), says nothing of it, and stays with that."""
-
-_abandoned: list[Connection] = []
-"""Connections that could not be closed under write.lock; kept, since collecting one would close it."""
 
 
 class Database:
@@ -60,31 +56,18 @@ class Database:
         self._layout = layout
         self._writer_lock = writer_lock
         self._wal = Wal(layout.wal, layout.shared_memory)
-        self._pool_lock = threading.Lock()
-        self._readers: list[Connection] = []
         self._closed = False
         self._faults = Faults(layout.root)
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
         self.place = Place(layout)
+        self._readers = Readers(layout.database, writer_lock, self._faults, self.place)
         self._committer = Committer(self._shared_write)
         self._answers = Answers()
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> AbstractContextManager[Connection]:
         """One consistent view for the block. Every SELECT in it must be fetched to its end."""
-        connection = self._borrow()
-        try:
-            connection.execute("BEGIN")
-            yield connection
-            connection.execute("COMMIT")
-        except DriverError as error:
-            self._discard(connection)
-            raise self._faults.noted(error) from error
-        except BaseException:
-            self._give_back(connection)
-            raise
-        self._give_back(connection)
+        return self._readers.view()
 
     @contextmanager
     def write(
@@ -147,17 +130,7 @@ class Database:
 
     def ask(self, question: Callable[[Connection], Result]) -> Result:
         """What one SELECT answers: it is a view of its own, at half the cost of a transaction around it."""
-        connection = self._borrow()
-        try:
-            answer = question(connection)
-        except DriverError as error:
-            self._discard(connection)
-            raise self._faults.noted(error) from error
-        except BaseException:
-            self._give_back(connection)
-            raise
-        self._give_back(connection)
-        return answer
+        return self._readers.ask(question)
 
     def settled(self, connection: Connection, question: Callable[[Connection], Result]) -> Result:
         """What `question` reads of settings and quotas, in a transaction of `commit`; asked once for many of them.
@@ -248,37 +221,17 @@ class Database:
         When the lock is not had in time the connections are left to the end of the process: commits are crash-safe,
         an unlocked checkpoint might not be.
         """
-        with self._pool_lock:
-            if self._closed:
-                return True
-            self._closed = True
+        if not self._readers.close():
+            return True
+        self._closed = True
         try:
             with self._writer_lock.held(timeout):
                 self._close_connections()
         except StoreBusy as error:
             log.warning("database left open at close: %s", error)
-            _abandoned.extend(self._take_connections())
+            readers.abandon(self._take_connections())
             return False
         return True
-
-    def _borrow(self) -> Connection:
-        self.place.glance()
-        with self._pool_lock:
-            if self._closed:
-                raise ShuttingDown("the store is closed")
-            if self._readers:
-                return self._readers.pop()
-        try:
-            connection = connect(self._layout.database)
-        except DatabaseDamaged as damage:
-            self._faults.suspect_damage(damage)
-            raise
-        try:
-            connection.execute("PRAGMA query_only=ON")
-        except DriverError as error:
-            self._discard(connection)
-            raise self._faults.noted(error) from error
-        return connection
 
     def _close_connections(self) -> None:
         for connection in self._take_connections():
@@ -289,37 +242,11 @@ class Database:
 
     def _take_connections(self) -> list[Connection]:
         """All connections that nobody is using; the caller closes them."""
-        with self._pool_lock:
-            taken, self._readers = self._readers, []
-            if self._writer is not None:
-                taken.append(self._writer)
-                self._writer = None
+        taken = self._readers.take()
+        if self._writer is not None:
+            taken.append(self._writer)
+            self._writer = None
         return taken
-
-    def _give_back(self, connection: Connection) -> None:
-        if connection.in_transaction:
-            try:
-                connection.execute("ROLLBACK")
-            except DriverError as error:
-                self._faults.note(error)
-                self._discard(connection)
-                return
-        with self._pool_lock:
-            if not self._closed and len(self._readers) < _IDLE_READERS:
-                self._readers.append(connection)
-                return
-        self._discard(connection)
-
-    def _discard(self, connection: Connection) -> None:
-        """Close a reader. It is never the last connection while the writer's is open; after close() it may be."""
-        if not self._closed:
-            connection.close()
-            return
-        try:
-            with self._writer_lock.held(1.0):
-                connection.close()
-        except (StoreBusy, ShuttingDown):
-            _abandoned.append(connection)
 
     def _sound_writer(self) -> Connection:
         """The writer's connection; after a fault, a new one on a database that passed a check."""

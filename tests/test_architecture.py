@@ -40,7 +40,8 @@ LAYERS = (
         "holds",
     }
     | {"inlined", "keys", "layout", "locks"}
-    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "refusals", "remedies"}
+    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers"}
+    | {"refusals", "remedies"}
     | {
         "removals",
         "reserve",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, connections, database, schema, sqlite, wal
+from gestalt_cas import Store, connections, database, readers, schema, sqlite, wal
 from gestalt_cas.connections import connect
 from gestalt_cas.errors import (
     DatabaseDamaged,
@@ -78,8 +78,8 @@ def break_writer(store: Store, sql: str, code: int, **options: Any) -> Faulty:
 def break_reader(store: Store, sql: str, code: int, **options: Any) -> Faulty:
     """Make the next read meet the fault."""
     store.settings()  # so that there is an idle connection
-    readers = store._database._readers
-    readers[-1] = faulty = Faulty(readers[-1], sql, driver_error(code), **options)  # type: ignore[assignment]
+    idle = store._database._readers._idle
+    idle[-1] = faulty = Faulty(idle[-1], sql, driver_error(code), **options)  # type: ignore[assignment]
     return faulty
 
 
@@ -122,10 +122,10 @@ def test_a_read_is_one_view(store: Store) -> None:
 
 def test_what_a_read_raises_gives_its_connection_back(store: Store) -> None:
     store.settings()
-    idle = list(store._database._readers)
+    idle = list(store._database._readers._idle)
     with pytest.raises(NoSuchKey):
         body(store, "absent")
-    assert store._database._readers == idle
+    assert store._database._readers._idle == idle
     assert not idle[0].in_transaction
 
 
@@ -152,13 +152,13 @@ def test_what_the_platform_needs_is_set_on_connections_that_write(
 
 
 def test_idle_readers_are_kept_up_to_a_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_IDLE_READERS", 2)
+    monkeypatch.setattr(readers, "_IDLE", 2)
     blocks = [store._database.read() for _ in range(4)]
     connections = [block.__enter__() for block in blocks]
     assert len({id(connection) for connection in connections}) == 4
     for block in blocks:
         block.__exit__(None, None, None)
-    assert len(store._database._readers) == 2
+    assert len(store._database._readers._idle) == 2
     with pytest.raises(sqlite.driver.ProgrammingError):
         connections[-1].execute("SELECT 1")
 
@@ -272,7 +272,7 @@ def test_a_reader_that_cannot_be_rolled_back_is_not_used_again(store: Store) -> 
     with pytest.raises(NoSuchKey):
         body(store, "absent")
     assert faulty.closed
-    assert faulty not in store._database._readers
+    assert faulty not in store._database._readers._idle
 
 
 def test_files_that_cannot_be_opened_again_are_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -767,11 +767,11 @@ def test_a_write_that_had_to_wait_for_a_close_says_so(store: Store) -> None:
 
 def test_a_new_reader_that_fails_at_once_is_closed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Faulty] = []
-    connect = database.connect
+    connect = readers.connect
     put(store, "k", b"one")
-    store._database._readers.clear()
+    store._database._readers._idle.clear()
     monkeypatch.setattr(
-        database,
+        readers,
         "connect",
         lambda path: made.append(Faulty(connect(path), "PRAGMA query_only", driver_error(IOERR))) or made[-1],
     )
@@ -786,7 +786,7 @@ def test_a_new_reader_that_finds_damage_has_it_checked(store: Store, monkeypatch
         raise DatabaseDamaged("the database is damaged: file is not a database")
 
     with store._database.read(), monkeypatch.context() as patch:
-        patch.setattr(database, "connect", refuse)
+        patch.setattr(readers, "connect", refuse)
         with pytest.raises(DatabaseDamaged), store._database.read():
             pytest.fail("there is no second reader")
     made = checks(monkeypatch)
@@ -806,7 +806,8 @@ def test_connections_are_closed_under_the_writer_lock(store: Store) -> None:
     store.settings()
     database_ = store._database
     database_._writer = Watched(database_._writer, "none", ValueError())  # type: ignore[assignment]
-    database_._readers = [Watched(reader, "none", ValueError()) for reader in database_._readers]  # type: ignore[misc]
+    idle = database_._readers._idle
+    idle[:] = [Watched(reader, "none", ValueError()) for reader in idle]  # type: ignore[misc]
     store.close()
     assert seen == [False] * 2
     probe.close()
@@ -816,7 +817,7 @@ def test_connections_are_closed_under_the_writer_lock(store: Store) -> None:
 def abandoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Connections that were left open; closed in the end, when nobody can mind."""
     left: list[Any] = []
-    monkeypatch.setattr(database, "_abandoned", left)
+    monkeypatch.setattr(readers, "_abandoned", left)
     yield left
     for connection in left:
         connection.close()

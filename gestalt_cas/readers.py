@@ -1,0 +1,132 @@
+"""The connections that reads are made on: one for each that runs at the moment, and a few that wait for the next.
+
+Each shows one view of the database at a time and can change nothing. Closing the last connection of all checkpoints, so
+what is closed after the store was is closed under write.lock, or not at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from gestalt_cas.connections import connect
+from gestalt_cas.database_faults import Faults
+from gestalt_cas.errors import DatabaseDamaged, ShuttingDown, StoreBusy
+from gestalt_cas.locks import WriterLock
+from gestalt_cas.place import Place
+from gestalt_cas.sqlite import Connection, DriverError
+
+Result = TypeVar("Result")
+
+_IDLE = 16
+_LOCK_SECONDS = 1.0
+
+_abandoned: list[Connection] = []
+"""Connections that could not be closed under write.lock; kept, since collecting one would close it."""
+
+
+class Readers:
+    """The readers of one open database. Thread-safe."""
+
+    def __init__(self, path: Path, writer_lock: WriterLock, faults: Faults, place: Place) -> None:
+        self._path = path
+        self._writer_lock = writer_lock
+        self._faults = faults
+        self._place = place
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def view(self) -> Iterator[Connection]:
+        """One consistent view for the block. Every SELECT in it must be fetched to its end."""
+        connection = self._borrow()
+        try:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+        except DriverError as error:
+            self._discard(connection)
+            raise self._faults.noted(error) from error
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+
+    def ask(self, question: Callable[[Connection], Result]) -> Result:
+        """What one SELECT answers: it is a view of its own, at half the cost of a transaction around it."""
+        connection = self._borrow()
+        try:
+            answer = question(connection)
+        except DriverError as error:
+            self._discard(connection)
+            raise self._faults.noted(error) from error
+        except BaseException:
+            self._give_back(connection)
+            raise
+        self._give_back(connection)
+        return answer
+
+    def close(self) -> bool:
+        """Lend none from now on; returns False when it was so already. Those that wait are left to `take`."""
+        with self._lock:
+            before, self._closed = self._closed, True
+        return not before
+
+    def take(self) -> list[Connection]:
+        """All that nobody is using; the caller closes them under write.lock."""
+        with self._lock:
+            taken, self._idle = self._idle, []
+        return taken
+
+    def _borrow(self) -> Connection:
+        self._place.glance()
+        with self._lock:
+            if self._closed:
+                raise ShuttingDown("the store is closed")
+            if self._idle:
+                return self._idle.pop()
+        try:
+            connection = connect(self._path)
+        except DatabaseDamaged as damage:
+            self._faults.suspect_damage(damage)
+            raise
+        try:
+            connection.execute("PRAGMA query_only=ON")
+        except DriverError as error:
+            self._discard(connection)
+            raise self._faults.noted(error) from error
+        return connection
+
+    def _give_back(self, connection: Connection) -> None:
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except DriverError as error:
+                self._faults.note(error)
+                self._discard(connection)
+                return
+        with self._lock:
+            if not self._closed and len(self._idle) < _IDLE:
+                self._idle.append(connection)
+                return
+        self._discard(connection)
+
+    def _discard(self, connection: Connection) -> None:
+        """Close a reader. It is never the last connection while the writer's is open; after `close` it may be."""
+        if not self._closed:
+            connection.close()
+            return
+        try:
+            with self._writer_lock.held(_LOCK_SECONDS):
+                connection.close()
+        except (StoreBusy, ShuttingDown):
+            abandon([connection])
+
+
+def abandon(connections: list[Connection]) -> None:
+    """Leave what cannot be closed under write.lock to the end of the process."""
+    _abandoned.extend(connections)
