@@ -94,7 +94,7 @@ CORE := tests/test_contract_*.py $(patsubst %,tests/test_%.py,batches host parts
   settings store trust versions)
 pythons: $(INSTALLED_DEV) ## the core tests under each of PYTHONS (2 to 5 minutes each)
 	@set -e; for python in $(PYTHONS); do \
-	  place=".build/pythons/$$(basename "$$python")"; \
+	  place=".build/pythons/$$(echo "$$python" | tr / _)"; \
 	  cmp -s pyproject.toml "$$place/.installed" || { \
 	    "$$python" -m venv --clear --without-pip "$$place"; \
 	    $(PIP) --python "$$place/bin/python" install --quiet --editable '.[dev]'; \
