@@ -20,7 +20,7 @@ except shim.Unavailable as reason:
 
 STATES = 60
 """Among which the lack of a sync must show. About ten milliseconds each."""
-SOUND_STATES = 30
+SOUND_STATES = 40
 """Of each workload as it is, where all must be sound."""
 
 

@@ -28,7 +28,7 @@ try:
 except shim.Unavailable as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
-STRIDE = int(os.environ.get("FAULTS_STRIDE", "27"))
+STRIDE = int(os.environ.get("FAULTS_STRIDE", "18"))
 ALIKE = {"create a store": 20, "create a database": 5, "upgrade": 5, "back up": 3}
 ALIKE |= {"restore a backup": 5, "repair from a backup": 5}
 """Cases with hundreds of points, which are tried as much more rarely."""

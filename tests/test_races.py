@@ -15,7 +15,7 @@ from wire.process import Server, versions
 
 FAILED = grpc.StatusCode.FAILED_PRECONDITION
 WRITERS = 64
-ROUNDS = 20
+ROUNDS = 30
 
 
 def test_of_64_creators_exactly_one_wins_every_time(server: Server) -> None:
