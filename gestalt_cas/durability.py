@@ -20,8 +20,11 @@ def sync_file(fd: int) -> None:
     platforms.flush(fd)
 
 
-def sync_directory(path: str | Path) -> None:
-    """Wait until the directory's entries (names made, renamed, removed) are on the disk."""
+def sync_directory(path: str | Path | int) -> None:
+    """Wait until the directory's entries (names made, renamed, removed) are on the disk; `path` may be it, opened."""
+    if isinstance(path, int):
+        platforms.flush_names(path)
+        return
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         platforms.flush_names(fd)

@@ -54,8 +54,8 @@ TABLE: dict[type[StoreError], tuple[int, str]] = {
 }
 
 
-_FOR_OPERATORS = (errors.StoreFull, errors.Held)
-"""Errors whose message goes on, behind a semicolon, with commands for whoever runs the store."""
+_FOR_OPERATORS = {errors.StoreFull: "; ", errors.Held: " (gestalt-cas "}
+"""Errors whose message goes on with commands for whoever runs the store, and what these begin behind."""
 
 
 def answer(error: StoreError, *, resource: str, request_id: str) -> Answer:
@@ -77,7 +77,8 @@ def answer(error: StoreError, *, resource: str, request_id: str) -> Answer:
 
 def _told(error: StoreError) -> str:
     """What the sender of a request may know: whoever was given a URL need not learn where the store lies."""
-    return str(error).partition("; ")[0] if isinstance(error, _FOR_OPERATORS) else str(error)
+    beginning = next((mark for kind, mark in _FOR_OPERATORS.items() if isinstance(error, kind)), None)
+    return str(error) if beginning is None else str(error).partition(beginning)[0]
 
 
 def body(code: str, message: str, *, resource: str, request_id: str) -> bytes:

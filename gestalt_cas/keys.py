@@ -100,21 +100,29 @@ def rotate(path: Path) -> KeyPair:
     """
     pair = generate()
     with translated(f"writing {path}"):
-        part = _written(path, pair)
-        try:
-            part.rename(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        # Opened while it changes nothing that this cannot be done, for want of descriptors say.
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sync_directory(path.parent)
+        with translated(f"writing {path}"):
+            _replace(path, _written(path, pair))
+        sync_directory(directory)
     except OSError as error:
         raise OutcomeUnknown(
             f"the new signing key {pair.access_key_id} is in force, and URLs that were signed before have stopped "
             f"working; but the disk did not confirm it ({error.strerror or error}): after a power cut the old key may "
             "be back. Look at the system's log, then rotate again"
         ) from error
+    finally:
+        os.close(directory)
     return pair
+
+
+def _replace(path: Path, part: Path) -> None:
+    try:
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def generate() -> KeyPair:

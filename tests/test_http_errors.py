@@ -97,7 +97,7 @@ def test_a_sender_does_not_learn_where_the_store_lies(tmp_path: Path) -> None:
             store.write(ObjectKey("b", "k"), [b"123"])
         with pytest.raises(errors.Held) as held:
             store.delete(ObjectKey("b", "kept"), version_id=version)
-    for error, text in ((beyond.value, "3 more do not fit"), (held.value, "keeps it")):
+    for error, text in ((beyond.value, "3 more do not fit"), (held.value, "keeps it; release that first")):
         _, parts = parsed(error)
         assert parts["Message"].endswith(text)
         assert str(tmp_path) in str(error)

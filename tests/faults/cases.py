@@ -57,8 +57,7 @@ Question = Callable[[Store, Turn], bool]
 class Case:
     """`call` gets an open store; `in_steps` tells that a call may leave a part of its work to the next one, `again`.
 
-    With `changes_nothing` what `there` asks for was there before, and stays. `unconfirmed`: it is done before the disk
-    is asked to keep it, so whatever bars the way to that, too many open files as well, leaves the outcome unknown.
+    With `changes_nothing` what `there` asks for was there before, and stays.
     """
 
     call: Step
@@ -67,7 +66,6 @@ class Case:
     in_steps: bool = False
     again: Step | None = None
     changes_nothing: bool = False
-    unconfirmed: bool = False
 
 
 def versions(store: Store, turn: Turn) -> list[bytes | None]:

@@ -188,5 +188,5 @@ CASES: dict[str, Case] = {
     "remove a quota": Case(_drop_quota, _no_quota, _under_a_quota),
     "repair from a backup": Case(_repair, _mended, _rotten, in_steps=True),
     "restore a backup": Case(_restore, _is_restored, _to_be_restored, in_steps=True),
-    "rotate the keys": Case(_rotate_keys, _rotated, _with_keys, in_steps=True, unconfirmed=True),
+    "rotate the keys": Case(_rotate_keys, _rotated, _with_keys, in_steps=True),
 }

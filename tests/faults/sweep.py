@@ -129,7 +129,7 @@ class Point:
         assert ended == DONE or self._kind is not Fault.SHORT_WRITE, f"a short write showed: {error}"
         assert ended == DONE or self._kind is not Fault.EINTR or _SYNC_OF_SQLITE in error, f"EINTR showed: {error}"
         if ended == UNKNOWN:
-            assert self._kind in TROUBLES_COMMIT or self._case.unconfirmed, error
+            assert self._kind in TROUBLES_COMMIT, error
             return
         there = self._case.there(store, self._turn)
         if not self._case.in_steps:
