@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, select
+from sqlalchemy import ColumnElement, Integer, LargeBinary, and_, func, literal_column, select
 
 from gestalt_cas import holds, schema
 from gestalt_cas.config import key_range
@@ -38,7 +38,7 @@ DAY_MS = 86_400_000
 MOST_DAYS, MOST_KEPT = 36_500, 1_000_000
 SETTING = "retention.rules"
 STRETCH_ROWS = 4_000
-"""Versions that one look for candidates reads at most, but for a key that has more: some hundredths of a second."""
+"""Rows, removed ones included, that one look for candidates reads, but for a key that has more: some milliseconds."""
 ALL_OF_THEM = 1 << 62
 """A bound beyond every sequence."""
 
@@ -47,17 +47,19 @@ _v = schema.versions.c
 _ONE: ColumnElement[int] = literal_column("1")
 _HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
 _IS_OBJECT = _v.digest.is_not(None)
+_BEYOND: ColumnElement[bytes] = literal_column("x'" + "ff" * 5 + "'")
+"""Greater than every key: UTF-8 has no such byte."""
+_BELOW = and_(
+    _v.bucket == _p("bucket"), _v.key >= _p("lower"), _v.key < func.coalesce(_p("upper", LargeBinary), _BEYOND)
+)
+_IN_ORDER = select(_v.key).where(_BELOW).order_by(_v.key, _v.seq).limit(_ONE)
+_FIRST_KEY, _KEY_AT = Prepared(_IN_ORDER), Prepared(_IN_ORDER.offset(_p("skip", Integer)))
 
 
-def _figures(rows: bool) -> Prepared:
-    """What decides whether a key is worth judging: of the keys of a stretch of `rows` rows, or of one key."""
+def _figures(*where: ColumnElement[bool]) -> Prepared:
+    """What decides whether a key is worth judging, of these keys."""
     shown = (_v.key, _v.seq, _v.commit_ms, _IS_OBJECT.label("object"))
-    if rows:
-        below = and_(_v.bucket == _p("bucket"), _v.key >= _p("lower"), _v.gone_seq.is_(None))
-        bounded = and_(below, _v.key < func.coalesce(_p("upper"), _BEYOND))
-        found = select(*shown).where(bounded).order_by(_v.key, _v.seq).limit(_p("limit", Integer)).subquery().c
-    else:
-        found = select(*shown).where(_HERE).subquery().c
+    found = select(*shown).where(*where).subquery().c
     old = found.commit_ms < _p("noncurrent_before_ms", Integer)
     return Prepared(
         select(
@@ -75,9 +77,7 @@ def _figures(rows: bool) -> Prepared:
     )
 
 
-_BEYOND: ColumnElement[bytes] = literal_column("x'" + "ff" * 5 + "'")
-"""Greater than every key: UTF-8 has no such byte."""
-_STRETCH, _OF_KEY = _figures(rows=True), _figures(rows=False)
+_STRETCH, _OF_KEY = _figures(_BELOW, _v.gone_seq.is_(None)), _figures(_HERE)
 _NTH = Prepared(select(_v.seq).where(_HERE).order_by(_v.seq.desc()).limit(_ONE).offset(_p("skip", Integer)))
 _LAST = Prepared(select(_v.seq).where(_HERE, _v.seq <= _p("until")).order_by(_v.seq.desc()).limit(_ONE))
 _NEWEST = Prepared(select(_v.commit_ms, _IS_OBJECT).where(_HERE).order_by(_v.seq.desc()).limit(_ONE))
@@ -216,18 +216,17 @@ def candidates(
 ) -> tuple[list[Candidate], bytes | None]:
     """The keys of a part of the stretch, from `lower` on, of which something goes; and where the next part begins.
 
-    None: there is none. Reads the rows of the part once.
+    None: there is none.
     """
     days = stretch.rule.keep_days
     before = {"bucket": stretch.bucket, "noncurrent_before_ms": now_ms - days * DAY_MS if days is not None else 0}
-    rows = _STRETCH(connection, lower=lower, upper=stretch.upper, limit=STRETCH_ROWS, **before)
-    following = None
-    if sum(row[1] for row in rows) == STRETCH_ROWS:  # the last key may have more
-        if len(rows) == 1:
-            following = rows[0][0] + b"\0"
-            rows = _OF_KEY(connection, key=rows[0][0], **before)
-        else:
-            following = rows.pop()[0]
+    here = {"bucket": stretch.bucket, "lower": lower}
+    ends = _KEY_AT(connection, **here, upper=stretch.upper, skip=STRETCH_ROWS)
+    following: bytes | None = ends[0][0] if ends else None
+    if following is not None and ends == _FIRST_KEY(connection, **here, upper=stretch.upper):
+        rows, following = _OF_KEY(connection, key=following, **before), following + b"\0"
+    else:
+        rows = _STRETCH(connection, lower=lower, upper=following or stretch.upper, **before)
     found = [
         Candidate(stretch.bucket, row[0], row[2], row[7]) for row in rows if _is_wanted(stretch.rule, now_ms, *row[1:7])
     ]

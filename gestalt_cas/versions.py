@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import chain, groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     and_,
+    case,
     delete,
     func,
     insert,
@@ -56,6 +56,7 @@ _CURRENT_RUN = Prepared(
     .order_by(_c.key)
 )
 _NEWEST = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
+_NEXT = Prepared(select(*COLUMNS).where(_HERE, _v.seq < _p("seq")).order_by(_v.seq.desc()).limit(literal_column("1")))
 _DRAW = Prepared(
     update(schema.counter)
     .values(
@@ -88,25 +89,25 @@ _SEEK_ALL = Prepared(
     .order_by(_c.key)
     .limit(_p("limit", Integer))
 )
-_IN_BUCKET = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None))
 _other = schema.versions.alias()
-_IS_NEWEST: ColumnElement[Any] = _v.seq == (
-    select(func.max(_other.c.seq))
-    .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.gone_seq.is_(None))
-    .scalar_subquery()
+# Of an object `current` knows; a marker is newest when there is none there, and no version above it. Asking for the
+# greatest sequence that stands would walk, for each row, what was removed above it.
+_CURRENT_SEQ = (
+    select(_c.seq).where(_c.bucket == _v.bucket, _c.key == _v.key).correlate(schema.versions).scalar_subquery()
+)
+_HAS_NEWER = (
+    select(literal_column("1"))
+    .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.seq > _v.seq, _other.c.gone_seq.is_(None))
+    .correlate(schema.versions)
+    .exists()
+)
+_IS_NEWEST: ColumnElement[Any] = case(
+    (_v.digest.is_not(None), _v.seq == func.coalesce(_CURRENT_SEQ, literal_column("-1"))),
+    else_=and_(_CURRENT_SEQ.is_(None), ~_HAS_NEWER),
 )
 _BY_SEQ = Prepared(select(*COLUMNS, _IS_NEWEST).where(_v.seq == _p("seq"), _HERE))
 _NULL = Prepared(select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.version_id == literal_column("'null'")))
-_HISTORY = Prepared(
-    select(*COLUMNS, _IS_NEWEST)
-    .where(_IN_BUCKET, _v.key >= _p("lower"))
-    .order_by(_v.key, _v.seq)
-    .limit(_p("limit", Integer))
-)
-_HISTORY_REST = Prepared(
-    select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
-)
-_NEWER_THAN_ALL = (1 << 63) - 1
+_ALL = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()))
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -153,36 +154,10 @@ def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None,
     return _SEEK(connection, bucket=bucket, lower=lower, upper=upper, limit=limit)
 
 
-def history(
-    connection: Connection, bucket: str, lower: bytes, after: tuple[bytes, int] | None, limit: int
-) -> list[ObjectVersion]:
-    """At most `limit` versions with key >= `lower`, keys in order, newest first within a key.
-
-    `after` is the key and sequence of the last version already shown: the rest of that key comes first.
-    """
-    found: list[tuple[Any, ...]] = []
-    if after is not None:
-        key, before = after
-        found = _HISTORY_REST(connection, bucket=bucket, key=key, before=before, limit=limit)
-        lower = max(lower, key + b"\0")
-    if wanted := limit - len(found):
-        rows = _HISTORY(connection, bucket=bucket, lower=lower, limit=wanted)
-        groups = [list(group)[::-1] for _, group in groupby(rows, key=lambda row: row[0])]
-        if len(rows) == wanted:
-            # The last key may have more versions than were fetched, and its newest ones come first: of them there are
-            # at least as many.
-            last = groups.pop()[0][0]
-            room = wanted - sum(map(len, groups))
-            groups.append(_HISTORY_REST(connection, bucket=bucket, key=last, before=_NEWER_THAN_ALL, limit=room))
-        found += chain.from_iterable(groups)
-    return [from_row(bucket, row, current=bool(row[-1])) for row in found]
-
-
 def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     """All versions and markers of `key`, the newest first."""
-    encoded = key.key.encode()
-    rows = _HISTORY_REST(connection, bucket=key.bucket, key=encoded, before=_NEWER_THAN_ALL, limit=_NEWER_THAN_ALL)
-    return [from_row(key.bucket, row, current=bool(row[-1])) for row in rows]
+    rows = _ALL(connection, bucket=key.bucket, key=key.key.encode())
+    return [from_row(key.bucket, row, current=not index) for index, row in enumerate(rows)]
 
 
 def append(
@@ -259,11 +234,29 @@ def remove(connection: Connection, version: ObjectVersion, now_ms: int, *, guard
     gone_seq, gone_ms = draw(connection, now_ms)
     quotas.charge(connection, version.key.bucket, encoded, -version.size)
     removals.leave(connection, version.key.bucket, encoded, version.seq, gone_seq, gone_ms)
-    left = newest(connection, version.key)
-    if left is None or left.delete_marker:
-        _UNPOINT(connection, bucket=version.key.bucket, key=encoded)
+    _point_past(connection, version, encoded)
+
+
+def _point_past(connection: Connection, version: ObjectVersion, key: bytes) -> None:
+    """Have `current` say what is the newest without this version, which was removed.
+
+    Only the removal of the newest changes that. Above an object that is the newest nothing stands, so what was removed
+    there is not walked: taking versions away from the newest on costs each time the same.
+    """
+    here = {"bucket": version.key.bucket, "key": key}
+    pointed = _POINTED_AT(connection, **here)
+    if pointed:
+        if pointed[0][0] != version.seq:
+            return
+        rows = _NEXT(connection, **here, seq=version.seq)
+    elif version.delete_marker:
+        rows = _NEWEST(connection, **here)
     else:
-        _POINT(connection, bucket=version.key.bucket, key=encoded, seq=left.seq)
+        return  # the newest is a marker
+    if rows and rows[0][4] is not None:
+        _POINT(connection, **here, seq=rows[0][2])
+    else:
+        _UNPOINT(connection, **here)
 
 
 def pointer(connection: Connection, bucket: str, key: bytes) -> tuple[int | None, int | None]:

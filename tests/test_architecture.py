@@ -54,7 +54,7 @@ LAYERS = (
         "staging",
         "statements",
     }
-    | {"upgrade", "version_ids", "version_rows", "versions", "wal"},
+    | {"upgrade", "version_ids", "version_rows", "version_walks", "versions", "wal"},
     {
         "allowances",
         "backups",
@@ -107,6 +107,7 @@ ONLY_IN = {
         "statements",
         "statistics",
         "upgrade",
+        "version_walks",
         "versions",
     },
     "alembic": {"upgrade"},
