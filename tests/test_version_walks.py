@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from blake3 import blake3
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from command_line import Command, command_in
@@ -145,11 +145,10 @@ def read_through(store: Store, query: ListQuery, *, only_key: bool) -> list[list
         query = replace(query, token=page.token)
 
 
-@settings(max_examples=60)
 @example([("passing", "b", 4), ("put", "b", 0), ("passing", "b", 4), ("mark", "b", 0)], "b", 1, 1, [True], True)
 @example([("mark", "a", 0), ("passing", "a", 4), ("put", "b", 0)], "", 3, 1, [True], False)
 @given(
-    st.lists(STEP, max_size=14),
+    st.lists(STEP, max_size=20),
     st.sampled_from(PREFIXES),
     st.integers(1, 5),
     st.integers(1, 5),
@@ -170,7 +169,6 @@ def test_pages_that_are_cut_show_what_one_page_shows(
     assert [shown(version) for page in found for version in page] == expected
 
 
-@settings(max_examples=80)
 @example(
     # The newest, which an earlier page showed, goes; then a marker that was not is the newest.
     [("mark", "a", 0), ("passing", "a", 2), ("mark", "a", 0), ("passing", "a", 2)],
@@ -189,7 +187,7 @@ def test_pages_that_are_cut_show_what_one_page_shows(
 )
 @example([("mark", "a", 0), ("passing", "a", 4)], [[("passing", "a", 4)]] * 6, "a", 2, 1, [True], True)
 @given(
-    st.lists(STEP, max_size=12),
+    st.lists(STEP, max_size=16),
     st.lists(st.lists(STEP, max_size=2), max_size=8),
     st.sampled_from(PREFIXES),
     st.integers(1, 4),
@@ -285,7 +283,6 @@ class Between:
 IN_BUCKET = st.tuples(STEP, st.integers(0, 2))
 
 
-@settings(max_examples=60)
 @example(
     # A marker that stands behind the place of the walk takes over from one in front of it.
     [(("passing", "a", 4), 0), (("mark", "ü", 0), 0)],
