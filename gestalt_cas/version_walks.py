@@ -47,7 +47,7 @@ _OF_KEY = Prepared(
 )
 _NEWER = Prepared(
     select(_v.seq)
-    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.seq >= _p("lower"), _v.gone_seq.is_(None))
+    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.seq > _p("above"), _v.gone_seq.is_(None))
     .order_by(_v.seq)
     .limit(_ONE)
 )
@@ -112,7 +112,7 @@ class Walk:
         found = _OF_KEY(self._connection, **here, until=until, limit=limit)
         versions: list[ObjectVersion] = []
         if found:
-            versions = self._versions(found, newer_stands=self._have_newer(key, max(before, removed_to + 1)))
+            versions = self._versions(found, newer_stands=self._have_newer(key, max(before - 1, removed_to)))
             self._newer_stands, removed_to = True, versions[-1].seq - 1
             until = versions[-1].seq if len(found) == limit else until
         self.place, self._lower = Place(key, until, removed_to if until else 0), key + b"\0"
@@ -123,10 +123,10 @@ class Walk:
         self.place = Place(key, NEWEST, history.last(self._connection)[0])
         self._newer_stands = False
 
-    def _have_newer(self, key: bytes, lower: int) -> bool:
+    def _have_newer(self, key: bytes, above: int) -> bool:
         """Whether what is found next is not the key's newest."""
         if self._newer_stands is None:
-            self._newer_stands = bool(_NEWER(self._connection, bucket=self._bucket, key=key, lower=lower))
+            self._newer_stands = bool(_NEWER(self._connection, bucket=self._bucket, key=key, above=above))
         return self._newer_stands
 
     def _versions(self, rows: Sequence[Sequence[Any]], *, newer_stands: bool) -> list[ObjectVersion]:

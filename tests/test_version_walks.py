@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from command_line import Command, command_in
-from gestalt_cas import ListQuery, Store, blob_rows, buckets, pages, retention, version_walks, versions
+from gestalt_cas import ListQuery, Store, blob_rows, buckets, pages, retention, tokens, version_walks, versions
 from gestalt_cas.database import Database
 from gestalt_cas.errors import InvalidToken
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion, VersionPage
@@ -260,6 +260,19 @@ def test_a_cut_pages_token_is_of_its_listing(store: Store) -> None:
             store.list_page(replace(query, token=token))
         # Of the one key that is called like the prefix nothing comes behind it.
         assert store.list_versions(replace(query, token=token), only_key=True).versions == ()
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, version_walks.NEWEST])
+@pytest.mark.parametrize("removed_to", [0, 1, version_walks.NEWEST])
+def test_tokens_that_somebody_made_are_answered(store: Store, before: int, removed_to: int) -> None:
+    """Whoever can list can make one; it may say of a key what is not so, and is no reason to fail."""
+    for _ in range(2):
+        put(store, "k", b"x")
+    put(store, "l", b"x")
+    token = tokens.encode_version(tokens.Listing(BUCKET, b"", b""), b"k", before, removed_to)
+    found = store.list_versions(ListQuery(BUCKET, token=token)).versions
+    rest = {0: [3], 1: [3], 2: [1, 3]}.get(before, [2, 1, 3])
+    assert [version.seq for version in found] == rest
 
 
 # ---- buckets ----
