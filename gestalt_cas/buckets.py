@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, literal_column, select
 
 from gestalt_cas import history, schema
 from gestalt_cas.database import Database
@@ -21,13 +21,11 @@ _v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
 _NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
 _FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
 _HAS_OBJECT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket")).limit(literal_column("1")))
-_PLACE = (_v.key, _v.seq)
-_AFTER = and_(_v.bucket == _p("bucket"), tuple_(*_PLACE) > tuple_(_p("key"), _p("seq")))
-_STRETCH_END = Prepared(
-    select(*_PLACE).where(_AFTER).order_by(*_PLACE).limit(literal_column("1")).offset(_p("skip", Integer))
-)
-_UP_TO = tuple_(*_PLACE) <= tuple_(_p("last_key"), _p("last_seq"))
-_STANDS = Prepared(select(_v.seq).where(_AFTER, _UP_TO, _v.gone_seq.is_(None)).limit(literal_column("1")))
+_AFTER = "bucket = :bucket AND (key, seq) > (:key, :seq)"
+_STRETCH_END = f"SELECT key, seq FROM versions WHERE {_AFTER} ORDER BY key, seq LIMIT 1 OFFSET :skip"
+_STANDS = f"""
+    SELECT 1 FROM versions WHERE {_AFTER} AND (key, seq) <= (:last_key, :last_seq) AND gone_seq IS NULL LIMIT 1
+"""
 _CAME_SINCE = """
     SELECT 1 FROM versions INDEXED BY versions_by_seq WHERE seq > ? AND bucket = ? AND gone_seq IS NULL LIMIT 1
 """
@@ -109,9 +107,9 @@ class _Census:
             self._since, _ = history.last(connection)
         key, seq = self._after
         here = {"bucket": bucket, "key": key, "seq": seq}
-        ends = _STRETCH_END(connection, **here, skip=STRETCH - 1)
+        ends = connection.execute(_STRETCH_END, {**here, "skip": STRETCH - 1}).fetchall()
         last_key, last_seq = ends[0] if ends else _END
-        if _STANDS(connection, **here, last_key=last_key, last_seq=last_seq):
+        if connection.execute(_STANDS, {**here, "last_key": last_key, "last_seq": last_seq}).fetchall():
             return True
         if ends:
             self._after = last_key, last_seq

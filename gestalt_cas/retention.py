@@ -52,8 +52,11 @@ _BEYOND: ColumnElement[bytes] = literal_column("x'" + "ff" * 5 + "'")
 _BELOW = and_(
     _v.bucket == _p("bucket"), _v.key >= _p("lower"), _v.key < func.coalesce(_p("upper", LargeBinary), _BEYOND)
 )
-_IN_ORDER = select(_v.key).where(_BELOW).order_by(_v.key, _v.seq).limit(_ONE)
-_FIRST_KEY, _KEY_AT = Prepared(_IN_ORDER), Prepared(_IN_ORDER.offset(_p("skip", Integer)))
+# The key of the row at which a stretch ends.
+_KEY_AT = """
+    SELECT key FROM versions WHERE bucket = :bucket AND key >= :lower AND key < coalesce(:upper, x'ffffffffff')
+    ORDER BY key, seq LIMIT 1 OFFSET :skip
+"""
 
 
 def _figures(*where: ColumnElement[bool]) -> Prepared:
@@ -220,10 +223,8 @@ def candidates(
     """
     days = stretch.rule.keep_days
     before = {"bucket": stretch.bucket, "noncurrent_before_ms": now_ms - days * DAY_MS if days is not None else 0}
-    here = {"bucket": stretch.bucket, "lower": lower}
-    ends = _KEY_AT(connection, **here, upper=stretch.upper, skip=STRETCH_ROWS)
-    following: bytes | None = ends[0][0] if ends else None
-    if following is not None and ends == _FIRST_KEY(connection, **here, upper=stretch.upper):
+    following = _key_at(connection, stretch, lower, STRETCH_ROWS)
+    if following is not None and following == _key_at(connection, stretch, lower, 0):
         rows, following = _OF_KEY(connection, key=following, **before), following + b"\0"
     else:
         rows = _STRETCH(connection, lower=lower, upper=following or stretch.upper, **before)
@@ -233,6 +234,13 @@ def candidates(
     if found and holds.any_stand(connection):
         found = [one for one in found if holds.above(connection, one.bucket, one.key) is None]
     return found, following
+
+
+def _key_at(connection: Connection, stretch: Stretch, lower: bytes, skip: int) -> bytes | None:
+    """The key of the row behind the first `skip` from `lower` on; None: the stretch has no more."""
+    values = {"bucket": stretch.bucket, "lower": lower, "upper": stretch.upper, "skip": skip}
+    rows = connection.execute(_KEY_AT, values).fetchall()
+    return rows[0][0] if rows else None
 
 
 def _is_wanted(

@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, and_, literal_column, select
-
-from gestalt_cas import history, schema
+from gestalt_cas import history
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
-from gestalt_cas.version_rows import COLUMNS, from_row
+from gestalt_cas.version_rows import from_row
 
 STRETCH = 4096
 """Rows that one step walks at most, though some of them twice: about a millisecond when they were all removed."""
@@ -28,29 +25,18 @@ NEWEST = (1 << 63) - 1
 BEYOND = b"\xff"
 """Above every key: UTF-8 has no such byte."""
 
-_p = parameter
-_v = schema.versions.c
-_ONE: ColumnElement[int] = literal_column("1")
-_KEYS = and_(_v.bucket == _p("bucket"), _v.key >= _p("lower"), _v.key < _p("upper"))
-_HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.seq < _p("before"))
+_READ = "SELECT key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata FROM versions"
+_KEYS = "bucket = :bucket AND key >= :lower AND key < :upper"
+_HERE = "bucket = :bucket AND key = :key AND seq < :before"
 # Where so many rows end, removed ones included.
-_KEYS_END = Prepared(select(_v.key).where(_KEYS).order_by(_v.key, _v.seq).limit(_ONE).offset(_p("skip", Integer)))
-_HERE_END = Prepared(select(_v.seq).where(_HERE).order_by(_v.seq.desc()).limit(_ONE).offset(_p("skip", Integer)))
-_OF_KEYS = Prepared(
-    select(*COLUMNS).where(_KEYS, _v.gone_seq.is_(None)).order_by(_v.key, _v.seq).limit(_p("limit", Integer))
-)
-_OF_KEY = Prepared(
-    select(*COLUMNS)
-    .where(_HERE, _v.seq >= _p("until"), _v.gone_seq.is_(None))
-    .order_by(_v.seq.desc())
-    .limit(_p("limit", Integer))
-)
-_NEWER = Prepared(
-    select(_v.seq)
-    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.seq > _p("above"), _v.gone_seq.is_(None))
-    .order_by(_v.seq)
-    .limit(_ONE)
-)
+_KEYS_END = f"SELECT key FROM versions WHERE {_KEYS} ORDER BY key, seq LIMIT 1 OFFSET :skip"
+_HERE_END = f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip"
+_OF_KEYS = f"{_READ} WHERE {_KEYS} AND gone_seq IS NULL ORDER BY key, seq LIMIT :limit"
+_OF_KEY = f"{_READ} WHERE {_HERE} AND seq >= :until AND gone_seq IS NULL ORDER BY seq DESC LIMIT :limit"
+_NEWER = """
+    SELECT 1 FROM versions WHERE bucket = :bucket AND key = :key AND seq > :above AND gone_seq IS NULL
+    ORDER BY seq LIMIT 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +75,9 @@ class Walk:
 
     def _across(self, rows: int, limit: int) -> list[ObjectVersion]:
         """Whole keys; what the last one has is left to the next step, since its newest versions lie at its end."""
-        here = {"bucket": self._bucket, "lower": self._lower}
-        ends = _KEYS_END(self._connection, **here, upper=self._upper, skip=rows - 1)
+        ends = self._rows(_KEYS_END, lower=self._lower, upper=self._upper, skip=rows - 1)
         last = ends[0][0] if ends else None
-        found = _OF_KEYS(self._connection, **here, upper=self._upper if last is None else last, limit=limit)
+        found = self._rows(_OF_KEYS, lower=self._lower, upper=self._upper if last is None else last, limit=limit)
         if len(found) == limit:
             last = found[-1][0]
             found = [row for row in found if row[0] != last]
@@ -106,10 +91,9 @@ class Walk:
     def _within(self, rows: int, limit: int) -> list[ObjectVersion]:
         """The rest of one key."""
         key, before, removed_to = self.place.key, self.place.before, self.place.removed_to
-        here = {"bucket": self._bucket, "key": key, "before": before}
-        ends = _HERE_END(self._connection, **here, skip=rows - 1)
+        ends = self._rows(_HERE_END, key=key, before=before, skip=rows - 1)
         until = ends[0][0] if ends else 0
-        found = _OF_KEY(self._connection, **here, until=until, limit=limit)
+        found = self._rows(_OF_KEY, key=key, before=before, until=until, limit=limit)
         versions: list[ObjectVersion] = []
         if found:
             versions = self._versions(found, newer_stands=self._have_newer(key, max(before - 1, removed_to)))
@@ -126,8 +110,11 @@ class Walk:
     def _have_newer(self, key: bytes, above: int) -> bool:
         """Whether what is found next is not the key's newest."""
         if self._newer_stands is None:
-            self._newer_stands = bool(_NEWER(self._connection, bucket=self._bucket, key=key, above=above))
+            self._newer_stands = bool(self._rows(_NEWER, key=key, above=above))
         return self._newer_stands
+
+    def _rows(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+        return self._connection.execute(statement, {"bucket": self._bucket, **values}).fetchall()
 
     def _versions(self, rows: Sequence[Sequence[Any]], *, newer_stands: bool) -> list[ObjectVersion]:
         """The versions of one key that these rows are, the newest first."""

@@ -16,10 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Integer,
     and_,
-    case,
     delete,
     func,
     insert,
@@ -56,7 +54,6 @@ _CURRENT_RUN = Prepared(
     .order_by(_c.key)
 )
 _NEWEST = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
-_NEXT = Prepared(select(*COLUMNS).where(_HERE, _v.seq < _p("seq")).order_by(_v.seq.desc()).limit(literal_column("1")))
 _DRAW = Prepared(
     update(schema.counter)
     .values(
@@ -89,25 +86,25 @@ _SEEK_ALL = Prepared(
     .order_by(_c.key)
     .limit(_p("limit", Integer))
 )
-_other = schema.versions.alias()
-# Of an object `current` knows; a marker is newest when there is none there, and no version above it. Asking for the
-# greatest sequence that stands would walk, for each row, what was removed above it.
-_CURRENT_SEQ = (
-    select(_c.seq).where(_c.bucket == _v.bucket, _c.key == _v.key).correlate(schema.versions).scalar_subquery()
-)
-_HAS_NEWER = (
-    select(literal_column("1"))
-    .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.seq > _v.seq, _other.c.gone_seq.is_(None))
-    .correlate(schema.versions)
-    .exists()
-)
-_IS_NEWEST: ColumnElement[Any] = case(
-    (_v.digest.is_not(None), _v.seq == func.coalesce(_CURRENT_SEQ, literal_column("-1"))),
-    else_=and_(_CURRENT_SEQ.is_(None), ~_HAS_NEWER),
-)
-_BY_SEQ = Prepared(select(*COLUMNS, _IS_NEWEST).where(_v.seq == _p("seq"), _HERE))
-_NULL = Prepared(select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.version_id == literal_column("'null'")))
-_ALL = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()))
+_STANDS_HERE = "bucket = :bucket AND key = :key AND gone_seq IS NULL"
+_READ = "SELECT key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata"
+# Of an object `current` knows; a marker is the newest when there is none there, and no version above it. Asking for the
+# greatest sequence that stands would walk whatever was removed above.
+_POINTED_SEQ = "(SELECT seq FROM current c WHERE c.bucket = versions.bucket AND c.key = versions.key)"
+_READ_AND_JUDGED = f"""
+    {_READ}, CASE
+        WHEN digest IS NOT NULL THEN seq = coalesce({_POINTED_SEQ}, -1)
+        WHEN {_POINTED_SEQ} IS NOT NULL THEN 0
+        ELSE NOT EXISTS (
+            SELECT 1 FROM versions newer WHERE newer.bucket = versions.bucket AND newer.key = versions.key
+                AND newer.seq > versions.seq AND newer.gone_seq IS NULL
+        )
+    END FROM versions WHERE {_STANDS_HERE}
+"""
+_BY_SEQ = f"{_READ_AND_JUDGED} AND seq = :seq"
+_NULL = f"{_READ_AND_JUDGED} AND version_id = 'null'"
+_NEXT = f"{_READ} FROM versions WHERE {_STANDS_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1"
+_ALL = f"{_READ} FROM versions WHERE {_STANDS_HERE} ORDER BY seq DESC"
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -134,12 +131,16 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     """The version of `key` with this id, a delete marker included; None for any text that names none."""
     encoded = key.key.encode()
     if version_id == NULL_VERSION:
-        rows = _NULL(connection, bucket=key.bucket, key=encoded)
+        rows = _null(connection, key.bucket, encoded)
     else:
-        seq = version_ids.seq_of(version_id)
-        rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
+        here = {"bucket": key.bucket, "key": encoded, "seq": version_ids.seq_of(version_id)}
+        rows = connection.execute(_BY_SEQ, here).fetchall()
     found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
+
+
+def _null(connection: Connection, bucket: str, key: bytes) -> list[tuple[Any, ...]]:
+    return connection.execute(_NULL, {"bucket": bucket, "key": key}).fetchall()
 
 
 def current_run(connection: Connection, bucket: str, first: bytes, last: bytes) -> list[ObjectVersion]:
@@ -156,7 +157,7 @@ def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None,
 
 def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     """All versions and markers of `key`, the newest first."""
-    rows = _ALL(connection, bucket=key.bucket, key=key.key.encode())
+    rows = connection.execute(_ALL, {"bucket": key.bucket, "key": key.key.encode()}).fetchall()
     return [from_row(key.bucket, row, current=not index) for index, row in enumerate(rows)]
 
 
@@ -180,7 +181,7 @@ def append(
     take too much. Not `counted` is for who knows that there is no quota, not `guarded` that there is no hold.
     """
     encoded = key.key.encode()
-    replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
+    replaced = _null(connection, key.bucket, encoded) if suspended else []
     if guarded:
         _refuse_replacing(connection, key.bucket, encoded, replaced)
     if counted:
@@ -214,7 +215,7 @@ def append(
 
 def refuse_replacing(connection: Connection, bucket: str, key: bytes) -> None:
     """Raise Held when a version that is added with versioning suspended would take the place of one that is held."""
-    _refuse_replacing(connection, bucket, key, _NULL(connection, bucket=bucket, key=key))
+    _refuse_replacing(connection, bucket, key, _null(connection, bucket, key))
 
 
 def _refuse_replacing(connection: Connection, bucket: str, key: bytes, replaced: Sequence[tuple[Any, ...]]) -> None:
@@ -248,7 +249,7 @@ def _point_past(connection: Connection, version: ObjectVersion, key: bytes) -> N
     if pointed:
         if pointed[0][0] != version.seq:
             return
-        rows = _NEXT(connection, **here, seq=version.seq)
+        rows = connection.execute(_NEXT, {**here, "seq": version.seq}).fetchall()
     elif version.delete_marker:
         rows = _NEWEST(connection, **here)
     else:

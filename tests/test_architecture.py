@@ -107,7 +107,6 @@ ONLY_IN = {
         "statements",
         "statistics",
         "upgrade",
-        "version_walks",
         "versions",
     },
     "alembic": {"upgrade"},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from gestalt_cas.database import Database
 from gestalt_cas.errors import InvalidToken
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion, VersionPage
 from gestalt_cas.retention import Rule, Stretch
+from gestalt_cas.version_walks import BEYOND, Walk
 from storage import BUCKET, change, key, put
 
 NAMES = ["a", "a/b", "a/c", "b", "ü"]
@@ -176,6 +178,26 @@ def test_pages_that_are_cut_show_what_one_page_shows(
     assert [shown(version) for page in found for version in page] == expected
 
 
+@given(st.lists(STEP, max_size=20), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5))
+def test_the_steps_of_a_walk_show_what_one_page_shows(
+    shared: Store, steps: list[tuple[str, str, int]], sizes: list[tuple[int, int]]
+) -> None:
+    """Whatever the numbers of rows and versions that each is asked for."""
+    model = Model(shared, Fresh.bucket())
+    for step in steps:
+        model.play(*step)
+    found: list[ObjectVersion] = []
+    with shared._database.read() as tx:
+        walk = Walk(tx, model.bucket, b"", BEYOND, None)
+        for rows, limit in cycle(sizes):
+            got = walk.step(rows, limit)
+            assert len(got) <= limit
+            found += got
+            if walk.through:
+                break
+    assert [shown(version) for version in found] == model.expected("", only_key=False)
+
+
 @example(
     # The newest, which an earlier page showed, goes; then a marker that was not is the newest.
     [("mark", "a", 0), ("passing", "a", 2), ("mark", "a", 0), ("passing", "a", 2)],
@@ -254,6 +276,7 @@ def test_a_place_behind_a_key_is_left_in_one_page(store: Store) -> None:
 
 
 def test_a_cut_pages_token_is_of_its_listing(store: Store) -> None:
+    put(store, "a/b", b"x")
     for _ in range(3):
         store.delete(key("a/b"), version_id=put(store, "a/b", b"x").version_id)
     put(store, "b", b"x")
@@ -312,6 +335,14 @@ IN_BUCKET = st.tuples(STEP, st.integers(0, 2))
     1,
     [True],
 )
+@example(
+    [(("passing", "a", 1), 0), (("passing", "b", 4), 0), (("mark", "ü", 0), 0)],
+    [[], [(("mark", "a", 0), 0)], [(("remove", "ü", 0), 0)]],
+    1,
+    [True],
+)
+# The walk of a bucket begins at its beginning, wherever that of the one before has ended.
+@example([(("passing", "b", 2), 0), (("mark", "a", 0), 1)], [], 1, [False])
 @given(st.lists(IN_BUCKET, max_size=12), st.lists(st.lists(IN_BUCKET, max_size=2), max_size=6), st.integers(1, 4), CUTS)
 def test_the_buckets_that_hold_a_version(
     empty: Store,
@@ -368,8 +399,8 @@ DIGEST = blake3(b"x").digest()
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """For each of two numbers a bucket `keysN` of so many keys that hold nothing any more, and the bucket `oneN`.
 
-    That has two keys, of which so many versions were removed above those that stand: `o`, whose newest is an object,
-    and `m`, whose newest is a marker.
+    That has keys of which so many versions were removed above those that stand: `o`, whose newest is an object, and
+    `m`, whose newest is a marker; and `between`, of which they were removed above a marker and below an object.
     """
     with Store.open(tmp_path_factory.mktemp("full") / "store") as store:
         with store._database.write() as tx:
@@ -387,8 +418,16 @@ def fill(tx: Any, count: int) -> None:
         for _ in range(STAND - 1):
             append(tx, where)
         append(tx, where, DIGEST if name == "o" else None)
-        for version in [append(tx, where) for _ in range(count)]:
-            versions.remove(tx, version, 1)
+        pass_by(tx, where, count)
+    append(tx, key("between", f"one{count}"), None)
+    pass_by(tx, key("between", f"one{count}"), count)
+    append(tx, key("between", f"one{count}"))
+
+
+def pass_by(tx: Any, where: ObjectKey, count: int) -> None:
+    """Add so many versions of a key and remove them."""
+    for version in [append(tx, where) for _ in range(count)]:
+        versions.remove(tx, version, 1)
 
 
 def append(tx: Any, where: ObjectKey, digest: bytes | None = DIGEST) -> ObjectVersion:
@@ -425,6 +464,17 @@ def page(tx: Any, bucket: str, name: str = "", token: str = "") -> VersionPage:
     return pages.of_versions(tx, ListQuery(bucket, name, token=token), only_key=bool(name))
 
 
+def marker_by_id(tx: Any, count: int) -> None:
+    where = key("between", f"one{count}")
+    ((version_id,),) = tx.execute(
+        "SELECT version_id FROM versions WHERE bucket = ? AND key = ? ORDER BY seq LIMIT 1",
+        (where.bucket, where.key.encode()),
+    ).fetchall()
+    found = versions.by_id(tx, where, version_id)
+    assert found is not None
+    assert not found.current
+
+
 def by_id(tx: Any, count: int) -> None:
     where = key("o", f"one{count}")
     current = versions.current(tx, where)
@@ -451,6 +501,7 @@ BOUNDED: dict[str, Callable[[Any, int], object]] = {
         tx, Stretch(f"keys{count}", b"", None, Rule(keep_noncurrent=0)), b"", 1
     ),
     "an object by its id": by_id,
+    "a marker by its id, below an object": marker_by_id,
 }
 
 
