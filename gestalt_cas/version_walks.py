@@ -99,7 +99,7 @@ class Walk:
             versions = self._versions(found, newer_stands=self._have_newer(key, max(before - 1, removed_to)))
             self._newer_stands, removed_to = True, versions[-1].seq - 1
             until = versions[-1].seq if len(found) == limit else until
-        self.place, self._lower = Place(key, until, removed_to if until else 0), key + b"\0"
+        self.place, self._lower = Place(key, until, removed_to), key + b"\0"
         return versions
 
     def _enter(self, key: bytes) -> None:

@@ -178,6 +178,7 @@ def test_pages_that_are_cut_show_what_one_page_shows(
     assert [shown(version) for page in found for version in page] == expected
 
 
+@example([("put", "a", 0)] * 4, [(5, 2)])
 @given(st.lists(STEP, max_size=20), st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5))
 def test_the_steps_of_a_walk_show_what_one_page_shows(
     shared: Store, steps: list[tuple[str, str, int]], sizes: list[tuple[int, int]]
@@ -204,6 +205,7 @@ def test_the_steps_of_a_walk_show_what_one_page_shows(
     [[], [], [("remove", "a", 0)]],
     "a", 2, 1, [True], True,
 )  # fmt: skip
+@example([("mark", "a", 0)] * 2, [[("remove", "a", 0)]], "a", 1, 1, [True], True)
 @example(
     # All above the place was removed, then something comes above it.
     [("mark", "a", 0), ("passing", "a", 4)],
