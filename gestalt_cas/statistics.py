@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sqlalchemy import select
-
 from gestalt_cas import (
     clock_guard,
     counting,
@@ -43,8 +41,7 @@ from gestalt_cas.statements import Prepared
 
 NOTES = {"check": checking.NOTE, "backup": backup.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
 """Under which name the last run of each tool noted itself down."""
-_n = schema.counter.c
-_COUNTER = Prepared(select(_n.seq, _n.commit_ms))
+_COUNTER = Prepared("SELECT seq, commit_ms FROM counter")
 
 
 @dataclass(frozen=True, slots=True)
