@@ -25,8 +25,8 @@ from gestalt_cas import (
     snapshots,
     sqlite,
 )
-from gestalt_cas.backups import backup
-from gestalt_cas.checks import checking
+from gestalt_cas.backups import manifests
+from gestalt_cas.checks import inspection
 from gestalt_cas.clock import now_ms
 from gestalt_cas.counting import Contents, Payloads
 from gestalt_cas.figures import Distribution
@@ -39,7 +39,7 @@ from gestalt_cas.settings import recall
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared
 
-NOTES = {"check": checking.NOTE, "backup": backup.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
+NOTES = {"check": inspection.NOTE, "backup": manifests.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
 """Under which name the last run of each tool noted itself down."""
 _COUNTER = Prepared("SELECT seq, commit_ms FROM counter")
 

@@ -92,3 +92,11 @@ def test_only_making_or_upgrading_a_store_loads_sqlalchemy(store: Store, made: b
     command = [sys.executable, "-c", SCRIPT, str(directory)]
     loaded = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert loaded == ([] if made else ["sqlalchemy", "alembic"])
+
+
+def test_a_server_loads_none_of_it() -> None:
+    script = "import gestalt_cas.doctor.examinations, gestalt_cas.server, json, sys; print(json.dumps([*sys.modules]))"
+    command = [sys.executable, "-c", script]
+    loaded = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert "gestalt_cas.statistics" in loaded
+    assert not {"sqlalchemy", "alembic"}.intersection(loaded)
