@@ -9,56 +9,46 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from sqlalchemy import ColumnElement, and_, func, literal_column, select
-
-from gestalt_cas import history, schema
+from gestalt_cas import history
 from gestalt_cas.database import Database
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
-_p = parameter
-_v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
-_NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
-_FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
-_HAS_OBJECT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket")).limit(literal_column("1")))
+_NEXT_BUCKET = Prepared("SELECT min(bucket) FROM versions WHERE bucket > :after")
+_FIRST_BUCKET = Prepared("SELECT min(bucket) FROM versions")
+_HAS_OBJECT = Prepared("SELECT seq FROM current WHERE bucket = :bucket LIMIT 1")
 _AFTER = "bucket = :bucket AND (key, seq) > (:key, :seq)"
-_STRETCH_END = f"SELECT key, seq FROM versions WHERE {_AFTER} ORDER BY key, seq LIMIT 1 OFFSET :skip"
-_STANDS = f"""
+_STRETCH_END = Prepared(f"SELECT key, seq FROM versions WHERE {_AFTER} ORDER BY key, seq LIMIT 1 OFFSET :skip")
+_STANDS = Prepared(f"""
     SELECT 1 FROM versions WHERE {_AFTER} AND (key, seq) <= (:last_key, :last_seq) AND gone_seq IS NULL LIMIT 1
-"""
-_CAME_SINCE = """
-    SELECT 1 FROM versions INDEXED BY versions_by_seq WHERE seq > ? AND bucket = ? AND gone_seq IS NULL LIMIT 1
-"""
+""")
+_CAME_SINCE = Prepared("""
+    SELECT 1 FROM versions INDEXED BY versions_by_seq
+    WHERE seq > :since AND bucket = :bucket AND gone_seq IS NULL LIMIT 1
+""")
 STRETCH = 4096
 """Rows that one look for a version walks."""
 VIEW_SECONDS = 0.1
 """How long one view may be walked for the list of buckets."""
 
-_UNDER = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None), _v.digest.is_not(None), _v.key >= _p("lower"))
-_BELOW = _v.key < _p("upper")
+
+def _totals(upper: str = "") -> Prepared:
+    where = f"""
+        versions.bucket = :bucket AND versions.gone_seq IS NULL AND versions.digest IS NOT NULL
+        AND versions.key >= :lower {upper}
+    """
+    return Prepared(f"""
+        SELECT count(*) FILTER (WHERE current.seq IS NOT NULL), count(*),
+            coalesce(sum(versions.size) FILTER (WHERE current.seq IS NOT NULL), 0), coalesce(sum(versions.size), 0),
+            (SELECT coalesce(sum(size), 0) FROM blobs
+             WHERE digest IN (SELECT versions.digest FROM versions WHERE {where}))
+        FROM versions LEFT JOIN current
+            ON current.seq = versions.seq AND current.bucket = versions.bucket AND current.key = versions.key
+        WHERE {where}
+    """)
 
 
-def _totals(*where: ColumnElement[bool]) -> Prepared:
-    reached = select(_v.digest).where(*where)
-    stored = select(func.coalesce(func.sum(_b.size), 0)).where(_b.digest.in_(reached)).scalar_subquery()
-    live = _c.seq.is_not(None)
-    return Prepared(
-        select(
-            func.count().filter(live),
-            func.count(),
-            func.coalesce(func.sum(_v.size).filter(live), 0),
-            func.coalesce(func.sum(_v.size), 0),
-            stored,
-        )
-        .select_from(
-            schema.versions.outerjoin(schema.current, and_(_c.seq == _v.seq, _c.bucket == _v.bucket, _c.key == _v.key))
-        )
-        .where(*where)
-    )
-
-
-_TOTALS, _TOTALS_ALL = _totals(_UNDER, _BELOW), _totals(_UNDER)
-
+_TOTALS, _TOTALS_ALL = _totals("AND versions.key < :upper"), _totals()
 _BEGINNING, _END = (b"", -1), (b"\xff", 0)  # UTF-8 has no such byte
 
 
@@ -107,15 +97,15 @@ class _Census:
             self._since, _ = history.last(connection)
         key, seq = self._after
         here = {"bucket": bucket, "key": key, "seq": seq}
-        ends = connection.execute(_STRETCH_END, {**here, "skip": STRETCH - 1}).fetchall()
+        ends = _STRETCH_END(connection, **here, skip=STRETCH - 1)
         last_key, last_seq = ends[0] if ends else _END
-        if connection.execute(_STANDS, {**here, "last_key": last_key, "last_seq": last_seq}).fetchall():
+        if _STANDS(connection, **here, last_key=last_key, last_seq=last_seq):
             return True
         if ends:
             self._after = last_key, last_seq
             return None
         # What stands now and was there all the time was met: removals are for good. What came meanwhile may lie behind.
-        return bool(connection.execute(_CAME_SINCE, (self._since, bucket)).fetchall())
+        return bool(_CAME_SINCE(connection, since=self._since, bucket=bucket))
 
 
 def ever(connection: Connection) -> list[str]:

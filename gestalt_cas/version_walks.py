@@ -16,7 +16,8 @@ from typing import Any
 from gestalt_cas import history
 from gestalt_cas.objects import ObjectVersion
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.version_rows import from_row
+from gestalt_cas.statements import Prepared
+from gestalt_cas.version_rows import COLUMNS, from_row
 
 STRETCH = 4096
 """Rows that one step walks at most, though some of them twice: about a millisecond when they were all removed."""
@@ -25,18 +26,21 @@ NEWEST = (1 << 63) - 1
 BEYOND = b"\xff"
 """Above every key: UTF-8 has no such byte."""
 
-_READ = "SELECT key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata FROM versions"
 _KEYS = "bucket = :bucket AND key >= :lower AND key < :upper"
 _HERE = "bucket = :bucket AND key = :key AND seq < :before"
 # Where so many rows end, removed ones included.
-_KEYS_END = f"SELECT key FROM versions WHERE {_KEYS} ORDER BY key, seq LIMIT 1 OFFSET :skip"
-_HERE_END = f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip"
-_OF_KEYS = f"{_READ} WHERE {_KEYS} AND gone_seq IS NULL ORDER BY key, seq LIMIT :limit"
-_OF_KEY = f"{_READ} WHERE {_HERE} AND seq >= :until AND gone_seq IS NULL ORDER BY seq DESC LIMIT :limit"
-_NEWER = """
+_KEYS_END = Prepared(f"SELECT key FROM versions WHERE {_KEYS} ORDER BY key, seq LIMIT 1 OFFSET :skip")
+_HERE_END = Prepared(f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip")
+_OF_KEYS = Prepared(f"""
+    SELECT {COLUMNS} FROM versions WHERE {_KEYS} AND gone_seq IS NULL ORDER BY key, seq LIMIT :limit
+""")
+_OF_KEY = Prepared(f"""
+    SELECT {COLUMNS} FROM versions WHERE {_HERE} AND seq >= :until AND gone_seq IS NULL ORDER BY seq DESC LIMIT :limit
+""")
+_NEWER = Prepared("""
     SELECT 1 FROM versions WHERE bucket = :bucket AND key = :key AND seq > :above AND gone_seq IS NULL
     ORDER BY seq LIMIT 1
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,8 @@ class Walk:
             self._newer_stands = bool(self._rows(_NEWER, key=key, above=above))
         return self._newer_stands
 
-    def _rows(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(statement, {"bucket": self._bucket, **values}).fetchall()
+    def _rows(self, statement: Prepared, **values: Any) -> list[tuple[Any, ...]]:
+        return statement(self._connection, bucket=self._bucket, **values)
 
     def _versions(self, rows: Sequence[Sequence[Any]], *, newer_stands: bool) -> list[ObjectVersion]:
         """The versions of one key that these rows are, the newest first."""

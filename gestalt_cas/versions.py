@@ -15,96 +15,61 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import (
-    Integer,
-    and_,
-    delete,
-    func,
-    insert,
-    literal_column,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert as upsert
-
-from gestalt_cas import holds, quotas, removals, schema, version_ids
+from gestalt_cas import holds, quotas, removals, version_ids
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 from gestalt_cas.version_rows import COLUMNS, from_row, headers_json
 
-_p = parameter
-_v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
-_HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
-
-_POINTED = schema.current.join(schema.versions, and_(_v.bucket == _c.bucket, _v.key == _c.key, _v.seq == _c.seq))
-_CURRENT = Prepared(select(*COLUMNS).select_from(_POINTED).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
-_DEFAULT_BUCKET = (
-    select(func.json_extract(schema.settings.c.value, "$"))
-    .where(schema.settings.c.name == literal_column("'bucket'"))
-    .scalar_subquery()
-)
-_CURRENT_BY_DEFAULT = Prepared(
-    select(*COLUMNS, _c.bucket).select_from(_POINTED).where(_c.bucket == _DEFAULT_BUCKET, _c.key == _p("key"))
-)
-_CURRENT_RUN = Prepared(
-    select(*COLUMNS)
-    .select_from(_POINTED)
-    .where(_c.bucket == _p("bucket"), _c.key >= _p("first"), _c.key <= _p("last"))
-    .order_by(_c.key)
-)
-_NEWEST = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
-_DRAW = Prepared(
-    update(schema.counter)
-    .values(
-        seq=schema.counter.c.seq + _p("number", Integer),
-        commit_ms=func.max(schema.counter.c.commit_ms, _p("now_ms", Integer)),
-    )
-    .returning(schema.counter.c.seq, schema.counter.c.commit_ms)
-)
-_INSERT = Prepared(
-    insert(schema.versions).values(
-        {column.name: _p(column.name) for column in schema.versions.c if not column.name.startswith("gone_")}
-    )
-)
-_POINT = Prepared(
-    upsert(schema.current)
-    .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
-    .on_conflict_do_update(index_elements=["bucket", "key"], set_={"seq": literal_column("excluded.seq")})
-)
-_POINTED_AT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
-_UNPOINT = Prepared(delete(schema.current).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
-_SEEK = Prepared(
-    select(_c.key, _c.seq)
-    .where(_c.bucket == _p("bucket"), _c.key >= _p("lower"), _c.key < _p("upper"))
-    .order_by(_c.key)
-    .limit(_p("limit", Integer))
-)
-_SEEK_ALL = Prepared(
-    select(_c.key, _c.seq)
-    .where(_c.bucket == _p("bucket"), _c.key >= _p("lower"))
-    .order_by(_c.key)
-    .limit(_p("limit", Integer))
-)
-_STANDS_HERE = "bucket = :bucket AND key = :key AND gone_seq IS NULL"
-_READ = "SELECT key, version_id, seq, size, digest, commit_ms, content_type, headers, metadata"
+_HERE = "versions.bucket = :bucket AND versions.key = :key AND versions.gone_seq IS NULL"
+_POINTED = """
+    current JOIN versions
+    ON versions.bucket = current.bucket AND versions.key = current.key AND versions.seq = current.seq
+"""
+_CURRENT = Prepared(f"SELECT {COLUMNS} FROM {_POINTED} WHERE current.bucket = :bucket AND current.key = :key")
+_CURRENT_BY_DEFAULT = Prepared(f"""
+    SELECT {COLUMNS}, current.bucket FROM {_POINTED}
+    WHERE current.bucket = (SELECT json_extract(value, '$') FROM settings WHERE name = 'bucket') AND current.key = :key
+""")
+_CURRENT_RUN = Prepared(f"""
+    SELECT {COLUMNS} FROM {_POINTED}
+    WHERE current.bucket = :bucket AND current.key >= :first AND current.key <= :last ORDER BY current.key
+""")
+_NEWEST = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
+_DRAW = Prepared("""
+    UPDATE counter SET seq = seq + :number, commit_ms = max(commit_ms, :now_ms) RETURNING seq, commit_ms
+""")
+_INSERT = Prepared("""
+    INSERT INTO versions (bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms)
+    VALUES (:bucket, :key, :seq, :version_id, :digest, :size, :content_type, :headers, :metadata, :commit_ms)
+""")
+_POINT = Prepared("""
+    INSERT INTO current (bucket, key, seq) VALUES (:bucket, :key, :seq)
+    ON CONFLICT (bucket, key) DO UPDATE SET seq = excluded.seq
+""")
+_POINTED_AT = Prepared("SELECT seq FROM current WHERE bucket = :bucket AND key = :key")
+_UNPOINT = Prepared("DELETE FROM current WHERE bucket = :bucket AND key = :key")
+_SEEK = Prepared("""
+    SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower AND key < :upper ORDER BY key LIMIT :limit
+""")
+_SEEK_ALL = Prepared("SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower ORDER BY key LIMIT :limit")
 # Of an object `current` knows; a marker is the newest when there is none there, and no version above it. Asking for the
 # greatest sequence that stands would walk whatever was removed above.
-_POINTED_SEQ = "(SELECT seq FROM current c WHERE c.bucket = versions.bucket AND c.key = versions.key)"
-_READ_AND_JUDGED = f"""
-    {_READ}, CASE
-        WHEN digest IS NOT NULL THEN seq = coalesce({_POINTED_SEQ}, -1)
+_POINTED_SEQ = "(SELECT seq FROM current WHERE current.bucket = versions.bucket AND current.key = versions.key)"
+_JUDGED = f"""
+    SELECT {COLUMNS}, CASE
+        WHEN versions.digest IS NOT NULL THEN versions.seq = coalesce({_POINTED_SEQ}, -1)
         WHEN {_POINTED_SEQ} IS NOT NULL THEN 0
         ELSE NOT EXISTS (
-            SELECT 1 FROM versions newer WHERE newer.bucket = versions.bucket AND newer.key = versions.key
+            SELECT 1 FROM versions AS newer WHERE newer.bucket = versions.bucket AND newer.key = versions.key
                 AND newer.seq > versions.seq AND newer.gone_seq IS NULL
         )
-    END FROM versions WHERE {_STANDS_HERE}
+    END FROM versions WHERE {_HERE}
 """
-_BY_SEQ = f"{_READ_AND_JUDGED} AND seq = :seq"
-_NULL = f"{_READ_AND_JUDGED} AND version_id = 'null'"
-_NEXT = f"{_READ} FROM versions WHERE {_STANDS_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1"
-_ALL = f"{_READ} FROM versions WHERE {_STANDS_HERE} ORDER BY seq DESC"
+_BY_SEQ = Prepared(f"{_JUDGED} AND versions.seq = :seq")
+_NULL = Prepared(f"{_JUDGED} AND versions.version_id = 'null'")
+_NEXT = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1")
+_ALL = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} ORDER BY seq DESC")
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -131,16 +96,12 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     """The version of `key` with this id, a delete marker included; None for any text that names none."""
     encoded = key.key.encode()
     if version_id == NULL_VERSION:
-        rows = _null(connection, key.bucket, encoded)
+        rows = _NULL(connection, bucket=key.bucket, key=encoded)
     else:
-        here = {"bucket": key.bucket, "key": encoded, "seq": version_ids.seq_of(version_id)}
-        rows = connection.execute(_BY_SEQ, here).fetchall()
+        seq = version_ids.seq_of(version_id)
+        rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
     found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
-
-
-def _null(connection: Connection, bucket: str, key: bytes) -> list[tuple[Any, ...]]:
-    return connection.execute(_NULL, {"bucket": bucket, "key": key}).fetchall()
 
 
 def current_run(connection: Connection, bucket: str, first: bytes, last: bytes) -> list[ObjectVersion]:
@@ -157,7 +118,7 @@ def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None,
 
 def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     """All versions and markers of `key`, the newest first."""
-    rows = connection.execute(_ALL, {"bucket": key.bucket, "key": key.key.encode()}).fetchall()
+    rows = _ALL(connection, bucket=key.bucket, key=key.key.encode())
     return [from_row(key.bucket, row, current=not index) for index, row in enumerate(rows)]
 
 
@@ -181,7 +142,7 @@ def append(
     take too much. Not `counted` is for who knows that there is no quota, not `guarded` that there is no hold.
     """
     encoded = key.key.encode()
-    replaced = _null(connection, key.bucket, encoded) if suspended else []
+    replaced = _NULL(connection, bucket=key.bucket, key=encoded) if suspended else []
     if guarded:
         _refuse_replacing(connection, key.bucket, encoded, replaced)
     if counted:
@@ -215,7 +176,7 @@ def append(
 
 def refuse_replacing(connection: Connection, bucket: str, key: bytes) -> None:
     """Raise Held when a version that is added with versioning suspended would take the place of one that is held."""
-    _refuse_replacing(connection, bucket, key, _null(connection, bucket, key))
+    _refuse_replacing(connection, bucket, key, _NULL(connection, bucket=bucket, key=key))
 
 
 def _refuse_replacing(connection: Connection, bucket: str, key: bytes, replaced: Sequence[tuple[Any, ...]]) -> None:
@@ -249,7 +210,7 @@ def _point_past(connection: Connection, version: ObjectVersion, key: bytes) -> N
     if pointed:
         if pointed[0][0] != version.seq:
             return
-        rows = connection.execute(_NEXT, {**here, "seq": version.seq}).fetchall()
+        rows = _NEXT(connection, **here, seq=version.seq)
     elif version.delete_marker:
         rows = _NEWEST(connection, **here)
     else:

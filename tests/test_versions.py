@@ -564,32 +564,14 @@ STATEMENTS = {
     for module in (versions, version_walks, buckets)
     for name, value in vars(module).items()
     if isinstance(value, versions.Prepared)
-    or (isinstance(value, str) and "SELECT" in value and not name.startswith(("_READ", "_POINTED_SEQ")))
 }
-
-
-class NoValues(dict[str, None]):
-    """NULL for each name that a statement asks for."""
-
-    def __missing__(self, name: str) -> None:
-        return None
-
-
-def run(tx: Any, name: str, how: str = "", **values: Any) -> list[Any]:
-    """Run a statement of either kind, with `how` in front of it; NULL for what has no value."""
-    statement = STATEMENTS[name]
-    if isinstance(statement, str):
-        positions = [None] * statement.count("?")
-        return list(tx.execute(f"{how} {statement}", positions or NoValues(values)).fetchall())
-    if how:
-        return list(tx.execute(f"{how} {statement.sql}", [None] * statement.sql.count("?")).fetchall())
-    return statement(tx, **values)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_no_statement_walks_a_table_or_sorts(store: Store, name: str) -> None:
+    statement = STATEMENTS[name]
     with store._database.read() as tx:
-        plan = run(tx, name, "EXPLAIN QUERY PLAN")
+        plan = tx.execute(f"EXPLAIN QUERY PLAN {statement.sql}", [None] * statement.sql.count("?")).fetchall()
     steps = [step[3] for step in plan]
     assert not [step for step in steps if step.startswith("SCAN") and step != "SCAN counter"], steps
     assert not [step for step in steps if "TEMP B-TREE" in step or "AUTOMATIC" in step], steps
@@ -609,7 +591,7 @@ def test_one_row_answers_what_one_row_can(store: Store, name: str, seq: int) -> 
     with store._database.write() as tx:
         for where in (key("k"), key("k"), key("l")):
             append(tx, where, b"x")
-        assert len(run(tx, name, **values)) == 1
+        assert len(STATEMENTS[name](tx, **values)) == 1
 
 
 def test_finding_the_versions_of_a_payload_uses_its_index(store: Store) -> None:
