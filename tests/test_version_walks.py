@@ -386,6 +386,10 @@ def test_a_view_of_the_buckets_ends_when_its_time_is_over(store: Store) -> None:
         assert buckets.standing(cast(Database, database)) == ["marked"]
     assert database.views == 7
     database = Between(store._database, [])
+    with cut(3, [True]):
+        assert buckets.standing(cast(Database, database)) == ["marked"]
+    assert database.views == 3
+    database = Between(store._database, [])
     assert buckets.standing(cast(Database, database)) == ["marked"]
     assert database.views == 1
 

@@ -496,6 +496,8 @@ def test_the_order_is_asked_for_and_no_accident(store: Store) -> None:
             order = [made[at].seq for at in (1, 0, 3, 2, 4)]
             assert [v.seq for v in history(tx, BUCKET, b"", None, 9)] == order
             assert [v.seq for v in history(tx, BUCKET, b"", None, 3)] == order[:3]
+            assert [v.seq for v in history(tx, BUCKET, b"", None, 1)] == order[:1]
+            assert [v.seq for v in history(tx, BUCKET, b"", (b"a", made[1].seq), 1)] == order[1:2]
             assert [v.seq for v in versions.everything(tx, key("a"))] == order[:2]
         finally:
             tx.execute("PRAGMA reverse_unordered_selects = OFF")

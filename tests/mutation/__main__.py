@@ -19,9 +19,13 @@ from mutation.judging import PACKAGE, ROOT, Judgement, Outcome, judge, quick_hyp
 from mutation.mutants import Mutant, chosen, mutants
 from mutation.survivors import EQUIVALENT
 
-MODULES = ("conditions", "ranges", "listing", "tokens", "versions", "buckets", "version_rows")
-_TESTED_WITH = {"buckets": "versions", "version_rows": "versions"}
-"""Modules whose tests stand with those of another one."""
+MODULES = ("conditions", "ranges", "listing", "tokens", "versions", "version_walks", "buckets", "version_rows")
+_TESTED_WITH = {
+    "versions": ("versions", "version_walks"),
+    "buckets": ("versions", "version_walks"),
+    "version_rows": ("versions",),
+}
+"""Modules whose tests stand with those of others, too, or only there."""
 # These start processes, which import the file and not the mutant, and take their time for it.
 _SLOW = (
     "test_no_acknowledged_object_is_lost_to_a_remover",
@@ -111,8 +115,8 @@ def _of(module: str) -> list[Mutant]:
 
 
 def _tests(module: str, place: Path, *, own: bool) -> list[str]:
-    home = _TESTED_WITH.get(module, module)
-    return [f"--rootdir={ROOT}", f"--basetemp={place / 't'}", f"tests/test_{home}.py", *([] if own else STORE)]
+    homes = [f"tests/test_{home}.py" for home in _TESTED_WITH.get(module, (module,))]
+    return [f"--rootdir={ROOT}", f"--basetemp={place / 't'}", *homes, *([] if own else STORE)]
 
 
 def _limit(tests: list[str]) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _ONE = "the list has one element, so its first is its last"
-_BELOW_2_48 = "sequences are below 2**48, since version ids hold them in six bytes, so the bound is above all of them"
+_STRETCH = "how many rows are walked at a time shows in nothing but time"
+_ORDER = "rows come in the order of the primary key anyway; of any other one only the length of a stretch would depend"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "conditions": {
@@ -14,10 +15,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "compares the token with, so it refuses them with the same words",
     },
     "versions": {
-        "_NEWER_THAN_ALL: 63 -> 62": _BELOW_2_48,
-        "_NEWER_THAN_ALL: 1 -> 2 #2": _BELOW_2_48,
         "append: 1 -> 2": "the first of the ids made is the same, the other one is not used",
-        "history: 0 -> -1 #2": "all rows of a group have the same key",
+        "_NEXT: < -> <=": "the version itself has been removed by then",
+        "_point_past: 0 -> -1": _ONE,
+        "_point_past: 0 -> -1 #2": _ONE,
+        "_point_past: 0 -> -1 #3": _ONE,
+        "_point_past: 0 -> -1 #4": _ONE,
         "current: 0 -> -1": _ONE,
         "current_of: 0 -> -1": _ONE,
         "current_of: 0 -> -1 #2": _ONE,
@@ -31,10 +34,23 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "draw: 0 -> -1": _ONE,
         "append: 0 -> -1": _ONE,
     },
+    "version_walks": {
+        "STRETCH: 4096 -> 4097": _STRETCH,
+        "STRETCH: 4096 -> 4095": _STRETCH,
+        "Place: 0 -> -1": "both are below every sequence",
+        "Walk._across: 0 -> -1": _ONE,
+        "Walk._across: 0 -> -1 #2": _ONE,
+        "Walk._within: 0 -> -1": _ONE,
+        "Walk._within: 0 -> -1 #2": _ONE,
+    },
     "buckets": {
-        "standing: _HAS_OBJECT(connection, bucket=name) or _HAS_VERSION(connection, bucket=name)"
-        " -> _HAS_VERSION(connection, bucket=name)": "whoever has an object has its version; asked first as the quicker"
-        " question, since versions that were removed may lie before the first that was not",
+        "STRETCH: 4096 -> 4097": _STRETCH,
+        "STRETCH: 4096 -> 4095": _STRETCH,
+        "_STRETCH_END: ORDER BY key, seq -> nothing": _ORDER,
+        "module: 0 -> -1": "no key is as great as that of _END",
+        "_Census.__init__: 0 -> 1": "it is set when the walk of a bucket begins, before it is used",
+        "_Census.__init__: 0 -> -1": "it is set when the walk of a bucket begins, before it is used",
+        "_Census.go_on: time.monotonic() > deadline -> time.monotonic() >= deadline": _STRETCH,
         "ever: 0 -> -1": _ONE,
         "ever: 0 -> -1 #2": _ONE,
         "ever: 0 -> -1 #3": _ONE,
