@@ -195,7 +195,11 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True)
 class VersionPage:
-    """Versions and delete markers: keys in byte order, within a key the newest first. `token` as in ListPage."""
+    """Versions and delete markers: keys in byte order, within a key the newest first.
+
+    `token` is empty when nothing follows. With one there may be fewer versions than asked for, none even, and nothing
+    may follow: go on until there is no token.
+    """
 
     versions: tuple[ObjectVersion, ...]
     token: str

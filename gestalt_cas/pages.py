@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import astuple
 
-from gestalt_cas import history, listing, moments, tokens, versions
+from gestalt_cas import history, listing, moments, tokens, version_walks, versions
 from gestalt_cas import settings as store_settings
 from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion, VersionPage, check_bucket, utf8
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.version_walks import Place
 
 PAGE_BYTES = 3 << 20
 """A listing page ends early when its entries pass this size, since Gestalt peers receive at most 4 MiB at a time."""
 WALK_SECONDS = 0.1
-"""How long a page of the past may walk keys that did not exist then."""
+"""How long a page may walk what it does not show: keys that did not exist then, versions that were removed for good."""
 _ENTRY_BYTES = 192
 
 
@@ -118,20 +120,39 @@ def _page(
 
 
 def of_versions(tx: Connection, query: ListQuery, *, only_key: bool) -> VersionPage:
-    """Versions and delete markers below the prefix, or of the one key that it is; raises as `of_objects` does."""
+    """Versions and delete markers below the prefix, or of the one key that it is; raises as `of_objects` does.
+
+    Versions that were removed for good are walked, too, and not shown: a page on which that takes more than
+    WALK_SECONDS ends early, perhaps without a version, and has a token.
+    """
     check_bucket(query.bucket)
     prefix = utf8(query.prefix, "prefix")
     bucket = query.bucket or store_settings.default_bucket(tx)
     scope = tokens.Listing(bucket, prefix, b"")
-    after = tokens.decode_version(scope, query.token) if query.token else None
-    rows = versions.history(tx, bucket, prefix, after, query.limit + 1)
-    if only_key:
-        rows = [row for row in rows if row.key.key == query.prefix]
-    rows = [row for row in rows if row.key.key.startswith(query.prefix)]
-    if len(rows) <= query.limit:
-        return VersionPage(tuple(rows), "")
-    shown = rows[: query.limit]
-    return VersionPage(tuple(shown), tokens.encode_version(scope, shown[-1].key.key.encode(), shown[-1].seq))
+    after = Place(prefix, version_walks.NEWEST) if only_key else None
+    if query.token:
+        after = Place(*tokens.decode_version(scope, query.token))
+    upper = prefix + b"\0" if only_key else listing.successor(prefix) or version_walks.BEYOND
+    walk = version_walks.Walk(tx, bucket, prefix, upper, after)
+    found = _walked(walk, query.limit + 1)
+    if len(found) > query.limit:
+        last = found[query.limit - 1]
+        return VersionPage(tuple(found[: query.limit]), tokens.encode_version(scope, last.key.key.encode(), last.seq))
+    token = "" if walk.through else tokens.encode_version(scope, *astuple(walk.place))
+    return VersionPage(tuple(found), token)
+
+
+def _walked(walk: version_walks.Walk, limit: int) -> list[ObjectVersion]:
+    """At most `limit` versions; fewer when there are no more, and when the time for a page is over."""
+    deadline = time.monotonic() + WALK_SECONDS
+    found: list[ObjectVersion] = []
+    step = min(limit, version_walks.STRETCH)
+    while not walk.through and len(found) < limit:
+        found += walk.step(step, limit - len(found))
+        if time.monotonic() > deadline:
+            break
+        step = min(step * 2, version_walks.STRETCH)
+    return found
 
 
 def _fitting(entries: list[listing.Entry], found: Mapping[int, ObjectVersion]) -> int:

@@ -36,11 +36,15 @@ DAY_MS = 86_400_000
 MOST_DAYS, MOST_KEPT = 36_500, 1_000_000
 SETTING = "retention.rules"
 STRETCH_ROWS = 4_000
-"""Versions that one look for candidates reads at most, but for a key that has more: some hundredths of a second."""
+"""Rows, removed ones included, that one look for candidates reads, but for a key that has more: some milliseconds."""
 ALL_OF_THEM = 1 << 62
 """A bound beyond every sequence."""
 
 _HERE = "bucket = :bucket AND key = :key AND gone_seq IS NULL"
+# UTF-8 has no such byte as the last one.
+_BELOW = "bucket = :bucket AND key >= :lower AND key < coalesce(:upper, x'ffffffffff')"
+# The key of the row at which a stretch ends.
+_KEY_AT = Prepared(f"SELECT key FROM versions WHERE {_BELOW} ORDER BY key, seq LIMIT 1 OFFSET :skip")
 
 
 def _figures(rows: str) -> Prepared:
@@ -54,11 +58,7 @@ def _figures(rows: str) -> Prepared:
     """)
 
 
-_STRETCH = _figures("""
-    bucket = :bucket AND key >= :lower AND gone_seq IS NULL AND key < coalesce(:upper, x'ffffffffff')
-    ORDER BY key, seq LIMIT :limit
-""")
-_OF_KEY = _figures(_HERE)
+_STRETCH, _OF_KEY = _figures(f"{_BELOW} AND gone_seq IS NULL"), _figures(_HERE)
 _NTH = Prepared(f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip")
 _LAST = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND seq <= :until ORDER BY seq DESC LIMIT 1")
 _NEWEST = Prepared(f"SELECT commit_ms, digest IS NOT NULL FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
@@ -195,24 +195,27 @@ def candidates(
 ) -> tuple[list[Candidate], bytes | None]:
     """The keys of a part of the stretch, from `lower` on, of which something goes; and where the next part begins.
 
-    None: there is none. Reads the rows of the part once.
+    None: there is none.
     """
     days = stretch.rule.keep_days
     before = {"bucket": stretch.bucket, "noncurrent_before_ms": now_ms - days * DAY_MS if days is not None else 0}
-    rows = _STRETCH(connection, lower=lower, upper=stretch.upper, limit=STRETCH_ROWS, **before)
-    following = None
-    if sum(row[1] for row in rows) == STRETCH_ROWS:  # the last key may have more
-        if len(rows) == 1:
-            following = rows[0][0] + b"\0"
-            rows = _OF_KEY(connection, key=rows[0][0], **before)
-        else:
-            following = rows.pop()[0]
+    following = _key_at(connection, stretch, lower, STRETCH_ROWS)
+    if following is not None and following == _key_at(connection, stretch, lower, 0):
+        rows, following = _OF_KEY(connection, key=following, **before), following + b"\0"
+    else:
+        rows = _STRETCH(connection, lower=lower, upper=following or stretch.upper, **before)
     found = [
         Candidate(stretch.bucket, row[0], row[2], row[7]) for row in rows if _is_wanted(stretch.rule, now_ms, *row[1:7])
     ]
     if found and holds.any_stand(connection):
         found = [one for one in found if holds.above(connection, one.bucket, one.key) is None]
     return found, following
+
+
+def _key_at(connection: Connection, stretch: Stretch, lower: bytes, skip: int) -> bytes | None:
+    """The key of the row behind the first `skip` from `lower` on; None: the stretch has no more."""
+    rows = _KEY_AT(connection, bucket=stretch.bucket, lower=lower, upper=stretch.upper, skip=skip)
+    return rows[0][0] if rows else None
 
 
 def _is_wanted(

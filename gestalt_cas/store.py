@@ -322,17 +322,21 @@ class Store(Past):
         """One page of versions and delete markers: keys in byte order, within a key the newest first.
 
         With `only_key` the query's prefix is one whole key. The query's delimiter and start_after are not used.
-        `ObjectVersion.current` tells whether a version (or marker) is the newest of its key. Raises InvalidToken for a
-        token that was made for another bucket or prefix, or not by this store. Source: the S3 API reference,
-        ListObjectVersions.
+        `ObjectVersion.current` tells whether a version (or marker) is the newest of its key. A page that has walked for
+        100 ms, most of it past versions that were removed for good, ends early, perhaps empty, with a token. Raises
+        InvalidToken for a token that was made for another bucket or prefix, or not by this store. Source: the S3 API
+        reference, ListObjectVersions.
         """
         with self._database.read() as tx:
             return pages.of_versions(tx, query, only_key=only_key)
 
     def buckets(self) -> list[str]:
-        """The buckets that hold at least one version, in byte order; buckets need no creating."""
-        with self._database.read() as tx:
-            return buckets.standing(tx)
+        """The buckets that hold at least one version, in byte order; buckets need no creating.
+
+        As of one moment, unless more than 100 ms of rows are walked whose versions were removed for good; then each as
+        of a moment during the call.
+        """
+        return buckets.standing(self._database)
 
     def usage(self, bucket: str = "", prefix: str = "") -> Usage:
         """Count objects, versions and bytes of the keys that start with `prefix`, in one view; reads all their rows."""

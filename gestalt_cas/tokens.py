@@ -19,8 +19,9 @@ from gestalt_cas.errors import InvalidToken
 from gestalt_cas.listing import Position
 
 FORMAT = 1
-_KEY, _GROUP, _VERSION = 0, 1, 2
+_KEY, _GROUP, _VERSION, _REMOVED = 0, 1, 2, 3
 _CHECKSUM = 16
+_MOST = (1 << 63) - 1
 _CONTEXT = "gestalt-cas 2026 continuation token"
 
 
@@ -50,17 +51,30 @@ def decode(listing: Listing, token: str) -> Position:
     return Position(listing.prefix + rest, group=kind == _GROUP)
 
 
-def encode_version(listing: Listing, key: bytes, seq: int) -> str:
-    """The token that goes on after one version of `key` in a listing of versions."""
-    return _pack(listing, _VERSION, seq.to_bytes(8) + key[len(listing.prefix) :])
+def encode_version(listing: Listing, key: bytes, before: int, removed_to: int = 0) -> str:
+    """The token that goes on in a listing of versions, behind those of `key` from the sequence `before` on.
+
+    Rows of the key from there to `removed_to`, inclusive, are removed; none, if that is less.
+    """
+    rest = key[len(listing.prefix) :]
+    if removed_to < before or not before:
+        return _pack(listing, _VERSION, before.to_bytes(8) + rest)
+    return _pack(listing, _REMOVED, before.to_bytes(8) + removed_to.to_bytes(8) + rest)
 
 
-def decode_version(listing: Listing, token: str) -> tuple[bytes, int]:
-    """The key and sequence of the last version shown; raises InvalidToken as `decode` does."""
+def decode_version(listing: Listing, token: str) -> tuple[bytes, int, int]:
+    """The key and the two sequences that `token` holds; raises InvalidToken as `decode` does.
+
+    The second is below the first where no more is known.
+    """
     kind, rest = _unpack(listing, token)
-    if kind != _VERSION or len(rest) < 8:
+    width = {_VERSION: 8, _REMOVED: 16}.get(kind)
+    if width is None or len(rest) < width:
         raise InvalidToken("the continuation token does not belong to a listing of versions")
-    return listing.prefix + rest[8:], int.from_bytes(rest[:8])
+    before, removed_to = int.from_bytes(rest[:8]), int.from_bytes(rest[8:width])
+    if max(before, removed_to) > _MOST:
+        raise InvalidToken("the continuation token names a version that cannot be")
+    return listing.prefix + rest[width:], before, removed_to if kind == _REMOVED else max(before - 1, 0)
 
 
 def _pack(listing: Listing, kind: int, rest: bytes) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import chain, groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -54,21 +53,24 @@ _SEEK = Prepared("""
     SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower AND key < :upper ORDER BY key LIMIT :limit
 """)
 _SEEK_ALL = Prepared("SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower ORDER BY key LIMIT :limit")
-_IS_NEWEST = """
-    versions.seq = (
-        SELECT max(other.seq) FROM versions AS other
-        WHERE other.bucket = versions.bucket AND other.key = versions.key AND other.gone_seq IS NULL
-    )
+_READ = f"SELECT {COLUMNS}"
+# Of an object `current` knows; a marker is the newest when there is none there, and no version above it. Asking for the
+# greatest sequence that stands would walk whatever was removed above.
+_POINTED_SEQ = "(SELECT seq FROM current c WHERE c.bucket = versions.bucket AND c.key = versions.key)"
+_READ_AND_JUDGED = f"""
+    {_READ}, CASE
+        WHEN digest IS NOT NULL THEN seq = coalesce({_POINTED_SEQ}, -1)
+        WHEN {_POINTED_SEQ} IS NOT NULL THEN 0
+        ELSE NOT EXISTS (
+            SELECT 1 FROM versions newer WHERE newer.bucket = versions.bucket AND newer.key = versions.key
+                AND newer.seq > versions.seq AND newer.gone_seq IS NULL
+        )
+    END FROM versions WHERE {_HERE}
 """
-_SHOWN = f"SELECT {COLUMNS}, {_IS_NEWEST} FROM versions"
-_BY_SEQ = Prepared(f"{_SHOWN} WHERE versions.seq = :seq AND {_HERE}")
-_NULL = Prepared(f"{_SHOWN} WHERE {_HERE} AND versions.version_id = 'null'")
-_HISTORY = Prepared(f"""
-    {_SHOWN} WHERE versions.bucket = :bucket AND versions.gone_seq IS NULL AND versions.key >= :lower
-    ORDER BY versions.key, versions.seq LIMIT :limit
-""")
-_HISTORY_REST = Prepared(f"{_SHOWN} WHERE {_HERE} AND versions.seq < :before ORDER BY versions.seq DESC LIMIT :limit")
-_NEWER_THAN_ALL = (1 << 63) - 1
+_BY_SEQ = Prepared(f"{_READ_AND_JUDGED} AND seq = :seq")
+_NULL = Prepared(f"{_READ_AND_JUDGED} AND version_id = 'null'")
+_NEXT = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1")
+_ALL = Prepared(f"{_READ} FROM versions WHERE {_HERE} ORDER BY seq DESC")
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -97,8 +99,7 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     if version_id == NULL_VERSION:
         rows = _NULL(connection, bucket=key.bucket, key=encoded)
     else:
-        seq = version_ids.seq_of(version_id)
-        rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
+        rows = _BY_SEQ(connection, seq=version_ids.seq_of(version_id), bucket=key.bucket, key=encoded)
     found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
 
@@ -115,36 +116,10 @@ def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None,
     return _SEEK(connection, bucket=bucket, lower=lower, upper=upper, limit=limit)
 
 
-def history(
-    connection: Connection, bucket: str, lower: bytes, after: tuple[bytes, int] | None, limit: int
-) -> list[ObjectVersion]:
-    """At most `limit` versions with key >= `lower`, keys in order, newest first within a key.
-
-    `after` is the key and sequence of the last version already shown: the rest of that key comes first.
-    """
-    found: list[tuple[Any, ...]] = []
-    if after is not None:
-        key, before = after
-        found = _HISTORY_REST(connection, bucket=bucket, key=key, before=before, limit=limit)
-        lower = max(lower, key + b"\0")
-    if wanted := limit - len(found):
-        rows = _HISTORY(connection, bucket=bucket, lower=lower, limit=wanted)
-        groups = [list(group)[::-1] for _, group in groupby(rows, key=lambda row: row[0])]
-        if len(rows) == wanted:
-            # The last key may have more versions than were fetched, and its newest ones come first: of them there are
-            # at least as many.
-            last = groups.pop()[0][0]
-            room = wanted - sum(map(len, groups))
-            groups.append(_HISTORY_REST(connection, bucket=bucket, key=last, before=_NEWER_THAN_ALL, limit=room))
-        found += chain.from_iterable(groups)
-    return [from_row(bucket, row, current=bool(row[-1])) for row in found]
-
-
 def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
     """All versions and markers of `key`, the newest first."""
-    encoded = key.key.encode()
-    rows = _HISTORY_REST(connection, bucket=key.bucket, key=encoded, before=_NEWER_THAN_ALL, limit=_NEWER_THAN_ALL)
-    return [from_row(key.bucket, row, current=bool(row[-1])) for row in rows]
+    rows = _ALL(connection, bucket=key.bucket, key=key.key.encode())
+    return [from_row(key.bucket, row, current=not index) for index, row in enumerate(rows)]
 
 
 def append(
@@ -221,11 +196,29 @@ def remove(connection: Connection, version: ObjectVersion, now_ms: int, *, guard
     gone_seq, gone_ms = draw(connection, now_ms)
     quotas.charge(connection, version.key.bucket, encoded, -version.size)
     removals.leave(connection, version.key.bucket, encoded, version.seq, gone_seq, gone_ms)
-    left = newest(connection, version.key)
-    if left is None or left.delete_marker:
-        _UNPOINT(connection, bucket=version.key.bucket, key=encoded)
+    _point_past(connection, version, encoded)
+
+
+def _point_past(connection: Connection, version: ObjectVersion, key: bytes) -> None:
+    """Have `current` say what is the newest without this version, which was removed.
+
+    Only the removal of the newest changes that. Above an object that is the newest nothing stands, so what was removed
+    there is not walked: taking versions away from the newest on costs each time the same.
+    """
+    here = {"bucket": version.key.bucket, "key": key}
+    pointed = _POINTED_AT(connection, **here)
+    if pointed:
+        if pointed[0][0] != version.seq:
+            return
+        rows = _NEXT(connection, **here, seq=version.seq)
+    elif version.delete_marker:
+        rows = _NEWEST(connection, **here)
     else:
-        _POINT(connection, bucket=version.key.bucket, key=encoded, seq=left.seq)
+        return  # the newest is a marker
+    if rows and rows[0][4] is not None:
+        _POINT(connection, **here, seq=rows[0][2])
+    else:
+        _UNPOINT(connection, **here)
 
 
 def pointer(connection: Connection, bucket: str, key: bytes) -> tuple[int | None, int | None]:

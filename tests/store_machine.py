@@ -17,7 +17,18 @@ from blake3 import blake3
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gestalt_cas import Batch, ByteRange, Conditions, Headers, ListQuery, ObjectKey, ObjectVersion, Store
+from gestalt_cas import (
+    Batch,
+    ByteRange,
+    Conditions,
+    Headers,
+    ListQuery,
+    ObjectKey,
+    ObjectVersion,
+    Store,
+    version_walks,
+)
+from gestalt_cas import pages as page_limits
 from gestalt_cas.errors import (
     DigestMismatch,
     Held,
@@ -471,18 +482,29 @@ class StoreMachine(RuleBasedStateMachine):
             assert part
         assert got == self.oracle.listing(bucket or self.oracle.default_bucket, prefix, delimiter)
 
-    @rule(bucket=buckets, prefix=st.sampled_from(PREFIXES + KEYS), size=pages, only_key=st.booleans())
-    def list_versions(self, bucket: str, prefix: str, size: int, only_key: bool) -> None:
+    @rule(
+        bucket=buckets,
+        prefix=st.sampled_from(PREFIXES + KEYS),
+        size=pages,
+        only_key=st.booleans(),
+        stretch=st.sampled_from([1, 3, version_walks.STRETCH]),
+    )
+    def list_versions(self, bucket: str, prefix: str, size: int, only_key: bool, stretch: int) -> None:
+        """Pages that end as early as they can show the same, though some may be empty."""
         got: list[tuple[str, str, bool]] = []
         token = ""
-        while True:
-            page = self.store.list_versions(ListQuery(bucket, prefix, token=token, max_keys=size), only_key=only_key)
-            assert len(page.versions) <= (size or 1000)
-            got += [(version.key.key, version.version_id, version.current) for version in page.versions]
-            token = page.token
-            if not token:
-                break
-            assert page.versions
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(version_walks, "STRETCH", stretch)
+            patch.setattr(page_limits, "WALK_SECONDS", -1.0)
+            while True:
+                query = ListQuery(bucket, prefix, token=token, max_keys=size)
+                page = self.store.list_versions(query, only_key=only_key)
+                assert len(page.versions) <= (size or 1000)
+                got += [(version.key.key, version.version_id, version.current) for version in page.versions]
+                assert page.token != token or not token
+                token = page.token
+                if not token:
+                    break
         whole = self.oracle.history(bucket or self.oracle.default_bucket, prefix)
         expected = [(key, version.version_id, newest) for key, version, newest in whole]
         assert got == [entry for entry in expected if entry[0] == prefix or not only_key]

@@ -51,10 +51,12 @@ def test_round_trip(listing: Listing, relative: Position) -> None:
     assert set(token) <= set(ALPHABET)
 
 
-@given(listings, utf8, sequences)
-def test_round_trip_of_versions(listing: Listing, relative: bytes, seq: int) -> None:
-    token = tokens.encode_version(listing, listing.prefix + relative, seq)
-    assert tokens.decode_version(listing, token) == (listing.prefix + relative, seq)
+@given(listings, utf8, sequences, st.just(0) | sequences)
+def test_round_trip_of_versions(listing: Listing, relative: bytes, before: int, removed_to: int) -> None:
+    """Of what is known to be removed only what lies behind the place is kept."""
+    token = tokens.encode_version(listing, listing.prefix + relative, before, removed_to)
+    known = removed_to if 0 < before <= removed_to else max(before - 1, 0)
+    assert tokens.decode_version(listing, token) == (listing.prefix + relative, before, known)
     assert set(token) <= set(ALPHABET)
 
 
@@ -177,7 +179,7 @@ def test_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         tokens.decode(listing, newer)
 
 
-@pytest.mark.parametrize("kind", [3, 255])
+@pytest.mark.parametrize("kind", [4, 255])
 def test_an_unknown_kind_is_refused(kind: int) -> None:
     listing = Listing("", b"", b"")
     assert refused(listing, tokens._pack(listing, kind, b"12345678key"))
@@ -186,6 +188,17 @@ def test_an_unknown_kind_is_refused(kind: int) -> None:
 def test_a_version_without_room_for_its_sequence_is_refused() -> None:
     listing = Listing("", b"", b"")
     assert refused(listing, tokens._pack(listing, tokens._VERSION, b"1234567"))
+    assert refused(listing, tokens._pack(listing, tokens._REMOVED, b"123456781234567"))
+
+
+@pytest.mark.parametrize("kind", [tokens._VERSION, tokens._REMOVED])
+@pytest.mark.parametrize("at", [0, 8])
+def test_a_sequence_that_no_version_can_have_is_refused(kind: int, at: int) -> None:
+    """Whoever can list can make a token; SQLite has no such number."""
+    listing, rest = Listing("", b"", b""), bytearray(16)
+    rest[at] = 0x80
+    wrong = at == 0 or kind == tokens._REMOVED
+    assert refused(listing, tokens._pack(listing, kind, bytes(rest))) == wrong
 
 
 @pytest.mark.parametrize("pinned", PINNED, ids=lambda pinned: str(pinned["what"]))
@@ -195,8 +208,10 @@ def test_the_format_stays(pinned: dict[str, Any]) -> None:
     listing = Listing(pinned["bucket"], pinned["prefix"].encode(), pinned["delimiter"].encode(), moment)
     value = pinned["value"].encode()
     if "seq" in pinned:
-        assert tokens.encode_version(listing, value, pinned["seq"]) == pinned["token"]
-        assert tokens.decode_version(listing, pinned["token"]) == (value, pinned["seq"])
+        removed_to = pinned.get("removed_to", 0)
+        assert tokens.encode_version(listing, value, pinned["seq"], removed_to) == pinned["token"]
+        known = removed_to or max(pinned["seq"] - 1, 0)
+        assert tokens.decode_version(listing, pinned["token"]) == (value, pinned["seq"], known)
     else:
         position = Position(value, group=pinned["group"])
         assert tokens.encode(listing, position) == pinned["token"]

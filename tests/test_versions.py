@@ -11,9 +11,10 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, blob_rows, buckets, holds, quotas, versions
+from gestalt_cas import Store, blob_rows, buckets, holds, quotas, version_walks, versions
 from gestalt_cas.errors import DatabaseDamaged, Held, QuotaExceeded
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.version_walks import BEYOND, Place, Walk
 from oracle import NULL, Oracle, Version
 from storage import BUCKET, key, rows
 
@@ -88,9 +89,18 @@ def test_any_history_is_that_of_the_oracle(shared: Store, steps: list[tuple[str,
             check(tx, where, oracle)
 
 
+def history(tx: Any, bucket: str, lower: bytes, after: tuple[bytes, int] | None, limit: int) -> list[ObjectVersion]:
+    """At most `limit` versions from a key on, after the one with this key and sequence."""
+    walk = Walk(tx, bucket, lower, BEYOND, Place(*after, after[1] - 1) if after else None)
+    found: list[ObjectVersion] = []
+    while not walk.through and len(found) < limit:
+        found += walk.step(limit, limit - len(found))
+    return found
+
+
 def check(tx: Any, where: ObjectKey, oracle: Oracle) -> None:
     stack = oracle.versions.get((BUCKET, where.key), [])
-    got = [v for v in versions.history(tx, BUCKET, where.key.encode(), None, 100) if v.key == where]
+    got = [v for v in history(tx, BUCKET, where.key.encode(), None, 100) if v.key == where]
     assert [v.version_id for v in got] == [v.version_id for v in reversed(stack)]
     assert [v.delete_marker for v in got] == [v.data is None for v in reversed(stack)]
     assert [v.current for v in got] == [True, *([False] * len(got))][: len(got)]
@@ -110,13 +120,13 @@ def test_s3s_example_of_suspended_versioning(store: Store) -> None:
     with store._database.write() as tx:
         first = append(tx, where, b"1")
         assert append(tx, where, b"null", suspended=True).version_id == NULL
-        assert [v.version_id for v in versions.history(tx, BUCKET, b"", None, 9)] == [NULL, first.version_id]
+        assert [v.version_id for v in history(tx, BUCKET, b"", None, 9)] == [NULL, first.version_id]
         append(tx, where, b"null again", suspended=True)
-        assert [v.version_id for v in versions.history(tx, BUCKET, b"", None, 9)] == [NULL, first.version_id]
+        assert [v.version_id for v in history(tx, BUCKET, b"", None, 9)] == [NULL, first.version_id]
         second = append(tx, where, b"2")
         marker = append(tx, where, None, suspended=True)
         assert (marker.version_id, marker.delete_marker) == (NULL, True)
-        assert [v.version_id for v in versions.history(tx, BUCKET, b"", None, 9)] == [
+        assert [v.version_id for v in history(tx, BUCKET, b"", None, 9)] == [
             NULL, second.version_id, first.version_id,
         ]  # fmt: skip
         assert versions.current(tx, where) is None
@@ -159,7 +169,7 @@ def test_commit_times_follow_the_clock_and_never_go_back(shared: Store, clock: l
             made = append(tx, where, b"", now_ms=now_ms)
             assert made.modified_ms == max(last, now_ms)
             last = made.modified_ms
-        found = versions.history(tx, BUCKET, where.key.encode(), None, len(clock))
+        found = history(tx, BUCKET, where.key.encode(), None, len(clock))
         assert [v.modified_ms for v in found] == sorted((v.modified_ms for v in found), reverse=True)
         versions.draw(tx, last + 5)  # a removal counts as well
         assert append(tx, where, b"", now_ms=0).modified_ms == last + 5
@@ -274,7 +284,7 @@ def test_a_version_is_current_by_its_own_key_and_bucket(store: Store) -> None:
             assert found is not None
             assert found.current
         assert [v.current for v in versions.everything(tx, key("k"))] == [True]
-        assert [v.current for v in versions.history(tx, BUCKET, b"", None, 9)] == [True] * 3
+        assert [v.current for v in history(tx, BUCKET, b"", None, 9)] == [True] * 3
 
 
 def test_everything_of_a_key(store: Store) -> None:
@@ -484,8 +494,8 @@ def test_the_order_is_asked_for_and_no_accident(store: Store) -> None:
             assert newest is not None
             assert newest.seq == made[1].seq
             order = [made[at].seq for at in (1, 0, 3, 2, 4)]
-            assert [v.seq for v in versions.history(tx, BUCKET, b"", None, 9)] == order
-            assert [v.seq for v in versions.history(tx, BUCKET, b"", None, 3)] == order[:3]
+            assert [v.seq for v in history(tx, BUCKET, b"", None, 9)] == order
+            assert [v.seq for v in history(tx, BUCKET, b"", None, 3)] == order[:3]
             assert [v.seq for v in versions.everything(tx, key("a"))] == order[:2]
         finally:
             tx.execute("PRAGMA reverse_unordered_selects = OFF")
@@ -495,9 +505,9 @@ def test_a_listing_of_versions_begins_at_the_key_asked_for(store: Store) -> None
     with store._database.write() as tx:
         made = {name: append(tx, key(name), b"x") for name in ("a", "b", "c")}
         append(tx, key("b", "other"), b"x")
-        assert [v.key.key for v in versions.history(tx, BUCKET, b"b", None, 9)] == ["b", "c"]
+        assert [v.key.key for v in history(tx, BUCKET, b"b", None, 9)] == ["b", "c"]
         after = (b"a", made["a"].seq)
-        assert [v.key.key for v in versions.history(tx, BUCKET, b"c", after, 9)] == ["c"]
+        assert [v.key.key for v in history(tx, BUCKET, b"c", after, 9)] == ["c"]
 
 
 def test_history_goes_on_within_a_key(store: Store) -> None:
@@ -510,7 +520,7 @@ def test_history_goes_on_within_a_key(store: Store) -> None:
         for size in range(1, 11):
             got: list[tuple[str, str]] = []
             after = None
-            while page := versions.history(tx, BUCKET, b"", after, size):
+            while page := history(tx, BUCKET, b"", after, size):
                 assert len(page) <= size
                 got += [(v.key.key, v.version_id) for v in page]
                 assert len(got) <= len(expected)
@@ -519,14 +529,15 @@ def test_history_goes_on_within_a_key(store: Store) -> None:
 
 
 def test_buckets_are_those_with_a_version(store: Store) -> None:
+    assert buckets.standing(store._database) == []
     with store._database.write() as tx:
-        assert buckets.standing(tx) == []
+        assert buckets.ever(tx) == []
         for bucket in ("b", "a", "ü", "ab", "marker only"):
             append(tx, key("k", bucket), None if bucket == "marker only" else b"x")
         made = append(tx, key("k", "gone"), b"x")
         versions.remove(tx, made, 1)
-        assert buckets.standing(tx) == ["a", "ab", "b", "marker only", "ü"]
         assert buckets.ever(tx) == ["a", "ab", "b", "gone", "marker only", "ü"]
+    assert buckets.standing(store._database) == ["a", "ab", "b", "marker only", "ü"]
 
 
 def test_totals_count_each_payload_once(store: Store) -> None:
@@ -549,29 +560,56 @@ def test_totals_count_each_payload_once(store: Store) -> None:
 # ---- costs ----
 
 STATEMENTS = {
-    name: value
-    for module in (versions, buckets)
+    f"{module.__name__.rpartition('.')[2]}{name}": value
+    for module in (versions, version_walks, buckets)
     for name, value in vars(module).items()
     if isinstance(value, versions.Prepared)
+    or (isinstance(value, str) and "SELECT" in value and not name.startswith(("_READ", "_POINTED_SEQ")))
 }
+
+
+class NoValues(dict[str, None]):
+    """NULL for each name that a statement asks for."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def run(tx: Any, name: str, how: str = "", **values: Any) -> list[Any]:
+    """Run a statement of either kind, with `how` in front of it; NULL for what has no value."""
+    statement = STATEMENTS[name]
+    if isinstance(statement, str):
+        positions = [None] * statement.count("?")
+        return list(tx.execute(f"{how} {statement}", positions or NoValues(values)).fetchall())
+    if how:
+        return list(tx.execute(f"{how} {statement.sql}", [None] * statement.sql.count("?")).fetchall())
+    return statement(tx, **values)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_no_statement_walks_a_table_or_sorts(store: Store, name: str) -> None:
-    statement = STATEMENTS[name]
     with store._database.read() as tx:
-        plan = tx.execute(f"EXPLAIN QUERY PLAN {statement.sql}", [None] * statement.sql.count("?")).fetchall()
+        plan = run(tx, name, "EXPLAIN QUERY PLAN")
     steps = [step[3] for step in plan]
     assert not [step for step in steps if step.startswith("SCAN") and step != "SCAN counter"], steps
     assert not [step for step in steps if "TEMP B-TREE" in step or "AUTOMATIC" in step], steps
 
 
-@pytest.mark.parametrize("name", ["_NEWEST", "_HAS_OBJECT", "_HAS_VERSION"])
-def test_one_row_answers_what_one_row_can(store: Store, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "seq"),
+    [
+        ("versions_NEWEST", 0),
+        ("versions_NEXT", 1 << 62),
+        ("buckets_HAS_OBJECT", 0),
+        ("buckets_STANDS", 0),
+    ],
+)
+def test_one_row_answers_what_one_row_can(store: Store, name: str, seq: int) -> None:
+    values = {"bucket": BUCKET, "key": b"k", "seq": seq, "last_key": b"z", "last_seq": 0}
     with store._database.write() as tx:
         for where in (key("k"), key("k"), key("l")):
             append(tx, where, b"x")
-        assert len(STATEMENTS[name](tx, bucket=BUCKET, key=b"k")) == 1
+        assert len(run(tx, name, **values)) == 1
 
 
 def test_finding_the_versions_of_a_payload_uses_its_index(store: Store) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gestalt_cas.cli.addresses import Address, with_bucket
+from gestalt_cas.cli.listings import versions_from
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.runs import Run, objects_below, parts_of, reason, same_bytes
 from gestalt_cas.cli.session import Session
@@ -68,7 +69,7 @@ def _require_history(store: Store, tree: RemoteTree, moment: AsOf) -> None:
     """
     if moment and any(True for _ in objects_below(store, tree, moment)):
         return
-    if not store.list_versions(ListQuery(bucket=tree.bucket, prefix=tree.prefix, max_keys=1)).versions:
+    if not any(True for _ in versions_from(store, ListQuery(bucket=tree.bucket, prefix=tree.prefix, max_keys=1))):
         raise NoSuchKey(f"{tree}: no such prefix")
 
 

@@ -37,6 +37,16 @@ def pages(store: Store, query: ListQuery, as_of: AsOf = "") -> Iterator[ListPage
         query = replace(query, token=page.token)
 
 
+def versions_from(store: Store, query: ListQuery, *, only_key: bool = False) -> Iterator[ObjectVersion]:
+    """Every version from `query` on; a page of them can be empty and not the last."""
+    while True:
+        page = store.list_versions(query, only_key=only_key)
+        yield from page.versions
+        if not page.token:
+            return
+        query = replace(query, token=page.token)
+
+
 def rows(page: ListPage) -> Iterator[Row]:
     """Objects and common prefixes of a page in one sequence, in byte order."""
     objects = ((version.key.key.encode(), version.key.key, version) for version in page.objects)
@@ -127,7 +137,8 @@ def versions(session: Session, target: Address, prefix: bool, human: bool) -> in
     below = prefix or not target.rest or target.rest.endswith("/")
     found = 0
     with session.store() as store:
-        for version in _versions(store, target, below):
+        query = ListQuery(bucket=target.bucket, prefix=target.rest)
+        for version in versions_from(store, query, only_key=not below):
             found += 1
             name = f"  {shown(str(version.key))}" if below else ""
             session.output.result(output.version_record(version), _version_line(version, human) + name)
@@ -135,16 +146,6 @@ def versions(session: Session, target: Address, prefix: bool, human: bool) -> in
         what = "nothing below it has" if below else "no such object, and it never had"
         raise NoSuchKey(f"{target}: {what} a version that is still kept")
     return exits.OK
-
-
-def _versions(store: Store, target: Address, below: bool) -> Iterator[ObjectVersion]:
-    query = ListQuery(bucket=target.bucket, prefix=target.rest)
-    while True:
-        page = store.list_versions(query, only_key=not below)
-        yield from page.versions
-        if not page.token:
-            return
-        query = replace(query, token=page.token)
 
 
 def _version_line(version: ObjectVersion, human: bool) -> str:
