@@ -709,7 +709,21 @@ def test_listen(text: str, host: str, port: int) -> None:
     assert (http.host, http.port) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", "8080", ":8080", "host", "host:", "host:x", "host:65536", "host:\u0663"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8080",
+        ":8080",
+        "host",
+        "host:",
+        "host:x",
+        "host:65536",
+        "host:\u0663",
+        "host:" + 7 * "0" + "99999",
+        "a\0b:0",
+    ],
+)
 def test_bad_listen(text: str) -> None:
     assert message({"dataDir": "d", "http": {"listen": text}}).startswith("http.listen: ")
 

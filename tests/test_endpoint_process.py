@@ -250,8 +250,9 @@ def test_a_new_configuration_changes_the_endpoint_as_a_whole_or_not_at_all(tmp_p
         # One that cannot be had changes nothing: no address, no setting.
         with socket.create_server(("127.0.0.1", 0)) as foreign:
             taken = {**base, "bucket": "changed", "http": {"listen": f"127.0.0.1:{foreign.getsockname()[1]}"}}
-            with refused(grpc.StatusCode.FAILED_PRECONDITION, "http.listen"):
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "http.listen") as told:
                 lifecycle.configure(taken)
+            assert told.value.details().startswith("http.listen: ")
         url = presign(client, "k")
         assert urlsplit(url).netloc == f"127.0.0.1:{other}"
         assert urlsplit(url).path == "/default/k"

@@ -74,6 +74,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.SignatureDoesNotMatch: CONFLICT,
     errors.NoStore: NO_STORE,
     errors.StoreUnusable: USAGE,
+    errors.AddressUnusable: USAGE,
     errors.SchemaTooNew: USAGE,
     errors.Damage: DAMAGE,
     errors.BlobMissing: DAMAGE,
