@@ -93,10 +93,12 @@ class Miscount:
     real_bytes: int
 
 
-def check(bucket: str, prefix: str, max_bytes: int) -> None:
+def check(bucket: str, prefix: str, max_bytes: object) -> None:
     """Raise InvalidArgument for what can be no quota. `bucket` "" stands for the store's default bucket."""
     check_bucket(bucket)
     check_prefix(prefix)
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):  # SQLite would keep a fraction as it is
+        raise InvalidArgument(f"a quota of {max_bytes!r}: it must be a whole number of bytes")
     if not 0 <= max_bytes <= MOST_BYTES:
         raise InvalidArgument(f"a quota of {max_bytes} bytes: the limits are 0 and {MOST_BYTES}")
 

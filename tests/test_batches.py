@@ -58,10 +58,11 @@ def test_a_failed_condition_names_its_change_and_changes_nothing(store: Store) -
         pytest.raises(PreconditionFailed, match=r"^change 3 \(put bucket/there\): if-none-match"),
         store.transaction() as changes,
     ):
-        changes.put(key("a"), [b"a"])
+        first = changes.put(key("a"), [b"a"])
         changes.delete(key("there"), version_id="unknown")
         changes.put(key("there"), [b"after"], conditions=CREATE)
         changes.put(key("b"), [b"b"])
+    assert first.version is None
     assert names(store) == ["there"]
     assert body(store, "there") == b"before"
     after = rows(store, "SELECT seq FROM counter")

@@ -139,12 +139,21 @@ def test_the_empty_bucket_is_the_default_one(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("bucket", "prefix", "size"),
-    [("a/b", "", 1), ("b", "x" * 2049, 1), ("b", "\ud800", 1), ("b", "", -1), ("b", "", 2**60)],
-)
+    [
+        ("a/b", "", 1), ("b", "x" * 2049, 1), ("b", "\ud800", 1), ("b", "", -1), ("b", "", 2**60), ("b", "", 1.5),
+        ("b", "", True),
+    ],
+)  # fmt: skip
 def test_what_can_be_no_quota_is_refused(store: Store, bucket: str, prefix: str, size: int) -> None:
     with pytest.raises(InvalidArgument):
         store.set_quota(bucket, prefix, size)
     assert store.quotas() == []
+
+
+def test_no_quota_of_what_can_be_none_is_removed(store: Store) -> None:
+    for bucket, prefix in (("a/b", ""), ("\udcff", ""), ("b", "\udcff")):
+        with pytest.raises(InvalidArgument):
+            store.remove_quota(bucket, prefix)
 
 
 # ---- what is refused ----
