@@ -181,7 +181,7 @@ def _error_response(
             fields["Cache-Control"] = error.cache_control  # RFC 9110 section 15.4.5 wants what a 200 would carry
         return web.Response(status=304, headers=fields)
     answer = http_errors.answer(error, resource=request.raw_path.partition("?")[0], request_id=request_id)
-    if answer.status >= 500:
+    if answer.status == 500:  # a fault, as over gRPC; 501, 503 and 507 say what is not offered, or not possible now
         log.error("%s: %s", request.method, error)
     response = web.Response(
         status=answer.status,
