@@ -812,7 +812,7 @@ def test_readme_table_matches_schema() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     found = re.findall(r"<!-- config-table -->\n(.*?)<!-- /config-table -->", readme, re.DOTALL)
     assert len(found) == 1
-    check_table(found[0])
+    assert found[0].strip() == config_schema.markdown_table(), "the table says other values than the schema allows"
 
 
 # Loading

@@ -35,7 +35,7 @@ MEANINGS = {
     NOT_FOUND: "not found, or some names were skipped, or a check has findings",
     USAGE: "wrong usage, or it cannot start",
     CONFLICT: "a conflict, or a condition that did not hold",
-    DAMAGE: "damage met while reading",
+    DAMAGE: "damage met while reading, or the disk failed",
     FULL: "disk full, or a limit on room reached",
     NO_STORE: "no store in the data directory",
     BUSY: "busy, try again",
