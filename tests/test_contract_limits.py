@@ -186,6 +186,14 @@ def test_the_length_limit_counts_the_stored_key(inner: Place) -> None:
     assert inner.names(inner.list()) == ["x" * room]
     with refused(INVALID, "2048"):
         inner.write("x" * (room + 1), b"x")
+    pb = inner.client.pb
+    for length in (room, room + 1):
+        request = pb.PresignObjectRequest(ref=inner.client.ref(inner.key("x" * length), bucket=inner.bucket), method=1)
+        if length == room:
+            assert inner.client.call("PresignObject", request).url
+        else:
+            with refused(INVALID, "2048"):
+                inner.client.call("PresignObject", request)
 
 
 def test_an_empty_key_is_invalid_under_a_prefix_too(inner: Place) -> None:
