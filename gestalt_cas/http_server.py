@@ -43,14 +43,12 @@ class HttpServer:
         self,
         mounts: Mounts,
         listener: socket.socket,
-        concurrent_writes: int,
         observer: Observer | None = None,
         readings: Readings | None = None,
     ) -> None:
         self.host, self.port = listener.getsockname()[:2]
         self._mounts = mounts
         self._listener = listener
-        self._concurrent_writes = concurrent_writes
         self._observer = observer
         self._readings = readings
         self._loop = asyncio.new_event_loop()
@@ -85,7 +83,7 @@ class HttpServer:
 
     async def _serve(self) -> None:
         monitoring = Monitoring(self._readings) if self._readings is not None else None
-        endpoint = Endpoint(self._mounts, self._concurrent_writes, self._observer, monitoring)
+        endpoint = Endpoint(self._mounts, self._observer, monitoring)
         server = _Server(
             endpoint.handle,
             access_log=None,

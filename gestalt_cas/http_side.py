@@ -86,7 +86,7 @@ class HttpSide:
         from gestalt_cas import http_server
 
         listener = http_server.listen(config.http.host, port, fixed=bool(config.http.port))
-        return http_server.HttpServer(mounts, listener, config.limits.concurrent_writes, self.observer, self.readings)
+        return http_server.HttpServer(mounts, listener, self.observer, self.readings)
 
     @staticmethod
     def _remembered(store: Store) -> int:
