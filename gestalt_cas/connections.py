@@ -7,8 +7,8 @@ from pathlib import Path
 from gestalt_cas import sqlite
 from gestalt_cas.platforms import SQLITE_PRAGMAS
 from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.wal_file import ROOM_BYTES
 
-_JOURNAL_LIMIT = 4 << 20
 _FOREIGN_WAIT = 5.0
 
 
@@ -31,7 +31,7 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
             for pragma in SQLITE_PRAGMAS:
                 connection.execute(pragma)
             connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT}")
+            connection.execute(f"PRAGMA journal_size_limit={ROOM_BYTES}")
             connection.execute("PRAGMA cache_size=-16384")
     except DriverError as error:
         connection.close()

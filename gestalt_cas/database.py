@@ -156,14 +156,15 @@ class Database:
                 raise self._faults.noted(error) from error
 
     def tend_wal(self, timeout: float = 5.0) -> None:
-        """Shorten the WAL as far as its length asks for it; for the background work."""
-        if self.wal_bytes > wal.PASSIVE_BYTES:
+        """Shorten the WAL as far as its length asks for it, and keep room in it; for the background work."""
+        if self._wal.taken(wal.PASSIVE_BYTES) > wal.PASSIVE_BYTES:
             with self._writer_lock.held(timeout):
                 connection = self._sound_writer()
                 try:
                     self._wal.tend(connection)
                 except DriverError as error:
                     raise self._faults.noted(error) from error
+        self._wal.file.keep_room()
 
     def mend(self, work: Callable[[Connection], None], timeout: float = WRITE_TIMEOUT, *, vacuum: bool = False) -> None:
         """Run `work` in a write transaction although the database may be known to be damaged, and judge it anew then.
@@ -203,7 +204,11 @@ class Database:
     @property
     def wal_bytes(self) -> int:
         """The length of the WAL file; 0 when it is absent or cannot be looked at."""
-        return self._wal.bytes
+        return self._wal.file.bytes
+
+    def wal_taken(self) -> int:
+        """How many bytes of the WAL are in use: what was committed since the WAL last began at its front."""
+        return self._wal.file.taken()
 
     @property
     def group_sizes(self) -> Distribution:

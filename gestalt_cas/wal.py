@@ -6,14 +6,15 @@ one is made: whoever holds write.lock lets no commit in, waits a little until th
 and moves the rest. From then on new readers use the database alone, and when the last of those before them has left,
 too, the WAL is cut. That takes twice as long as the longest of the readers at hand.
 
-Past PASSIVE_BYTES the background work moves what it can. Past RELIEF_BYTES a commit that makes the WAL longer by
-another STEP_BYTES does so itself, in case there is no background work. Past RESTART_BYTES both wait as said,
+Past PASSIVE_BYTES in use the background work moves what it can. Past RELIEF_BYTES a commit that takes another
+STEP_BYTES does so itself, in case there is no background work. Past RESTART_BYTES both wait as said,
 FIRST_PATIENCE seconds at most, and longer after a wait in vain, since readers are slower on a busy machine. A reader
 who still stands where he stood at the last wait is no short one: the waits are short then and the pauses between them
 grow, so that he costs writers little however long he stays. Nothing can shorten the WAL while he does, and it is warned
 of. Past LIMIT_BYTES there are pauses, too.
 
-Everything here but looking at the length is done under write.lock (docs/design.md, "SQLite").
+The file itself, and the room that is kept in it, is the subject of `wal_file.py`. Everything here but looking at it is
+done under write.lock (docs/design.md, "SQLite").
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from gestalt_cas import sizes
 from gestalt_cas.sqlite import Connection
+from gestalt_cas.wal_file import WalFile
 
 log = logging.getLogger(__name__)
 
@@ -47,30 +49,22 @@ class Wal:
     """The WAL of one store as one process sees it."""
 
     def __init__(self, path: Path, shared_memory: Path) -> None:
-        self._path = path
+        self.file = WalFile(path)
         self._shared_memory = shared_memory
-        self._seen = self.bytes
+        self._seen = self.file.taken()
         self._patience, self._pause = FIRST_PATIENCE, _FIRST_PAUSE
         self._stands_at = -1
         self._unseen = 0
         self._pausing = False
         self._wait_again = self._warn_again = 0.0
 
-    @property
-    def bytes(self) -> int:
-        """The length of the file; 0 when it is absent or cannot be looked at."""
-        try:
-            return self._path.stat().st_size
-        except OSError:
-            return 0
-
     def relieve(self, connection: Connection, *, small: bool = False) -> None:
-        """After a commit: shorten a long WAL, once for each STEP_BYTES that it grows; `small` ones look seldom."""
+        """After a commit: shorten a long WAL, once for each STEP_BYTES that it takes; `small` ones look seldom."""
         self._unseen += 1
         if small and self._unseen < _SMALL_COMMITS:
             return
         self._unseen = 0
-        before, self._seen = self._seen, self.bytes
+        before, self._seen = self._seen, self.taken(RELIEF_BYTES)
         if self._seen < RELIEF_BYTES or self._seen // STEP_BYTES == before // STEP_BYTES:
             return
         if self._seen < RESTART_BYTES:
@@ -78,12 +72,17 @@ class Wal:
         else:
             self._shorten(connection, wait=not self._pausing or time.monotonic() >= self._wait_again)
 
+    def taken(self, bound: int) -> int:
+        """How many bytes are in use, or, if that cannot be more than `bound`, how long the file is."""
+        length = self.file.bytes
+        return length if length <= bound else self.file.taken()
+
     def tend(self, connection: Connection) -> None:
         """For the background work: shorten the WAL as its length asks for."""
-        length = self.bytes
-        if length > RESTART_BYTES:
+        taken = self.taken(PASSIVE_BYTES)
+        if taken > RESTART_BYTES:
             self._shorten(connection, wait=time.monotonic() >= self._wait_again)
-        elif length > PASSIVE_BYTES:
+        elif taken > PASSIVE_BYTES:
             self.move(connection)
 
     def move(self, connection: Connection) -> bool:
@@ -109,7 +108,7 @@ class Wal:
         """After a wait in vain, in which this many pages could be moved: decide when to wait next, and how long."""
         stands = moved == self._stands_at
         self._stands_at = moved
-        self._pausing = stands or self.bytes > LIMIT_BYTES
+        self._pausing = stands or self.file.bytes > LIMIT_BYTES
         if stands:
             self._patience, self._pause = FIRST_PATIENCE, min(self._pause * 2, _LONGEST_PAUSE)
             self._warn()
@@ -140,7 +139,7 @@ class Wal:
             self._warn_again = time.monotonic() + _WARN_SECONDS
             log.warning(
                 "the WAL has %s and cannot be shortened: %s keeps a transaction open",
-                sizes.told(self.bytes),
+                sizes.told(self.file.bytes),
                 self.readers(),
             )
 

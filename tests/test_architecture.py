@@ -54,7 +54,7 @@ LAYERS = (
         "staging",
         "statements",
     }
-    | {"upgrade", "version_ids", "version_rows", "versions", "wal"},
+    | {"upgrade", "version_ids", "version_rows", "versions", "wal", "wal_file"},
     {
         "allowances",
         "backups",

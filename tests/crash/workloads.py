@@ -9,6 +9,7 @@ is marked in the log. To add one: write a function that takes a Session, and put
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from crash.preparing import (
     an_empty_store,
 )
 from crash.session import BUCKET, INLINE, Payload, Session, bytes_of
-from gestalt_cas import ObjectKey, blobs, horizons, keys, releases, retention_runs, upkeep
+from gestalt_cas import ObjectKey, blobs, horizons, keys, releases, retention_runs, upkeep, wal, wal_file
 from gestalt_cas import upgrade as upgrades
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
@@ -355,6 +356,28 @@ def checkpoints(session: Session) -> None:
         session.delete(opened, "b")
         session.checkpoint(opened, restart=True)
         session.put(opened, "c", SMALL)
+
+
+@workload(prepare=a_store_with_objects)
+def room_in_the_wal(session: Session) -> None:
+    """Commits over zeros, past them, over frames of an earlier round, and a server that appends meanwhile."""
+    wal_file.ROOM_BYTES, wal_file._LEAST_FREE, wal_file._STEP, wal.PASSIVE_BYTES = 1 << 19, 1, bytes(1 << 17), 1
+    with session.open() as opened:
+        session.put(opened, "a", SMALL)
+        appending = threading.Thread(target=opened._database._wal.file.keep_room)
+        appending.start()
+        session.put(opened, "b", MEDIUM)
+        session.put(opened, "old", SMALL)
+        appending.join()
+        for number in range(6):
+            session.put(opened, f"over/{number}", SMALL)
+        opened.maintain()  # moves all pages, so that the next commit writes from the front
+        session.put(opened, "c", MEDIUM)
+        session.delete(opened, "a")
+        session.checkpoint(opened, restart=True)
+        session.put(opened, "d", SMALL)
+        opened.maintain()
+        session.put(opened, "old", MEDIUM)
 
 
 @workload(prepare=an_empty_store)
