@@ -27,7 +27,7 @@ from benchmarks import building
 from benchmarks.findings import Finding
 from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, timed, us
 from benchmarks.runs import Run
-from gestalt_cas import Store, schema, sqlite
+from gestalt_cas import Store, schema, sqlite, tables
 from gestalt_cas.chunks import CHUNK_BYTES
 from gestalt_cas.connections import connect
 from gestalt_cas.database import Database
@@ -176,13 +176,16 @@ def compare_executions(root: Path, count: int, repetitions: int) -> None:
     keys = [key.encode() for key in keys_at_random(count)]
     drawn = random.Random(count)
     wanted = [drawn.choices(keys, k=_LOOKUPS) for _ in range(repetitions + 2)]
-    current, version = schema.current.c, schema.versions.c
+    current, version = tables.current.c, tables.versions.c
     statement = (
         select(version.key, version.version_id, version.seq, version.size, version.digest, version.commit_ms)
-        .select_from(schema.current.join(schema.versions, version.seq == current.seq))
+        .select_from(tables.current.join(tables.versions, version.seq == current.seq))
         .where(current.bucket == bindparam("bucket"), current.key == bindparam("key"))
     )
-    prepared = Prepared(statement)
+    prepared = Prepared("""
+        SELECT versions.key, version_id, versions.seq, size, digest, commit_ms
+        FROM current JOIN versions ON versions.seq = current.seq WHERE current.bucket = :bucket AND current.key = :key
+    """)
 
     def by_driver(tx: Connection, key: bytes) -> list[tuple[object, ...]]:
         return prepared(tx, bucket=building.BUCKET, key=key)

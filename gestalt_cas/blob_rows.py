@@ -8,26 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import literal_column, null, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-
 from gestalt_cas import schema
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
-_p, _b = parameter, schema.blobs.c
-_ROW = Prepared(select(_b.size, _b.place, _b.sums, _b.damaged_ms).where(_b.digest == _p("digest")))
-_PLACED = Prepared(select(_b.size, _b.place, _b.damaged_ms).where(_b.digest == _p("digest")))
-_KEEP = Prepared(
-    upsert(schema.blobs)
-    .values(digest=_p("digest"), size=_p("size"), place=_p("place"), sums=_p("sums"))
-    .on_conflict_do_update(
-        index_elements=["digest"], set_={"damaged_ms": null(), "sums": literal_column("excluded.sums")}
-    )
-)
-_MARK_DAMAGED = Prepared(
-    update(schema.blobs).where(_b.digest == _p("d"), _b.damaged_ms.is_(None)).values(damaged_ms=_p("now_ms"))
-)
+_ROW = Prepared("SELECT size, place, sums, damaged_ms FROM blobs WHERE digest = :digest")
+_PLACED = Prepared("SELECT size, place, damaged_ms FROM blobs WHERE digest = :digest")
+_KEEP = Prepared("""
+    INSERT INTO blobs (digest, size, place, sums) VALUES (:digest, :size, :place, :sums)
+    ON CONFLICT (digest) DO UPDATE SET sums = excluded.sums, damaged_ms = NULL
+""")
+_MARK_DAMAGED = Prepared("UPDATE blobs SET damaged_ms = :now_ms WHERE digest = :digest AND damaged_ms IS NULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +62,4 @@ def keep(connection: Connection, digest: bytes, size: int, sums: bytes, place: i
 
 def mark_damaged(connection: Connection, digest: bytes, now_ms: int) -> None:
     """Record damage; the time of the first finding stays."""
-    _MARK_DAMAGED(connection, d=digest, now_ms=now_ms)
+    _MARK_DAMAGED(connection, digest=digest, now_ms=now_ms)

@@ -5,45 +5,32 @@ Buckets are not created: a name is one as long as a row has it. Every function w
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, func, literal_column, select
-
-from gestalt_cas import schema
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
-_p = parameter
-_v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
-_NEXT_BUCKET = Prepared(select(func.min(_v.bucket)).where(_v.bucket > _p("after")))
-_FIRST_BUCKET = Prepared(select(func.min(_v.bucket)))
-_HAS_OBJECT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket")).limit(literal_column("1")))
-_HAS_VERSION = Prepared(
-    select(_v.seq).where(_v.bucket == _p("bucket"), _v.gone_seq.is_(None)).limit(literal_column("1"))
-)
-
-_UNDER = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None), _v.digest.is_not(None), _v.key >= _p("lower"))
-_BELOW = _v.key < _p("upper")
+_NEXT_BUCKET = Prepared("SELECT min(bucket) FROM versions WHERE bucket > :after")
+_FIRST_BUCKET = Prepared("SELECT min(bucket) FROM versions")
+_HAS_OBJECT = Prepared("SELECT seq FROM current WHERE bucket = :bucket LIMIT 1")
+_HAS_VERSION = Prepared("SELECT seq FROM versions WHERE bucket = :bucket AND gone_seq IS NULL LIMIT 1")
 
 
-def _totals(*where: ColumnElement[bool]) -> Prepared:
-    reached = select(_v.digest).where(*where)
-    stored = select(func.coalesce(func.sum(_b.size), 0)).where(_b.digest.in_(reached)).scalar_subquery()
-    live = _c.seq.is_not(None)
-    return Prepared(
-        select(
-            func.count().filter(live),
-            func.count(),
-            func.coalesce(func.sum(_v.size).filter(live), 0),
-            func.coalesce(func.sum(_v.size), 0),
-            stored,
-        )
-        .select_from(
-            schema.versions.outerjoin(schema.current, and_(_c.seq == _v.seq, _c.bucket == _v.bucket, _c.key == _v.key))
-        )
-        .where(*where)
-    )
+def _totals(upper: str = "") -> Prepared:
+    where = f"""
+        versions.bucket = :bucket AND versions.gone_seq IS NULL AND versions.digest IS NOT NULL
+        AND versions.key >= :lower {upper}
+    """
+    return Prepared(f"""
+        SELECT count(*) FILTER (WHERE current.seq IS NOT NULL), count(*),
+            coalesce(sum(versions.size) FILTER (WHERE current.seq IS NOT NULL), 0), coalesce(sum(versions.size), 0),
+            (SELECT coalesce(sum(size), 0) FROM blobs
+             WHERE digest IN (SELECT versions.digest FROM versions WHERE {where}))
+        FROM versions LEFT JOIN current
+            ON current.seq = versions.seq AND current.bucket = versions.bucket AND current.key = versions.key
+        WHERE {where}
+    """)
 
 
-_TOTALS, _TOTALS_ALL = _totals(_UNDER, _BELOW), _totals(_UNDER)
+_TOTALS, _TOTALS_ALL = _totals("AND versions.key < :upper"), _totals()
 
 
 def standing(connection: Connection) -> list[str]:

@@ -9,66 +9,40 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, and_, exists, func, literal_column, select, tuple_
-
-from gestalt_cas import reachability, schema
+from gestalt_cas import reachability
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 STRETCH_ROWS = 4_000
 """Rows that one view counts: some hundredths of a second."""
 
-_v, _c, _b, _u = schema.versions.c, schema.current.c, schema.blobs.c, schema.unreachable.c
-_PLACE = (_v.bucket, _v.key, _v.seq)
-_AFTER = tuple_(*_PLACE) > tuple_(parameter("bucket"), parameter("key"), parameter("seq"))
-_UP_TO = tuple_(*_PLACE) <= tuple_(parameter("last_bucket"), parameter("last_key"), parameter("last_seq"))
-_STRETCH_END = Prepared(
-    select(*_PLACE)
-    .where(_AFTER)
-    .order_by(*_PLACE)
-    .limit(literal_column("1"))
-    .offset(parameter("rows", Integer) - literal_column("1"))
+_AFTER = "(versions.bucket, versions.key, versions.seq) > (:bucket, :key, :seq)"
+_STRETCH_END = Prepared(f"""
+    SELECT bucket, key, seq FROM versions WHERE {_AFTER} ORDER BY bucket, key, seq LIMIT 1 OFFSET :rows - 1
+""")
+_COUNTS = f"""
+    SELECT count(*) FILTER (WHERE current.seq IS NOT NULL), count(*) FILTER (WHERE versions.digest IS NOT NULL),
+        count(*) FILTER (WHERE versions.digest IS NULL),
+        coalesce(sum(versions.size) FILTER (WHERE current.seq IS NOT NULL), 0), coalesce(sum(versions.size), 0)
+    FROM versions LEFT JOIN current
+        ON current.bucket = versions.bucket AND current.key = versions.key AND current.seq = versions.seq
+    WHERE versions.gone_seq IS NULL AND {_AFTER}
+"""
+_STRETCH = Prepared(
+    f"{_COUNTS} AND (versions.bucket, versions.key, versions.seq) <= (:last_bucket, :last_key, :last_seq)"
 )
-
-
-def _sum(column: ColumnElement[int], *where: ColumnElement[bool]) -> ColumnElement[int]:
-    total = func.sum(column).filter(*where) if where else func.sum(column)
-    return func.coalesce(total, literal_column("0"))
-
-
-def _counting(*where: ColumnElement[bool]) -> Prepared:
-    object_, live = _v.digest.is_not(None), _c.seq.is_not(None)
-    joined = and_(_c.bucket == _v.bucket, _c.key == _v.key, _c.seq == _v.seq)
-    return Prepared(
-        select(
-            func.count().filter(live),
-            func.count().filter(object_),
-            func.count().filter(_v.digest.is_(None)),
-            _sum(_v.size, live),
-            _sum(_v.size),
-        )
-        .select_from(schema.versions.outerjoin(schema.current, joined))
-        .where(_v.gone_seq.is_(None), *where)
-    )
-
-
-_STRETCH, _REST = _counting(_AFTER, _UP_TO), _counting(_AFTER)
-_reached = exists().where(_v.digest == _b.digest)
-_PAYLOADS = Prepared(
-    select(
-        func.count(),
-        _sum(_b.size),
-        func.count(_b.damaged_ms),
-        func.count().filter(~_reached),
-        _sum(_b.size, ~_reached),
-    ).where(_b.digest >= parameter("lower"), _b.digest < parameter("upper"))
-)
-_LOOSE = Prepared(
-    select(_sum(_u.size)).where(
-        _u.digest >= parameter("lower"), _u.digest < parameter("upper"), ~exists().where(_b.digest == _u.digest)
-    )
-)
+_REST = Prepared(_COUNTS)
+_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
+_PAYLOADS = Prepared(f"""
+    SELECT count(*), coalesce(sum(size), 0), count(damaged_ms), count(*) FILTER (WHERE NOT {_REACHED}),
+        coalesce(sum(size) FILTER (WHERE NOT {_REACHED}), 0)
+    FROM blobs WHERE digest >= :lower AND digest < :upper
+""")
+_LOOSE = Prepared("""
+    SELECT coalesce(sum(size), 0) FROM unreachable WHERE digest >= :lower AND digest < :upper
+    AND NOT EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest)
+""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,45 +20,32 @@ import shlex
 from dataclasses import dataclass
 from itertools import takewhile
 
-from sqlalchemy import ColumnElement, and_, delete, func, literal_column, select
-from sqlalchemy.dialects.sqlite import insert as upsert
-
-from gestalt_cas import schema
 from gestalt_cas.errors import Held
 from gestalt_cas.objects import NULL_VERSION
 from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
-_h, _v = schema.holds.c, schema.versions.c
-_ROW = (_h.bucket, _h.prefix, _h.version_id, _h.created_ms)
-_ONE: ColumnElement[int] = literal_column("1")
-_JUST_THIS = and_(
-    _h.bucket == parameter("bucket"), _h.prefix == parameter("prefix"), _h.version_id == parameter("version_id")
-)
-_FIND = Prepared(select(*_ROW).where(_JUST_THIS))
-_OF_PREFIX = _h.version_id == literal_column("''")
-_LAST_PREFIX = Prepared(
-    select(*_ROW)
-    .where(_OF_PREFIX, _h.bucket == parameter("bucket"), _h.prefix <= parameter("most"))
-    .order_by(_h.prefix.desc())
-    .limit(_ONE)
-)
-IS_HELD = (
-    select(_ONE)
-    .select_from(schema.holds)
-    .where(_h.bucket == _v.bucket, _h.prefix == _v.key, _h.version_id == _v.version_id)
-    .correlate(schema.versions)
-    .exists()
-)
-"""Of a row of versions that was not removed: whether a hold of just this version keeps it."""
-_SOME = Prepared(select(_ONE).select_from(schema.holds).limit(_ONE))
-_COUNT = Prepared(select(func.count()).select_from(schema.holds))
-_ALL = Prepared(select(*_ROW).order_by(_h.bucket, _h.prefix, _h.version_id))
+_ROW = "bucket, prefix, version_id, created_ms"
+_JUST_THIS = "bucket = :bucket AND prefix = :prefix AND version_id = :version_id"
+_FIND = Prepared(f"SELECT {_ROW} FROM holds WHERE {_JUST_THIS}")
+_LAST_PREFIX = Prepared(f"""
+    SELECT {_ROW} FROM holds WHERE version_id = '' AND bucket = :bucket AND prefix <= :most ORDER BY prefix DESC LIMIT 1
+""")
+IS_HELD = """
+    EXISTS (
+        SELECT 1 FROM holds
+        WHERE holds.bucket = versions.bucket AND holds.prefix = versions.key AND holds.version_id = versions.version_id
+    )
+"""
+"""SQL, of a row of versions: whether just that version is held."""
+_SOME = Prepared("SELECT 1 FROM holds LIMIT 1")
+_COUNT = Prepared("SELECT count(*) FROM holds")
+_ALL = Prepared(f"SELECT {_ROW} FROM holds ORDER BY bucket, prefix, version_id")
 _PLACE = Prepared(
-    upsert(schema.holds).values({column.name: parameter(column.name) for column in _ROW}).on_conflict_do_nothing()
+    f"INSERT INTO holds ({_ROW}) VALUES (:bucket, :prefix, :version_id, :created_ms) ON CONFLICT DO NOTHING"
 )
-_RELEASE = Prepared(delete(schema.holds).where(_JUST_THIS).returning(_h.created_ms))
+_RELEASE = Prepared(f"DELETE FROM holds WHERE {_JUST_THIS} RETURNING created_ms")
 
 
 @dataclass(frozen=True, slots=True)

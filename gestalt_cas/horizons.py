@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from sqlalchemy import Integer, delete, func, literal_column, select
-from sqlalchemy.dialects.sqlite import insert as upsert
-
-from gestalt_cas import schema, settings
+from gestalt_cas import settings
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.removals import KEPT_BY_SNAPSHOT
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 DAY_MS = 86_400_000
 STRETCH_ROWS = 2_000
@@ -26,32 +23,18 @@ BATCH_ROWS = 200
 """Rows that one transaction drops: some milliseconds of the writer lock."""
 
 
-_v, _h = schema.versions.c, schema.horizons.c
-_OLDEST = Prepared(
-    select(_v.bucket, _v.key, _v.seq, _v.gone_seq, _v.gone_ms, KEPT_BY_SNAPSHOT)
-    .where(_v.gone_seq > parameter("after"))
-    .order_by(_v.gone_seq)
-    .limit(parameter("limit", Integer))
-)
-_DROP = Prepared(
-    delete(schema.versions)
-    .where(
-        _v.bucket == parameter("bucket"),
-        _v.key == parameter("key"),
-        _v.seq == parameter("seq"),
-        _v.gone_ms < parameter("before_ms"),
-        ~KEPT_BY_SNAPSHOT,
-    )
-    .returning(_v.gone_seq, _v.gone_ms)
-)
-_RAISE = Prepared(
-    upsert(schema.horizons)
-    .values(bucket=parameter("bucket"), seq=parameter("seq"), ms=parameter("ms"))
-    .on_conflict_do_update(
-        index_elements=["bucket"],
-        set_={name: func.max(_h[name], literal_column(f"excluded.{name}")) for name in ("seq", "ms")},
-    )
-)
+_OLDEST = Prepared(f"""
+    SELECT bucket, key, seq, gone_seq, gone_ms, {KEPT_BY_SNAPSHOT} FROM versions
+    WHERE gone_seq > :after ORDER BY gone_seq LIMIT :limit
+""")
+_DROP = Prepared(f"""
+    DELETE FROM versions WHERE bucket = :bucket AND key = :key AND seq = :seq AND gone_ms < :before_ms
+    AND NOT {KEPT_BY_SNAPSHOT} RETURNING gone_seq, gone_ms
+""")
+_RAISE = Prepared("""
+    INSERT INTO horizons (bucket, seq, ms) VALUES (:bucket, :seq, :ms)
+    ON CONFLICT (bucket) DO UPDATE SET seq = max(seq, excluded.seq), ms = max(ms, excluded.ms)
+""")
 Place = tuple[str, bytes, int]
 
 

@@ -10,32 +10,23 @@ from array import array
 from collections.abc import Callable, Iterator
 
 from blake3 import blake3
-from sqlalchemy import Integer, LargeBinary, cast, func, insert, select
 
-from gestalt_cas import chunks, schema
+from gestalt_cas import chunks
 from gestalt_cas.errors import BlobMissing, DigestMismatch
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 MOST_BYTES = chunks.CHUNK_BYTES
 """The largest payload that may be a row: an upload of that size is held in memory, and SQLite reads it as a whole."""
 
-_c = schema.inlined.c
-_PUT = Prepared(insert(schema.inlined).values(data=parameter("data")))
+_PUT = Prepared("INSERT INTO inlined (data) VALUES (:data)")
 # Whatever a damaged row holds comes as bytes, to be compared with its sums.
-_GET = Prepared(select(cast(_c.data, LargeBinary)).where(_c.id == parameter("place", Integer)))
+_GET = Prepared("SELECT CAST(data AS BLOB) FROM inlined WHERE id = :place")
 # The length of a BLOB is in the row's header: its bytes are not read.
-_LENGTH = Prepared(select(func.length(_c.data), func.typeof(_c.data)).where(_c.id == parameter("place", Integer)))
-_PUT_AT = Prepared(
-    insert(schema.inlined).prefix_with("OR REPLACE").values(id=parameter("place"), data=parameter("data"))
-)
-_MOST = Prepared(select(func.coalesce(func.max(_c.id), 0)))
-_IDS = Prepared(
-    select(_c.id)
-    .where(_c.id > parameter("after", Integer), _c.id <= parameter("last", Integer))
-    .order_by(_c.id)
-    .limit(parameter("limit", Integer))
-)
+_LENGTH = Prepared("SELECT length(data), typeof(data) FROM inlined WHERE id = :place")
+_PUT_AT = Prepared("INSERT OR REPLACE INTO inlined (id, data) VALUES (:place, :data)")
+_MOST = Prepared("SELECT coalesce(max(id), 0) FROM inlined")
+_IDS = Prepared("SELECT id FROM inlined WHERE id > :after AND id <= :last ORDER BY id LIMIT :limit")
 
 
 def put(connection: Connection, data: bytes) -> int:

@@ -11,31 +11,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, update
-
-from gestalt_cas import schema
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 DEAD_AFTER_MS = 120_000
 BEAT_SECONDS = 10.0
 """How often an owner is to give a sign of life."""
 
-_c = schema.pins.c
 _INSERT = Prepared(
-    insert(schema.pins).values(
-        name=parameter("name"),
-        kind=parameter("kind"),
-        created_ms=parameter("now_ms"),
-        heartbeat_ms=parameter("now_ms"),
-        detail=parameter("detail"),
-    )
+    "INSERT INTO pins (name, kind, created_ms, heartbeat_ms, detail) VALUES (:name, :kind, :now_ms, :now_ms, :detail)"
 )
-_BEAT = Prepared(
-    update(schema.pins).where(_c.name == parameter("n")).values(heartbeat_ms=parameter("now_ms")).returning(_c.name)
-)
-_DROP = Prepared(delete(schema.pins).where(_c.name == parameter("name")).returning(_c.name))
-_ALL = Prepared(select(_c.name, _c.kind, _c.created_ms, _c.heartbeat_ms, _c.detail).order_by(_c.name))
+_BEAT = Prepared("UPDATE pins SET heartbeat_ms = :now_ms WHERE name = :name RETURNING name")
+_DROP = Prepared("DELETE FROM pins WHERE name = :name RETURNING name")
+_ALL = Prepared("SELECT name, kind, created_ms, heartbeat_ms, detail FROM pins ORDER BY name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +48,7 @@ def place(connection: Connection, name: str, kind: str, now_ms: int, detail: Map
 
 def beat(connection: Connection, name: str, now_ms: int) -> bool:
     """Give a sign of life; False when the pin has gone."""
-    return bool(_BEAT(connection, n=name, now_ms=now_ms))
+    return bool(_BEAT(connection, name=name, now_ms=now_ms))
 
 
 def drop(connection: Connection, name: str) -> bool:

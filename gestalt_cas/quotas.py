@@ -14,55 +14,30 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, LargeBinary, and_, delete, func, literal_column, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-
-from gestalt_cas import schema
 from gestalt_cas.errors import InvalidArgument, QuotaExceeded
 from gestalt_cas.listing import successor
 from gestalt_cas.objects import check_bucket, check_prefix
 from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 MOST_BYTES = 1 << 53
 """As config.schema.json has it: hosts send numbers as floats, which are exact up to here."""
 
-_q, _v = schema.quotas.c, schema.versions.c
-_ROW = (_q.bucket, _q.prefix, _q.max_bytes, _q.used_bytes)
-_ONE: ColumnElement[int] = literal_column("1")
-_ABOVE = and_(
-    _q.bucket == parameter("bucket"),
-    _q.prefix == func.substr(parameter("key", LargeBinary), _ONE, func.length(_q.prefix)),
-)
-_CHARGE = Prepared(
-    update(schema.quotas).where(_ABOVE).values(used_bytes=_q.used_bytes + parameter("count")).returning(*_ROW)
-)
-_CHARGE_ONE = Prepared(
-    update(schema.quotas)
-    .where(_q.bucket == parameter("b"), _q.prefix == parameter("p"))
-    .values(used_bytes=_q.used_bytes + parameter("count"))
-)
-_ABOVE_KEY = Prepared(select(*_ROW).where(_ABOVE).order_by(_q.prefix))
-_SOME = Prepared(select(_ONE).select_from(schema.quotas).limit(_ONE))
-_ALL = Prepared(select(*_ROW).order_by(_q.bucket, _q.prefix))
-_SET = Prepared(
-    upsert(schema.quotas)
-    .values({column.name: parameter(column.name) for column in schema.quotas.c})
-    .on_conflict_do_update(
-        index_elements=["bucket", "prefix"],
-        set_={name: literal_column(f"excluded.{name}") for name in ("max_bytes", "used_bytes")},
-    )
-)
-_REMOVE = Prepared(
-    delete(schema.quotas)
-    .where(_q.bucket == parameter("bucket"), _q.prefix == parameter("prefix"))
-    .returning(_q.max_bytes)
-)
-_SUM = select(func.coalesce(func.sum(_v.size), literal_column("0"))).where(
-    _v.bucket == parameter("bucket"), _v.gone_seq.is_(None), _v.key >= parameter("lower")
-)
-_USED, _USED_TO_THE_END = Prepared(_SUM.where(_v.key < parameter("upper"))), Prepared(_SUM)
+_ROW = "bucket, prefix, max_bytes, used_bytes"
+_ABOVE = "bucket = :bucket AND prefix = substr(:key, 1, length(prefix))"
+_CHARGE = Prepared(f"UPDATE quotas SET used_bytes = used_bytes + :count WHERE {_ABOVE} RETURNING {_ROW}")
+_CHARGE_ONE = Prepared("UPDATE quotas SET used_bytes = used_bytes + :count WHERE bucket = :bucket AND prefix = :prefix")
+_ABOVE_KEY = Prepared(f"SELECT {_ROW} FROM quotas WHERE {_ABOVE} ORDER BY prefix")
+_SOME = Prepared("SELECT 1 FROM quotas LIMIT 1")
+_ALL = Prepared(f"SELECT {_ROW} FROM quotas ORDER BY bucket, prefix")
+_SET = Prepared(f"""
+    INSERT INTO quotas ({_ROW}) VALUES (:bucket, :prefix, :max_bytes, :used_bytes)
+    ON CONFLICT (bucket, prefix) DO UPDATE SET max_bytes = excluded.max_bytes, used_bytes = excluded.used_bytes
+""")
+_REMOVE = Prepared("DELETE FROM quotas WHERE bucket = :bucket AND prefix = :prefix RETURNING max_bytes")
+_SUM = "SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = :bucket AND gone_seq IS NULL AND key >= :lower"
+_USED, _USED_TO_THE_END = Prepared(f"{_SUM} AND key < :upper"), Prepared(_SUM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +106,7 @@ def charge_many(connection: Connection, bucket: str, counts: Sequence[tuple[byte
         if count > quota.left_bytes and count > 0:
             raise exceeded(quota, quota.used_bytes, count, raised_by(connection, quota))
         if count:
-            _CHARGE_ONE(connection, b=bucket, p=prefix, count=count)
+            _CHARGE_ONE(connection, bucket=bucket, prefix=prefix, count=count)
 
 
 def raised_by(connection: Connection, quota: Quota) -> str:

@@ -9,79 +9,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Integer, and_, delete, exists, func, insert, literal_column, or_, select
-
 from gestalt_cas import removals, schema
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
-_b, _u, _v = schema.blobs.c, schema.unreachable.c, schema.versions.c
-
-
-def _reached(digest: ColumnElement[bytes]) -> ColumnElement[bool]:
-    return exists().where(_v.digest == digest)
-
-
-def _within(digest: ColumnElement[bytes]) -> ColumnElement[bool]:
-    return and_(digest >= parameter("lower"), digest < parameter("upper"))
-
-
-_IS_FILE = _b.place == literal_column(str(schema.PLACE_FILE))
+_IS_FILE, _IS_ROW = f"place = {schema.PLACE_FILE}", f"place != {schema.PLACE_FILE}"
+_WITHIN = "digest >= :lower AND digest < :upper"
+_PAYLOAD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
+_RECORD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = unreachable.digest)"
 # A file whose payload is a row was published by an upload that came to nothing, or came too late: nobody reads it.
-_IS_ROW = exists().where(_b.digest == _u.digest, ~_IS_FILE)
-_KNOWN = Prepared(select(_b.digest).where(_within(_b.digest), _IS_FILE))
-_PLACES = Prepared(select(_b.place).where(_within(_b.digest), ~_IS_FILE))
+_RECORD_IS_ROW = f"EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest AND blobs.{_IS_ROW})"
+_KNOWN = Prepared(f"SELECT digest FROM blobs WHERE {_WITHIN} AND {_IS_FILE}")
+_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {_IS_ROW}")
 _UNREACHED = Prepared(
-    select(_b.digest, _b.size, ~_IS_FILE).where(_within(_b.digest), ~_reached(_b.digest)).order_by(_b.digest)
+    f"SELECT digest, size, {_IS_ROW} FROM blobs WHERE {_WITHIN} AND NOT {_PAYLOAD_REACHED} ORDER BY digest"
 )
-_MARKED = Prepared(select(_u.digest, _u.size, _u.since_ms).where(_within(_u.digest)).order_by(_u.digest))
-_MARK = Prepared(
-    insert(schema.unreachable)
-    .values(digest=parameter("digest"), size=parameter("size"), since_ms=parameter("since_ms"))
-    .prefix_with("OR IGNORE")
+_MARKED = Prepared(f"SELECT digest, size, since_ms FROM unreachable WHERE {_WITHIN} ORDER BY digest")
+_MARK = Prepared("INSERT OR IGNORE INTO unreachable (digest, size, since_ms) VALUES (:digest, :size, :since_ms)")
+_UNMARK = Prepared("DELETE FROM unreachable WHERE digest = :digest")
+_RIPE = Prepared(f"""
+    SELECT digest, size, {_RECORD_IS_ROW} FROM unreachable
+    WHERE digest > :after AND since_ms <= :until_ms AND (NOT {_RECORD_REACHED} OR {_RECORD_IS_ROW})
+    ORDER BY digest LIMIT :limit
+""")
+_RECORDED = Prepared(
+    f"SELECT digest, size, {_RECORD_IS_ROW} FROM unreachable WHERE digest = :digest AND NOT {_RECORD_REACHED}"
 )
-_UNMARK = Prepared(delete(schema.unreachable).where(_u.digest == parameter("digest")))
-_RIPE = Prepared(
-    select(_u.digest, _u.size, _IS_ROW)
-    .where(_u.digest > parameter("after"), _u.since_ms <= parameter("until_ms"), ~_reached(_u.digest) | _IS_ROW)
-    .order_by(_u.digest)
-    .limit(parameter("limit", Integer))
-)
-_RECORDED = Prepared(select(_u.digest, _u.size, _IS_ROW).where(_u.digest == parameter("digest"), ~_reached(_u.digest)))
-_STANDING = Prepared(
-    select(
-        func.count().filter(_u.since_ms <= parameter("until_ms", Integer)),
-        func.coalesce(func.sum(_u.size).filter(_u.since_ms <= parameter("until_ms", Integer)), 0),
-        func.count(),
-        func.coalesce(func.sum(_u.size), 0),
+_STANDING = Prepared("""
+    SELECT count(*) FILTER (WHERE since_ms <= :until_ms), coalesce(sum(size) FILTER (WHERE since_ms <= :until_ms), 0),
+        count(*), coalesce(sum(size), 0)
+    FROM unreachable
+""")
+_IS_REACHED = Prepared("SELECT seq FROM versions WHERE digest = :digest LIMIT 1")
+_REFERENCES = Prepared(f"""
+    SELECT count(*) FROM (
+        SELECT seq FROM versions WHERE digest = :digest AND (gone_seq IS NULL OR {removals.KEPT_BY_SNAPSHOT})
+        LIMIT :limit
     )
-)
-_IS_REACHED = Prepared(select(_v.seq).where(_v.digest == parameter("digest")).limit(literal_column("1")))
-_REFERENCES = Prepared(
-    select(func.count()).select_from(
-        select(_v.seq)
-        .where(_v.digest == parameter("digest"), or_(_v.gone_seq.is_(None), removals.KEPT_BY_SNAPSHOT))
-        .limit(parameter("limit", Integer))
-        .subquery()
-    )
-)
-_AS_GARBAGE = Prepared(select(_b.size, ~_IS_FILE).where(_b.digest == parameter("digest")))
+""")
+_AS_GARBAGE = Prepared(f"SELECT size, {_IS_ROW} FROM blobs WHERE digest = :digest")
 _TAKE_OUT = Prepared(
-    delete(schema.inlined)
-    .where(schema.inlined.c.id == select(_b.place).where(_b.digest == parameter("digest")).scalar_subquery())
-    .returning(schema.inlined.c.id)
+    "DELETE FROM inlined WHERE id = (SELECT place FROM blobs WHERE blobs.digest = :digest) RETURNING id"
 )
-_ALL_PLACES = Prepared(select(_b.place).where(~_IS_FILE))
-_DROP_ROW = Prepared(delete(schema.inlined).where(schema.inlined.c.id == parameter("place", Integer)))
-_FORGET = Prepared(delete(schema.blobs).where(_b.digest == parameter("digest")))
-_SIZE = Prepared(
-    select(
-        select(func.coalesce(func.sum(_b.size), 0)).where(_within(_b.digest), ~_reached(_b.digest)).scalar_subquery(),
-        select(func.coalesce(func.sum(_u.size), 0))
-        .where(_within(_u.digest), ~exists().where(_b.digest == _u.digest))
-        .scalar_subquery(),
+_ALL_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_IS_ROW}")
+_DROP_ROW = Prepared("DELETE FROM inlined WHERE id = :place")
+_FORGET = Prepared("DELETE FROM blobs WHERE digest = :digest")
+_SIZE = Prepared(f"""
+    SELECT (SELECT coalesce(sum(size), 0) FROM blobs WHERE {_WITHIN} AND NOT {_PAYLOAD_REACHED}), (
+        SELECT coalesce(sum(size), 0) FROM unreachable
+        WHERE {_WITHIN} AND NOT EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest)
     )
-)
+""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sqlalchemy import Integer, and_, case, func, literal_column, null, or_, select, update
-from sqlalchemy.sql.elements import ColumnElement
-
-from gestalt_cas import schema
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
-_p = parameter
-_v, _s, _b = schema.versions.c, schema.snapshots.c, schema.blobs.c
-_newer = schema.versions.alias("newer")
-_n = _newer.c
 STRETCH = 4096
 """Kept versions that one view looks at."""
 
@@ -37,106 +29,65 @@ class Kept(NamedTuple):
     digest: bytes
 
 
-def _reaching(bucket: ColumnElement[str], key: ColumnElement[bytes], seq: ColumnElement[int]) -> ColumnElement[bool]:
-    """Of a snapshot: whether it covers the key, and shows this version of it rather than a newer one."""
-    newer = (
-        select(literal_column("1"))
-        .where(_n.bucket == bucket, _n.key == key, _n.seq > seq, _n.seq <= _s.seq)
-        .where(or_(_n.gone_seq.is_(None), _n.gone_seq > _s.seq))
-        .correlate(schema.snapshots, schema.versions)
-        .exists()
-    )
-    return and_(
-        or_(_s.bucket == literal_column("''"), _s.bucket == bucket),
-        func.substr(key, literal_column("1"), func.length(_s.prefix)) == _s.prefix,
-        _s.seq >= seq,
-        ~newer,
-    )
+def _reaching(bucket: str, key: str, seq: str) -> str:
+    """SQL, of a row of snapshots: whether it covers the key, and shows this version of it rather than a newer one."""
+    return f"""
+        (snapshots.bucket = '' OR snapshots.bucket = {bucket})
+        AND substr({key}, 1, length(snapshots.prefix)) = snapshots.prefix AND snapshots.seq >= {seq}
+        AND NOT EXISTS (
+            SELECT 1 FROM versions AS newer
+            WHERE newer.bucket = {bucket} AND newer.key = {key} AND newer.seq > {seq} AND newer.seq <= snapshots.seq
+            AND (newer.gone_seq IS NULL OR newer.gone_seq > snapshots.seq)
+        )
+    """
 
 
-_SNAPSHOTS_OF = Prepared(
-    select(_s.name)
-    .where(_s.seq < _p("gone_seq"), _reaching(_p("bucket"), _p("key"), _p("seq")))
-    .order_by(_s.seq, _s.name)
-)
-KEPT_BY_SNAPSHOT = (
-    select(literal_column("1"))
-    .select_from(schema.snapshots)
-    .where(_s.seq < _v.gone_seq, _reaching(_v.bucket, _v.key, _v.seq))
-    .correlate(schema.versions)
-    .exists()
-)
-"""Of a row of versions that was removed: whether a snapshot reaches it."""
+_REACHING = _reaching("versions.bucket", "versions.key", "versions.seq")
+KEPT_BY_SNAPSHOT = f"EXISTS (SELECT 1 FROM snapshots WHERE snapshots.seq < versions.gone_seq AND {_REACHING})"
+"""SQL, of a row of versions that was removed: whether a snapshot reaches it."""
 
 # What a snapshot shows when the version goes: it keeps its digest.
-_SHOWN = (
-    select(literal_column("1"))
-    .select_from(schema.snapshots)
-    .where(_s.seq < _p("gone_seq"), _reaching(_v.bucket, _v.key, _v.seq))
-    .correlate(schema.versions)
-    .exists()
+_SHOWN = f"EXISTS (SELECT 1 FROM snapshots WHERE snapshots.seq < :gone_seq AND {_REACHING})"
+_THIS = "bucket = :bucket AND key = :key AND seq = :seq"
+_GONE = "bucket = :bucket AND key = :key AND gone_seq IS NOT NULL"
+_SNAPSHOTS_OF = Prepared(
+    f"SELECT name FROM snapshots WHERE seq < :gone_seq AND {_reaching(':bucket', ':key', ':seq')} ORDER BY seq, name"
 )
-_LEAVE = Prepared(
-    update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"))
-    .values(
-        gone_seq=_p("gone_seq"),
-        gone_ms=_p("gone_ms"),
-        gone_digest=case((~_SHOWN, _v.digest)),
-        digest=case((_SHOWN, _v.digest)),
+_LEAVE = Prepared(f"""
+    UPDATE versions SET
+        digest = CASE WHEN {_SHOWN} THEN digest END, gone_seq = :gone_seq, gone_ms = :gone_ms,
+        gone_digest = CASE WHEN NOT {_SHOWN} THEN digest END
+    WHERE {_THIS}
+""")
+_STRIP = Prepared(f"""
+    UPDATE versions SET
+        digest = NULL, content_type = '', headers = NULL, metadata = NULL,
+        gone_digest = CASE WHEN gone_digest IS NOT NULL OR digest IS NOT NULL THEN x'' END
+    WHERE {_GONE} AND (
+        content_type != '' OR headers IS NOT NULL OR metadata IS NOT NULL OR digest IS NOT NULL OR gone_digest != x''
     )
-)
-_STRIP = Prepared(
-    update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.gone_seq.is_not(None))
-    .where(
-        or_(
-            _v.content_type != literal_column("''"),
-            _v.headers.is_not(None),
-            _v.metadata.is_not(None),
-            _v.digest.is_not(None),
-            _v.gone_digest != literal_column("x''"),
-        )
-    )
-    .values(
-        content_type=literal_column("''"),
-        headers=null(),
-        metadata=null(),
-        digest=null(),
-        gone_digest=case((or_(_v.gone_digest.is_not(None), _v.digest.is_not(None)), literal_column("x''"))),
-    )
-    .returning(_v.seq)
-)
-_KEPT_ROWS = Prepared(
-    select(_v.gone_seq, _v.bucket, _v.key, _v.seq, _v.digest, KEPT_BY_SNAPSHOT)
-    .where(_v.gone_seq.is_not(None), _v.digest.is_not(None), _v.gone_seq > _p("after"))
-    .order_by(_v.gone_seq)
-    .limit(_p("limit", Integer))
-)
+    RETURNING seq
+""")
+_KEPT_ROWS = Prepared(f"""
+    SELECT gone_seq, bucket, key, seq, digest, {KEPT_BY_SNAPSHOT} FROM versions
+    WHERE gone_seq IS NOT NULL AND digest IS NOT NULL AND gone_seq > :after ORDER BY gone_seq LIMIT :limit
+""")
 # A row that was purged meanwhile has nothing to let go.
-_LET_GO = Prepared(
-    update(schema.versions)
-    .where(_v.bucket == _p("b"), _v.key == _p("k"), _v.seq == _p("s"), _v.digest.is_not(None))
-    .values(gone_digest=_v.digest, digest=null())
-    .returning(_v.seq)
-)
-_KEPT = Prepared(
-    select(_v.seq, _v.gone_seq)
-    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None), _v.digest.is_not(None))
-    .order_by(_v.seq)
-)
-_PAYLOADS = Prepared(
-    select(_b.digest, _b.size)
-    .where(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_not(None))
-    .where(_b.digest == func.coalesce(_v.digest, _v.gone_digest))
-    .distinct()
-)
+_LET_GO = Prepared(f"""
+    UPDATE versions SET digest = NULL, gone_digest = digest WHERE {_THIS} AND digest IS NOT NULL RETURNING seq
+""")
+_KEPT = Prepared(f"SELECT seq, gone_seq FROM versions WHERE {_GONE} AND digest IS NOT NULL ORDER BY seq")
+_PAYLOADS = Prepared("""
+    SELECT DISTINCT blobs.digest, blobs.size FROM blobs, versions
+    WHERE versions.bucket = :bucket AND versions.key = :key AND versions.gone_seq IS NOT NULL
+    AND blobs.digest = coalesce(versions.digest, versions.gone_digest)
+""")
 _NEVER = (1 << 63) - 1
 
 
 def leave(connection: Connection, bucket: str, key: bytes, seq: int, gone_seq: int, gone_ms: int) -> None:
     """Turn a version's row into what the history keeps of it, removed by the change `gone_seq` at `gone_ms`."""
-    _LEAVE(connection, b=bucket, k=key, s=seq, gone_seq=gone_seq, gone_ms=gone_ms)
+    _LEAVE(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq, gone_ms=gone_ms)
 
 
 def strip(connection: Connection, bucket: str, key: bytes) -> int:
@@ -144,7 +95,7 @@ def strip(connection: Connection, bucket: str, key: bytes) -> int:
 
     Returns of how many.
     """
-    return len(_STRIP(connection, b=bucket, k=key))
+    return len(_STRIP(connection, bucket=bucket, key=key))
 
 
 def payloads(connection: Connection, bucket: str, key: bytes) -> list[tuple[bytes, int]]:
@@ -178,4 +129,4 @@ def to_release(connection: Connection, after: int = -1, limit: int = STRETCH) ->
 
 def release(connection: Connection, found: Iterable[Kept]) -> int:
     """Let go of the payloads of these; returns of how many. No snapshot can come to reach what has gone."""
-    return sum(len(_LET_GO(connection, b=one.bucket, k=one.key, s=one.seq)) for one in found)
+    return sum(len(_LET_GO(connection, bucket=one.bucket, key=one.key, seq=one.seq)) for one in found)

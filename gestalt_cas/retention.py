@@ -24,15 +24,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sqlalchemy import ColumnElement, Integer, and_, func, literal_column, select
-
-from gestalt_cas import holds, schema
+from gestalt_cas import holds
 from gestalt_cas.config import key_range
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.listing import successor
 from gestalt_cas.objects import ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 DAY_MS = 86_400_000
 MOST_DAYS, MOST_KEPT = 36_500, 1_000_000
@@ -42,53 +40,34 @@ STRETCH_ROWS = 4_000
 ALL_OF_THEM = 1 << 62
 """A bound beyond every sequence."""
 
-_p = parameter
-_v = schema.versions.c
-_ONE: ColumnElement[int] = literal_column("1")
-_HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
-_IS_OBJECT = _v.digest.is_not(None)
+_HERE = "bucket = :bucket AND key = :key AND gone_seq IS NULL"
 
 
-def _figures(rows: bool) -> Prepared:
-    """What decides whether a key is worth judging: of the keys of a stretch of `rows` rows, or of one key."""
-    shown = (_v.key, _v.seq, _v.commit_ms, _IS_OBJECT.label("object"))
-    if rows:
-        below = and_(_v.bucket == _p("bucket"), _v.key >= _p("lower"), _v.gone_seq.is_(None))
-        bounded = and_(below, _v.key < func.coalesce(_p("upper"), _BEYOND))
-        found = select(*shown).where(bounded).order_by(_v.key, _v.seq).limit(_p("limit", Integer)).subquery().c
-    else:
-        found = select(*shown).where(_HERE).subquery().c
-    old = found.commit_ms < _p("noncurrent_before_ms", Integer)
-    return Prepared(
-        select(
-            found.key,
-            func.count(),
-            func.min(found.seq),
-            func.max(found.seq),
-            func.max(found.seq).filter(found.object),
-            func.max(found.commit_ms),
-            func.count().filter(old),
-            func.max(found.seq).filter(old),
-        )
-        .group_by(found.key)
-        .order_by(found.key)
-    )
+def _figures(rows: str) -> Prepared:
+    """What decides whether a key is worth judging, of the keys that these rows are of."""
+    return Prepared(f"""
+        SELECT key, count(*), min(seq), max(seq), max(seq) FILTER (WHERE object), max(commit_ms),
+            count(*) FILTER (WHERE commit_ms < :noncurrent_before_ms),
+            max(seq) FILTER (WHERE commit_ms < :noncurrent_before_ms)
+        FROM (SELECT key, seq, commit_ms, digest IS NOT NULL AS object FROM versions WHERE {rows})
+        GROUP BY key ORDER BY key
+    """)
 
 
-_BEYOND: ColumnElement[bytes] = literal_column("x'" + "ff" * 5 + "'")
-"""Greater than every key: UTF-8 has no such byte."""
-_STRETCH, _OF_KEY = _figures(rows=True), _figures(rows=False)
-_NTH = Prepared(select(_v.seq).where(_HERE).order_by(_v.seq.desc()).limit(_ONE).offset(_p("skip", Integer)))
-_LAST = Prepared(select(_v.seq).where(_HERE, _v.seq <= _p("until")).order_by(_v.seq.desc()).limit(_ONE))
-_NEWEST = Prepared(select(_v.commit_ms, _IS_OBJECT).where(_HERE).order_by(_v.seq.desc()).limit(_ONE))
-_OBJECT_FROM = Prepared(select(_v.seq).where(_HERE, _v.seq >= _p("bound"), _IS_OBJECT).limit(_ONE))
-_HELD_OBJECT = Prepared(select(_v.seq).where(_HERE, _IS_OBJECT, holds.IS_HELD).limit(_ONE))
-_GOING = Prepared(
-    select(_v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms)
-    .where(_HERE, _v.seq > _p("after"), _v.seq < _p("bound"), ~holds.IS_HELD)
-    .order_by(_v.seq)
-    .limit(_p("limit", Integer))
-)
+_STRETCH = _figures("""
+    bucket = :bucket AND key >= :lower AND gone_seq IS NULL AND key < coalesce(:upper, x'ffffffffff')
+    ORDER BY key, seq LIMIT :limit
+""")
+_OF_KEY = _figures(_HERE)
+_NTH = Prepared(f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip")
+_LAST = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND seq <= :until ORDER BY seq DESC LIMIT 1")
+_NEWEST = Prepared(f"SELECT commit_ms, digest IS NOT NULL FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
+_OBJECT_FROM = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND seq >= :bound AND digest IS NOT NULL LIMIT 1")
+_HELD_OBJECT = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND digest IS NOT NULL AND {holds.IS_HELD} LIMIT 1")
+_GOING = Prepared(f"""
+    SELECT version_id, seq, size, digest, commit_ms FROM versions
+    WHERE {_HERE} AND seq > :after AND seq < :bound AND NOT {holds.IS_HELD} ORDER BY seq LIMIT :limit
+""")
 
 
 @dataclass(frozen=True, slots=True)

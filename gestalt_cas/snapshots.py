@@ -12,21 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select
-
-from gestalt_cas import history, schema
+from gestalt_cas import history
 from gestalt_cas.errors import InvalidArgument, NoSuchSnapshot, SnapshotExists
 from gestalt_cas.objects import check_bucket, check_prefix
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")
-_c = schema.snapshots.c
-_ALL = (_c.name, _c.bucket, _c.prefix, _c.seq, _c.created_ms)
-_FIND = Prepared(select(*_ALL).where(_c.name == parameter("name")))
-_LIST = Prepared(select(*_ALL).order_by(_c.seq, _c.name))
-_INSERT = Prepared(insert(schema.snapshots).values({column.name: parameter(column.name) for column in _ALL}))
-_DELETE = Prepared(delete(schema.snapshots).where(_c.name == parameter("name")).returning(_c.name))
+_ALL = "name, bucket, prefix, seq, created_ms"
+_FIND = Prepared(f"SELECT {_ALL} FROM snapshots WHERE name = :name")
+_LIST = Prepared(f"SELECT {_ALL} FROM snapshots ORDER BY seq, name")
+_INSERT = Prepared(f"INSERT INTO snapshots ({_ALL}) VALUES (:name, :bucket, :prefix, :seq, :created_ms)")
+_DELETE = Prepared("DELETE FROM snapshots WHERE name = :name RETURNING name")
 
 
 @dataclass(frozen=True, slots=True)

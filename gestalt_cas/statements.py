@@ -1,44 +1,39 @@
-"""Statements written with SQLAlchemy Core, compiled once to text, and run on the driver's connection.
+"""Statements of the store: SQL text with named values, run on the driver's connection.
 
-Through SQLAlchemy's own execution the same lookup costs several times as much (docs/performance.md).
+They are written out: SQLAlchemy Core would make the same texts, but importing it takes more time than a short command
+has and 15 MB of memory (docs/performance.md). SQLAlchemy describes the tables (`tables.py`) and makes them
+(`migrating.py`); tests have SQLite compile every statement for the tables so made.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import bindparam
-from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.sql.elements import ClauseElement
-
 from gestalt_cas.sqlite import Connection
 
-_DIALECT = sqlite_dialect(paramstyle="qmark")
+_NAME = re.compile(r":([a-z]\w*)")
 
 
 class Prepared:
-    """A Core statement, compiled when it is first used; a call runs it on a driver connection and returns all rows."""
+    """A statement with `:name` for each value; a call runs it on a driver connection and returns all rows."""
 
-    __slots__ = ("_clause", "_defaults", "_pick", "_sql")
+    __slots__ = ("_pick", "_sql", "_text")
 
-    def __init__(self, clause: ClauseElement) -> None:
-        self._clause = clause
-        self._sql = ""  # a process needs few of the statements, so each is compiled when it is first asked for
-        self._defaults: dict[str, Any] = {}
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._sql = ""  # a process needs few of the statements, so each is taken apart when it is first asked for
         self._pick: Callable[[dict[str, Any]], tuple[Any, ...]] = _nothing
 
     @property
     def sql(self) -> str:
         """The statement's text, with a question mark for each value."""
-        return self._sql or self._compiled()
+        return self._sql or self._taken_apart()
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
-        sql = self._sql or self._compiled()
-        if self._defaults:
-            values = {**self._defaults, **values}
-        return connection.execute(sql, self._pick(values)).fetchall()
+        return connection.execute(self._sql or self._taken_apart(), self._pick(values)).fetchall()
 
     def insert(self, connection: Connection, **values: Any) -> int:
         """Run what inserts one row, and return its rowid, at half the cost of RETURNING."""
@@ -46,11 +41,10 @@ class Prepared:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def _compiled(self) -> str:
-        compiled: Any = self._clause.compile(dialect=_DIALECT)
-        self._pick = _picking(tuple(compiled.positiontup or ()))
-        self._defaults = {k: v for k, v in compiled.params.items() if v is not None}
-        self._sql = str(compiled)  # last: whoever sees it finds the others there
+    def _taken_apart(self) -> str:
+        # The driver looks up names more slowly than positions.
+        self._pick = _picking(tuple(_NAME.findall(self._text)))
+        self._sql = _NAME.sub("?", " ".join(self._text.split()))  # last: whoever sees it finds the other there
         return self._sql
 
 
@@ -63,8 +57,3 @@ def _picking(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ..
 
 def _nothing(_: dict[str, Any]) -> tuple[Any, ...]:
     return ()
-
-
-def parameter(name: str, type_: Any = None) -> Any:
-    """A value that a call of the statement gives under this name."""
-    return bindparam(name, type_=type_)

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sqlalchemy import select
-
 from gestalt_cas import (
     clock_guard,
     counting,
@@ -27,8 +25,8 @@ from gestalt_cas import (
     snapshots,
     sqlite,
 )
-from gestalt_cas.backups import backup
-from gestalt_cas.checks import checking
+from gestalt_cas.backups import manifests
+from gestalt_cas.checks import inspection
 from gestalt_cas.clock import now_ms
 from gestalt_cas.counting import Contents, Payloads
 from gestalt_cas.figures import Distribution
@@ -41,10 +39,9 @@ from gestalt_cas.settings import recall
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared
 
-NOTES = {"check": checking.NOTE, "backup": backup.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
+NOTES = {"check": inspection.NOTE, "backup": manifests.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
 """Under which name the last run of each tool noted itself down."""
-_n = schema.counter.c
-_COUNTER = Prepared(select(_n.seq, _n.commit_ms))
+_COUNTER = Prepared("SELECT seq, commit_ms FROM counter")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 An open store holds schema.lock shared; whoever creates or upgrades holds it exclusively, and write.lock beside it, so
 an upgrade never runs under a process that works with the old tables. All steps of an upgrade, Alembic's revision mark
 and user_version are one transaction: killed anywhere, the old store or the new one is there. The revision is read again
-under the locks, since another process may have been faster. Design: docs/design.md, "Opening and upgrading".
+under the locks, since another process may have been faster. The steps are the subject of `migrating.py`. Design:
+docs/design.md, "Opening and upgrading".
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-
-import sqlalchemy
 
 from gestalt_cas import ownership, schema, settings, sqlite
 from gestalt_cas.connections import connect
@@ -23,22 +22,13 @@ from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock, WriterLock
-from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.sqlite import DriverError
 
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 20.0
 """Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
 _LOOK_AGAIN_SECONDS = 0.1
-
-
-def migrations_directory() -> Path:
-    """Where the Alembic scripts are: inside the installed package, or at the top of a source checkout."""
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "migrations", package.parent / "migrations"):
-        if (candidate / "env.py").is_file():
-            return candidate
-    raise StoreUnusable("this installation of gestalt-cas lacks its migrations; install it again")
 
 
 def open_schema(
@@ -119,6 +109,8 @@ def read_revision(layout: Layout) -> str | None:
 
 
 def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
+    from gestalt_cas import migrating  # SQLAlchemy and Alembic: a store that is up to date needs neither
+
     found = read_revision(layout)
     if found == schema.REVISION:
         return
@@ -130,9 +122,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     connection = connect(layout.database)
     try:
         connection.execute("PRAGMA foreign_keys=OFF")
-        with _handed_over(connection) as handed:
-            connection.execute("BEGIN IMMEDIATE")
-            _run_migrations(handed)
+        with migrating.migrated(connection):
             if found is None:
                 settings.store(connection, initial)
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
@@ -143,8 +133,6 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
             connection.execute("COMMIT")
     except DriverError as error:
         raise sqlite.translate(error) from error
-    except sqlalchemy.exc.DBAPIError as error:
-        raise sqlite.translate(error.orig if isinstance(error.orig, DriverError) else error) from error
     finally:
         connection.close()
     log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)
@@ -200,29 +188,3 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     part.rename(target)
     sync_directory(layout.root)
     return target
-
-
-@contextmanager
-def _handed_over(connection: Connection) -> Iterator[sqlalchemy.Connection]:
-    """The driver connection as SQLAlchemy's, for Alembic.
-
-    SQLAlchemy begins and ends its own idea of a transaction with a rollback on the driver connection, so the caller
-    begins the real one inside the block and commits it before the block ends.
-    """
-    engine = sqlalchemy.create_engine(
-        "sqlite://", creator=lambda: connection, module=sqlite.driver, poolclass=sqlalchemy.StaticPool
-    )
-    with engine.connect() as handed, handed.begin() as transaction:
-        yield handed
-        transaction.close()
-
-
-def _run_migrations(handed: sqlalchemy.Connection) -> None:
-    """Run Alembic up to the current revision inside the transaction that `handed` is in."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
-    config.attributes["connection"] = handed
-    command.upgrade(config, schema.REVISION)

@@ -8,12 +8,13 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from gestalt_cas import schema
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import Headers, ObjectKey, ObjectVersion
 
-_v = schema.versions.c
-COLUMNS = (_v.key, _v.version_id, _v.seq, _v.size, _v.digest, _v.commit_ms, _v.content_type, _v.headers, _v.metadata)
+COLUMNS = (
+    "versions.key, versions.version_id, versions.seq, versions.size, versions.digest, versions.commit_ms, "
+    "versions.content_type, versions.headers, versions.metadata"
+)
 """What a query asks for, before all else, to have its rows read by `from_row`."""
 
 

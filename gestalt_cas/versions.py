@@ -16,96 +16,58 @@ from itertools import chain, groupby
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Integer,
-    and_,
-    delete,
-    func,
-    insert,
-    literal_column,
-    select,
-    update,
-)
-from sqlalchemy.dialects.sqlite import insert as upsert
-
-from gestalt_cas import holds, quotas, removals, schema, version_ids
+from gestalt_cas import holds, quotas, removals, version_ids
 from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 from gestalt_cas.version_rows import COLUMNS, from_row, headers_json
 
-_p = parameter
-_v, _c, _b = schema.versions.c, schema.current.c, schema.blobs.c
-_HERE = and_(_v.bucket == _p("bucket"), _v.key == _p("key"), _v.gone_seq.is_(None))
-
-_POINTED = schema.current.join(schema.versions, and_(_v.bucket == _c.bucket, _v.key == _c.key, _v.seq == _c.seq))
-_CURRENT = Prepared(select(*COLUMNS).select_from(_POINTED).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
-_DEFAULT_BUCKET = (
-    select(func.json_extract(schema.settings.c.value, "$"))
-    .where(schema.settings.c.name == literal_column("'bucket'"))
-    .scalar_subquery()
-)
-_CURRENT_BY_DEFAULT = Prepared(
-    select(*COLUMNS, _c.bucket).select_from(_POINTED).where(_c.bucket == _DEFAULT_BUCKET, _c.key == _p("key"))
-)
-_CURRENT_RUN = Prepared(
-    select(*COLUMNS)
-    .select_from(_POINTED)
-    .where(_c.bucket == _p("bucket"), _c.key >= _p("first"), _c.key <= _p("last"))
-    .order_by(_c.key)
-)
-_NEWEST = Prepared(select(*COLUMNS).where(_HERE).order_by(_v.seq.desc()).limit(literal_column("1")))
-_DRAW = Prepared(
-    update(schema.counter)
-    .values(
-        seq=schema.counter.c.seq + _p("number", Integer),
-        commit_ms=func.max(schema.counter.c.commit_ms, _p("now_ms", Integer)),
+_HERE = "versions.bucket = :bucket AND versions.key = :key AND versions.gone_seq IS NULL"
+_POINTED = """
+    current JOIN versions
+    ON versions.bucket = current.bucket AND versions.key = current.key AND versions.seq = current.seq
+"""
+_CURRENT = Prepared(f"SELECT {COLUMNS} FROM {_POINTED} WHERE current.bucket = :bucket AND current.key = :key")
+_CURRENT_BY_DEFAULT = Prepared(f"""
+    SELECT {COLUMNS}, current.bucket FROM {_POINTED}
+    WHERE current.bucket = (SELECT json_extract(value, '$') FROM settings WHERE name = 'bucket') AND current.key = :key
+""")
+_CURRENT_RUN = Prepared(f"""
+    SELECT {COLUMNS} FROM {_POINTED}
+    WHERE current.bucket = :bucket AND current.key >= :first AND current.key <= :last ORDER BY current.key
+""")
+_NEWEST = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
+_DRAW = Prepared("""
+    UPDATE counter SET seq = seq + :number, commit_ms = max(commit_ms, :now_ms) RETURNING seq, commit_ms
+""")
+_INSERT = Prepared("""
+    INSERT INTO versions (bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms)
+    VALUES (:bucket, :key, :seq, :version_id, :digest, :size, :content_type, :headers, :metadata, :commit_ms)
+""")
+_POINT = Prepared("""
+    INSERT INTO current (bucket, key, seq) VALUES (:bucket, :key, :seq)
+    ON CONFLICT (bucket, key) DO UPDATE SET seq = excluded.seq
+""")
+_POINTED_AT = Prepared("SELECT seq FROM current WHERE bucket = :bucket AND key = :key")
+_UNPOINT = Prepared("DELETE FROM current WHERE bucket = :bucket AND key = :key")
+_SEEK = Prepared("""
+    SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower AND key < :upper ORDER BY key LIMIT :limit
+""")
+_SEEK_ALL = Prepared("SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower ORDER BY key LIMIT :limit")
+_IS_NEWEST = """
+    versions.seq = (
+        SELECT max(other.seq) FROM versions AS other
+        WHERE other.bucket = versions.bucket AND other.key = versions.key AND other.gone_seq IS NULL
     )
-    .returning(schema.counter.c.seq, schema.counter.c.commit_ms)
-)
-_INSERT = Prepared(
-    insert(schema.versions).values(
-        {column.name: _p(column.name) for column in schema.versions.c if not column.name.startswith("gone_")}
-    )
-)
-_POINT = Prepared(
-    upsert(schema.current)
-    .values(bucket=_p("bucket"), key=_p("key"), seq=_p("seq"))
-    .on_conflict_do_update(index_elements=["bucket", "key"], set_={"seq": literal_column("excluded.seq")})
-)
-_POINTED_AT = Prepared(select(_c.seq).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
-_UNPOINT = Prepared(delete(schema.current).where(_c.bucket == _p("bucket"), _c.key == _p("key")))
-_SEEK = Prepared(
-    select(_c.key, _c.seq)
-    .where(_c.bucket == _p("bucket"), _c.key >= _p("lower"), _c.key < _p("upper"))
-    .order_by(_c.key)
-    .limit(_p("limit", Integer))
-)
-_SEEK_ALL = Prepared(
-    select(_c.key, _c.seq)
-    .where(_c.bucket == _p("bucket"), _c.key >= _p("lower"))
-    .order_by(_c.key)
-    .limit(_p("limit", Integer))
-)
-_IN_BUCKET = and_(_v.bucket == _p("bucket"), _v.gone_seq.is_(None))
-_other = schema.versions.alias()
-_IS_NEWEST: ColumnElement[Any] = _v.seq == (
-    select(func.max(_other.c.seq))
-    .where(_other.c.bucket == _v.bucket, _other.c.key == _v.key, _other.c.gone_seq.is_(None))
-    .scalar_subquery()
-)
-_BY_SEQ = Prepared(select(*COLUMNS, _IS_NEWEST).where(_v.seq == _p("seq"), _HERE))
-_NULL = Prepared(select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.version_id == literal_column("'null'")))
-_HISTORY = Prepared(
-    select(*COLUMNS, _IS_NEWEST)
-    .where(_IN_BUCKET, _v.key >= _p("lower"))
-    .order_by(_v.key, _v.seq)
-    .limit(_p("limit", Integer))
-)
-_HISTORY_REST = Prepared(
-    select(*COLUMNS, _IS_NEWEST).where(_HERE, _v.seq < _p("before")).order_by(_v.seq.desc()).limit(_p("limit", Integer))
-)
+"""
+_SHOWN = f"SELECT {COLUMNS}, {_IS_NEWEST} FROM versions"
+_BY_SEQ = Prepared(f"{_SHOWN} WHERE versions.seq = :seq AND {_HERE}")
+_NULL = Prepared(f"{_SHOWN} WHERE {_HERE} AND versions.version_id = 'null'")
+_HISTORY = Prepared(f"""
+    {_SHOWN} WHERE versions.bucket = :bucket AND versions.gone_seq IS NULL AND versions.key >= :lower
+    ORDER BY versions.key, versions.seq LIMIT :limit
+""")
+_HISTORY_REST = Prepared(f"{_SHOWN} WHERE {_HERE} AND versions.seq < :before ORDER BY versions.seq DESC LIMIT :limit")
 _NEWER_THAN_ALL = (1 << 63) - 1
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from alembic import context
 
-from gestalt_cas import schema
+from gestalt_cas import tables
 
 connection = context.config.attributes.get("connection")
 if connection is None:
     raise SystemExit("migrations run through gestalt_cas.upgrade, which holds the store's locks")
 context.configure(
     connection=connection,
-    target_metadata=schema.metadata,
+    target_metadata=tables.metadata,
     render_as_batch=True,
     transactional_ddl=True,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import schema, upgrade
+from gestalt_cas import migrating, schema
 
 BEFORE = schema.REVISION
 FORMAT = schema.FORMAT + 1
@@ -34,7 +34,7 @@ def upgrade():
 
 def write(directory: Path, ending: str = "") -> Path:
     """Make a directory of migrations with the next format in it; `ending` is its last statement."""
-    shutil.copytree(upgrade.migrations_directory(), directory, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(migrating.migrations_directory(), directory, ignore=shutil.ignore_patterns("__pycache__"))
     script = _SCRIPT.replace("ENDING", ending).replace("NEXT", REVISION).replace("BEFORE", BEFORE)
     (directory / "versions" / f"{REVISION}_next.py").write_text(script)
     return directory
@@ -44,6 +44,6 @@ def install(directory: Path, patch: pytest.MonkeyPatch | None = None) -> None:
     """Make this process one of the release that works with the next format."""
     if patch is None:
         patch = pytest.MonkeyPatch()
-    patch.setattr(upgrade, "migrations_directory", lambda: Path(os.fspath(directory)))
+    patch.setattr(migrating, "migrations_directory", lambda: Path(os.fspath(directory)))
     patch.setattr(schema, "REVISION", REVISION)
     patch.setattr(schema, "FORMAT", FORMAT)

@@ -26,35 +26,11 @@ LAYERS = (
         "listing",
     }
     | {"presign", "ranges", "sigv4", "stamps", "tokens", "urls"},
-    {
-        "answers",
-        "blob_rows",
-        "blobs",
-        "commits",
-        "buckets",
-        "connections",
-        "database",
-        "database_faults",
-        "durability",
-        "history",
-        "holds",
-    }
-    | {"inlined", "keys", "layout", "locks"}
-    | {"moments", "payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers"}
-    | {"refusals", "remedies"}
-    | {
-        "removals",
-        "reserve",
-        "retention",
-        "rollback_rows",
-        "schema",
-        "settings",
-        "snapshots",
-        "sqlite",
-        "staging",
-        "statements",
-    }
-    | {"upgrade", "version_ids", "version_rows", "versions", "wal", "wal_file"},
+    {"answers", "blob_rows", "blobs", "buckets", "commits", "connections", "database", "database_faults"}
+    | {"durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
+    | {"payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers", "refusals", "remedies"}
+    | {"removals", "reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging"}
+    | {"statements", "tables", "upgrade", "version_ids", "version_rows", "versions", "wal", "wal_file"},
     {
         "allowances",
         "backups",
@@ -88,28 +64,8 @@ ONLY_IN = {
     "opentelemetry": {"observing"},
     "sqlite3": {"sqlite"},
     "pysqlite3": {"sqlite"},
-    "sqlalchemy": {
-        "backups",
-        "blob_rows",
-        "buckets",
-        "checks",
-        "counting",
-        "holds",
-        "horizons",
-        "inlined",
-        "pins",
-        "quotas",
-        "reachability",
-        "removals",
-        "retention",
-        "schema",
-        "snapshots",
-        "statements",
-        "statistics",
-        "upgrade",
-        "versions",
-    },
-    "alembic": {"upgrade"},
+    "sqlalchemy": {"checks", "migrating", "tables"},
+    "alembic": {"migrating"},
     "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
     "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_objects", "http_server", "http_uploads"},
     "google_crc32c": {"http_uploads"},

@@ -15,7 +15,7 @@ from sqlalchemy.schema import CreateTable
 import backups
 from clocks import DAY, Clock, clock_fixture  # noqa: F401
 from command_line import command_in
-from gestalt_cas import ObjectKey, Store, holds, restore, schema, sqlite
+from gestalt_cas import ObjectKey, Store, holds, restore, sqlite, tables
 from gestalt_cas.errors import Held, InvalidArgument, NoSuchKey, NoSuchVersion, Protected
 from gestalt_cas.sqlite import Connection
 from presigned import Site
@@ -377,13 +377,13 @@ def test_the_longest_held_prefix_is_found(prefixes: list[tuple[str, str]], name:
 
 def holds_alone() -> Connection:
     connection: Connection = sqlite.driver.connect(":memory:", isolation_level=None)
-    connection.execute(str(CreateTable(schema.holds).compile(dialect=sqlite_dialect())))
+    connection.execute(str(CreateTable(tables.holds).compile(dialect=sqlite_dialect())))
     return connection
 
 
 def test_a_held_prefix_is_sought_among_held_prefixes() -> None:
     """Whatever else is held: a few seeks where there are no holds, and where there are ten thousand of versions."""
-    plan = holds_alone().execute(f"EXPLAIN QUERY PLAN {holds._LAST_PREFIX.sql}", ("b", b"k", 0)).fetchall()
+    plan = holds_alone().execute(f"EXPLAIN QUERY PLAN {holds._LAST_PREFIX.sql}", ("b", b"k")).fetchall()
     assert [row[3] for row in plan] == ["SEARCH holds USING PRIMARY KEY (bucket=? AND version_id=? AND prefix<?)"]
 
 

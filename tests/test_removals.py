@@ -455,7 +455,7 @@ def test_what_deleted_snapshots_kept_makes_the_estimate_a_lower_bound(held: Stor
 
 
 def test_kept_versions_are_found_by_their_own_index(store: Store) -> None:
-    (plan,) = rows(store, f"EXPLAIN QUERY PLAN {removals._KEPT_ROWS.sql}", -1, 1, 0)[:1]
+    (plan,) = rows(store, f"EXPLAIN QUERY PLAN {removals._KEPT_ROWS.sql}", -1, 1)[:1]
     assert "USING INDEX versions_kept (gone_seq>?)" in plan[3]
 
 

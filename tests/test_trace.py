@@ -16,8 +16,9 @@ from blake3 import blake3
 
 from crash import shim
 from crash.shim import Entry, Op
+from gestalt_cas.wal_file import ROOM_BYTES
 from wire import protos
-from wire.client import Client
+from wire.client import Client, eventually
 from wire.process import Server
 
 try:
@@ -53,6 +54,7 @@ def traced_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]
         Client(server.target, protos.BUCKETLESS) as client,
     ):
         client.write("warm", b"up")
+        eventually(lambda: (place / "store" / WAL).stat().st_size == ROOM_BYTES, "room in the WAL")
         yield Traced(client, place / "log")
         server.stop()
 

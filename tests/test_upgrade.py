@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import next_format
-from gestalt_cas import Store, database, schema, sqlite, upgrade
+from gestalt_cas import Store, database, migrating, schema, sqlite, tables, upgrade
 from gestalt_cas.errors import (
     DatabaseDamaged,
     NoStore,
@@ -96,7 +96,7 @@ def revision(directory: Path) -> str | None:
     return upgrade.read_revision(Layout(directory))
 
 
-# ---- the schema is what schema.py says ----
+# ---- the schema is what tables.py says ----
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def described(path: Path) -> dict[str, Any]:
 def test_the_migrated_schema_is_that_of_the_code(tmp_path: Path) -> None:
     Store.open(tmp_path / "store").close()
     engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'plain.sqlite3'}", module=sqlite.driver)
-    schema.metadata.create_all(engine)
+    tables.metadata.create_all(engine)
     engine.dispose()
     migrated, plain = described(tmp_path / "store" / DATABASE), described(tmp_path / "plain.sqlite3")
     assert set(migrated) == set(plain)
@@ -153,7 +153,7 @@ def test_the_comparison_sees_what_matters(tmp_path: Path) -> None:
 
 def test_head_is_the_revision_of_the_code() -> None:
     config = Config()
-    config.set_main_option("script_location", str(upgrade.migrations_directory()))
+    config.set_main_option("script_location", str(migrating.migrations_directory()))
     assert ScriptDirectory.from_config(config).get_heads() == [schema.REVISION]
     assert int(schema.REVISION) == schema.FORMAT
 
@@ -744,7 +744,7 @@ def test_a_disk_that_fails_meanwhile_is_told_and_a_later_try_works(
 
 
 def test_an_installation_without_migrations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upgrade, "__file__", os.fspath(tmp_path / "elsewhere" / "upgrade.py"))
+    monkeypatch.setattr(migrating, "__file__", os.fspath(tmp_path / "elsewhere" / "migrating.py"))
     with pytest.raises(StoreUnusable, match="install it again"):
         Store.open(tmp_path / "store")
 
@@ -753,6 +753,6 @@ def test_migrations_run_only_under_the_locks(monkeypatch: pytest.MonkeyPatch) ->
     from alembic import command
 
     config = Config()
-    config.set_main_option("script_location", str(upgrade.migrations_directory()))
+    config.set_main_option("script_location", str(migrating.migrations_directory()))
     with pytest.raises(SystemExit, match="locks"):
         command.upgrade(config, "head")

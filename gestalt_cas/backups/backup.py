@@ -55,7 +55,6 @@ from gestalt_cas.sqlite import DriverError
 
 log = logging.getLogger(__name__)
 
-NOTE = "backup.last"
 _SWAP_TIMEOUT = 20.0
 _NAMED = 3
 
@@ -112,7 +111,7 @@ def back_up(
             detail: dict[str, object] = {"directory": str(target.root), "pid": os.getpid()}
             with HeldPin(parts, f"backup-{identity.backup}", "backup", detail) as pin:
                 done = _Backup(parts, target, locks, pin, identity, before, progress or silent).run(with_keys)
-    parts.reserve.spend_on(lambda: parts.note(NOTE, _noted(done)))
+    parts.reserve.spend_on(lambda: parts.note(manifests.NOTE, _noted(done)))
     return done
 
 

@@ -39,6 +39,8 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.sqlite import Connection, DriverError
 
 FORMAT = 1
+NOTE = "backup.last"
+"""What the store notes of its last backup."""
 STORE_NOTE = "backup.store"
 """Names the store, in it and in all its backups, so that no backup of another one is replaced."""
 BACKUP_NOTE = "backup.id"

@@ -38,7 +38,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from blake3 import blake3
-from sqlalchemy import Integer, LargeBinary, cast, delete, exists, func, literal_column, not_, null, or_, select, update
 
 from gestalt_cas import ownership, schema, sqlite
 from gestalt_cas import settings as store_settings
@@ -50,7 +49,7 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.sqlite import Connection, DriverError
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 
 STEP_PAGES = 1024
 PATIENT_BYTES = 64 << 20
@@ -60,66 +59,58 @@ Tell = Callable[[int, int], None]
 """Told how many pages are copied, and of how many."""
 
 _SETTINGS = ("blobs.inlineMaxBytes", "bucket", "history.keepDays", "retention.rules", "versioning")
-_v, _c, _b, _q = schema.versions.c, schema.current.c, schema.blobs.c, schema.quotas.c
-_i, _h, _k, _l = schema.inlined.c, schema.horizons.c, schema.snapshots.c, schema.holds.c
-_s, _n = schema.settings.c, schema.counter.c
 
 
-def _hex(column: Any) -> Any:
-    return func.lower(func.hex(column))
-
-
-def _is_named(*names: str) -> Any:
-    return or_(*(_s.name == literal_column(f"'{name}'") for name in names))
+def _is_named(*names: str) -> str:
+    """SQL, of a row of settings: whether it is one of these."""
+    return " OR ".join(f"name = '{name}'" for name in names)
 
 
 _ROWS = {
-    "counter": select(_n.seq, _n.commit_ms),
-    "setting": select(_s.name, _s.value).where(_is_named(*_SETTINGS)).order_by(_s.name),
-    "quota": select(_q.bucket, _hex(_q.prefix), _q.max_bytes, _q.used_bytes).order_by(_q.bucket, _q.prefix),
-    "version": select(
-        *(_v.bucket, _hex(_v.key), _v.seq, _v.version_id, _hex(_v.digest), _v.size, _v.content_type),
-        *(_v.headers, _v.metadata, _v.commit_ms, _v.gone_seq, _v.gone_ms),
-    ).order_by(_v.bucket, _v.key, _v.seq),
-    "current": select(_c.bucket, _hex(_c.key), _c.seq).order_by(_c.bucket, _c.key),
-    "blob": select(_hex(_b.digest), _b.size, _b.place, _hex(_b.sums)).order_by(_b.digest),
-    "gone": select(_v.bucket, _hex(_v.key), _v.seq, _hex(_v.gone_digest))
-    .where(_v.gone_digest.is_not(None))
-    .order_by(_v.bucket, _v.key, _v.seq),
-    "horizon": select(_h.bucket, _h.seq, _h.ms).order_by(_h.bucket),
-    "snapshot": select(_k.name, _k.bucket, _hex(_k.prefix), _k.seq, _k.created_ms).order_by(_k.name),
-    "hold": select(_l.bucket, _hex(_l.prefix), _l.version_id, _l.created_ms).order_by(
-        _l.bucket, _l.prefix, _l.version_id
-    ),
+    "counter": "SELECT seq, commit_ms FROM counter",
+    "setting": f"SELECT name, value FROM settings WHERE {_is_named(*_SETTINGS)} ORDER BY name",
+    "quota": "SELECT bucket, lower(hex(prefix)), max_bytes, used_bytes FROM quotas ORDER BY bucket, prefix",
+    "version": """
+        SELECT bucket, lower(hex(key)), seq, version_id, lower(hex(digest)), size, content_type, headers, metadata,
+            commit_ms, gone_seq, gone_ms
+        FROM versions ORDER BY bucket, key, seq
+    """,
+    "current": "SELECT bucket, lower(hex(key)), seq FROM current ORDER BY bucket, key",
+    "blob": "SELECT lower(hex(digest)), size, place, lower(hex(sums)) FROM blobs ORDER BY digest",
+    "gone": """
+        SELECT bucket, lower(hex(key)), seq, lower(hex(gone_digest)) FROM versions
+        WHERE gone_digest IS NOT NULL ORDER BY bucket, key, seq
+    """,
+    "horizon": "SELECT bucket, seq, ms FROM horizons ORDER BY bucket",
+    "snapshot": "SELECT name, bucket, lower(hex(prefix)), seq, created_ms FROM snapshots ORDER BY name",
+    "hold": """
+        SELECT bucket, lower(hex(prefix)), version_id, created_ms FROM holds ORDER BY bucket, prefix, version_id
+    """,
 }
 _GONE = -2
 """Where a row of "version" has `gone_seq`: what was removed for good counts as no version."""
 _SINCE = {"gone": 3, "horizon": 3, "snapshot": 3, "hold": 4}
 """The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
-_LINES = {kind: Prepared(query) for kind, query in _ROWS.items()}
-_PAYLOADS = Prepared(
-    select(_b.digest, _b.size, _b.sums).where(_b.place == literal_column(str(schema.PLACE_FILE))).order_by(_b.digest)
+_LINES = {kind: Prepared(text) for kind, text in _ROWS.items()}
+_IS_FILE, _IS_ROW = f"place = {schema.PLACE_FILE}", f"place != {schema.PLACE_FILE}"
+_PAYLOADS = Prepared(f"SELECT digest, size, sums FROM blobs WHERE {_IS_FILE} ORDER BY digest")
+_INLINED = Prepared(f"""
+    SELECT blobs.digest, CAST(inlined.data AS BLOB) FROM blobs LEFT JOIN inlined ON inlined.id = blobs.place
+    WHERE blobs.{_IS_ROW} ORDER BY blobs.digest
+""")
+_COUNTER = Prepared("SELECT seq, commit_ms FROM counter")
+_TOTALS = Prepared("SELECT count(*), coalesce(sum(size), 0) FROM blobs")
+_VOUCHED = Prepared(f"SELECT size FROM blobs WHERE digest = :digest AND damaged_ms IS NULL AND {_IS_FILE}")
+_DROP_UNREACHED = Prepared(
+    "DELETE FROM blobs WHERE NOT EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
 )
-_INLINED = Prepared(
-    select(_b.digest, cast(_i.data, LargeBinary))
-    .select_from(schema.blobs.outerjoin(schema.inlined, _i.id == _b.place))
-    .where(_b.place != literal_column(str(schema.PLACE_FILE)))
-    .order_by(_b.digest)
-)
-_COUNTER = Prepared(select(_n.seq, _n.commit_ms))
-_TOTALS = Prepared(select(func.count(), func.coalesce(func.sum(_b.size), 0)).select_from(schema.blobs))
-_IS_FILE = _b.place == literal_column(str(schema.PLACE_FILE))
-_VOUCHED = Prepared(select(_b.size).where(_b.digest == parameter("digest"), _b.damaged_ms.is_(None), _IS_FILE))
-_DROP_UNREACHED = Prepared(delete(schema.blobs).where(~exists().where(_v.digest == _b.digest)))
-_DROP_LOOSE = Prepared(delete(schema.inlined).where(_i.id.not_in(select(_b.place))))
-_DROP_NOTES = Prepared(delete(schema.settings).where(not_(_is_named(*store_settings.FIELDS, STORE_NOTE))))
-_DROP_PINS = Prepared(delete(schema.pins))
-_DROP_RECORD = Prepared(delete(schema.unreachable))
-_UNMARK = Prepared(update(schema.blobs).where(_b.damaged_ms.is_not(None)).values(damaged_ms=null()))
-_NAMES = Prepared(
-    select(_v.bucket, _v.key).where(_v.digest == parameter("digest")).distinct().limit(parameter("limit", Integer))
-)
-_MARK = Prepared(update(schema.blobs).where(_b.digest == parameter("d")).values(damaged_ms=parameter("now_ms")))
+_DROP_LOOSE = Prepared("DELETE FROM inlined WHERE id NOT IN (SELECT place FROM blobs)")
+_DROP_NOTES = Prepared(f"DELETE FROM settings WHERE NOT ({_is_named(*store_settings.FIELDS, STORE_NOTE)})")
+_DROP_PINS = Prepared("DELETE FROM pins")
+_DROP_RECORD = Prepared("DELETE FROM unreachable")
+_UNMARK = Prepared("UPDATE blobs SET damaged_ms = NULL WHERE damaged_ms IS NOT NULL")
+_NAMES = Prepared("SELECT DISTINCT bucket, key FROM versions WHERE digest = :digest LIMIT :limit")
+_MARK = Prepared("UPDATE blobs SET damaged_ms = :now_ms WHERE digest = :digest")
 _line = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
 
@@ -184,7 +175,7 @@ class RowCopy:
         """Record that no good file stands under these digests."""
         with self._changing() as tx:
             for digest in digests:
-                _MARK(tx, d=digest, now_ms=now_ms)
+                _MARK(tx, digest=digest, now_ms=now_ms)
 
     @property
     def format(self) -> int:

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from gestalt_cas.checks import row_checks, row_reading
+from gestalt_cas.checks import inspection, row_checks, row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.hold_checks import check_holds
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken, unreadable
@@ -47,7 +47,7 @@ from gestalt_cas.progress import Progress, silent
 
 log = logging.getLogger(__name__)
 
-NOTE, POSITION = "check.last", "check.position"
+POSITION = "check.position"
 POSITION_SECONDS = 10.0
 """How often a run notes where it stands; each time is a commit."""
 POSITION_LASTS_MS = 7 * 24 * 3600 * 1000
@@ -161,7 +161,7 @@ class _Course:
         )
         result = "damage" if report.damaged else "clean" if report.clean else "faults"
         last = {"at_ms": report.ended_ms, "result": result, "read_data": report.read_data, **asdict(tally)}
-        self._note(NOTE, last)
+        self._note(inspection.NOTE, last)
         if self._resumable and self._has_note:
             self._note(POSITION, None)
         return report

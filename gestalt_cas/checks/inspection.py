@@ -22,6 +22,8 @@ from gestalt_cas.sqlite import Connection
 
 OnFinding = Callable[[Finding], None]
 
+NOTE = "check.last"
+"""What the store notes of the last check that came to its end."""
 _KEPT_FINDINGS = 10_000
 _SHORTEST_WORK, _LONGEST_REST = 0.005, 0.25
 

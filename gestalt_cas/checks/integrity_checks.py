@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gestalt_cas import schema
+from gestalt_cas import tables
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.rebuilding import INDEXES, REBUILT, rebuild
@@ -51,7 +51,7 @@ def check_integrity(run: Inspection) -> bool:
 
 def _present(run: Inspection) -> list[str]:
     """The tables to check; those that are missing have been reported. All, when the schema cannot be read."""
-    wanted = [*schema.metadata.tables, REVISION_TABLE]
+    wanted = [*tables.metadata.tables, REVISION_TABLE]
     try:
         with run.view() as tx:
             there = {row[1] for row in tx.execute("PRAGMA table_list").fetchall()}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, Index
 
-from gestalt_cas import schema
+from gestalt_cas import tables
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.errors import DatabaseDamaged, StoreError
@@ -20,7 +20,7 @@ from gestalt_cas.sqlite import Connection
 
 _DIALECT = sqlite_dialect()
 INDEXES: dict[str, Index] = {
-    str(index.name): index for table in schema.metadata.tables.values() for index in table.indexes
+    str(index.name): index for table in tables.metadata.tables.values() for index in table.indexes
 }
 _FILL_CURRENT = """
     INSERT INTO current (bucket, key, seq) SELECT bucket, key, seq FROM versions AS v
@@ -77,6 +77,6 @@ def _replace(tx: Connection, names: list[str]) -> None:
         if name in INDEXES:
             tx.execute(definition(INDEXES[name]))
         else:
-            tx.execute(str(CreateTable(schema.metadata.tables[name]).compile(dialect=_DIALECT)))
+            tx.execute(str(CreateTable(tables.metadata.tables[name]).compile(dialect=_DIALECT)))
         if REBUILT[name]:
             tx.execute(REBUILT[name])

@@ -1,4 +1,4 @@
-"""The tables and indexes of the database against `schema.py`, and what is fixed at creation."""
+"""The tables and indexes of the database against `tables.py`, and what is fixed at creation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateTable
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import schema, sqlite, tables
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.checks.rebuilding import INDEXES, definition, rebuild
@@ -43,7 +43,7 @@ def check_schema(run: Inspection) -> None:
     """Compare tables, indexes and what is fixed at creation with what this release makes."""
     try:
         with run.view() as tx:
-            tables, indexes = _tables(tx), _indexes(tx)
+            shapes, indexes = _tables(tx), _indexes(tx)
             fixed = {name: tx.execute(f"PRAGMA {name}").fetchall()[0][0] for name in _FIXED}
     except StoreError as error:
         if not broken(error):
@@ -54,8 +54,8 @@ def check_schema(run: Inspection) -> None:
     for name, value in fixed.items():
         if value != _FIXED[name]:
             _report_schema(run, name, f"PRAGMA {name} is not what every store has", _FIXED[name], value)
-    for name in sorted(wanted_tables.keys() | tables.keys()):
-        _compare_table(run, name, wanted_tables.get(name), tables.get(name))
+    for name in sorted(wanted_tables.keys() | shapes.keys()):
+        _compare_table(run, name, wanted_tables.get(name), shapes.get(name))
     for name in sorted(wanted_indexes.keys() | indexes.keys()):
         if wanted_indexes.get(name) != indexes.get(name):
             _report_index(run, name, wanted_indexes.get(name), indexes.get(name))
@@ -96,15 +96,15 @@ def _report_index(run: Inspection, name: str, wanted: str | None, found: str | N
 
 @cache
 def _expected() -> tuple[dict[str, Shape], dict[str, str]]:
-    """What SQLite makes of the definitions in `schema.py`, asked of a database in memory."""
+    """What SQLite makes of the definitions in `tables.py`, asked of a database in memory."""
     with closing(sqlite.driver.connect(":memory:")) as empty:
-        for table in schema.metadata.sorted_tables:
+        for table in tables.metadata.sorted_tables:
             empty.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
         for index in INDEXES.values():
             empty.execute(definition(index))
-        tables = _tables(empty)
-        tables[REVISION_TABLE] = Shape((), (), False)
-        return tables, _indexes(empty)
+        shapes = _tables(empty)
+        shapes[REVISION_TABLE] = Shape((), (), False)
+        return shapes, _indexes(empty)
 
 
 def _tables(tx: Connection) -> dict[str, Shape]:

@@ -13,7 +13,7 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import schema, sqlite, tables
 from gestalt_cas.checks import wal_checks
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, OnFinding, Pace, Tally, restore_command
@@ -113,7 +113,7 @@ class _Unopened:
         messages: list[str] = []
         try:
             with closing(connect(self._layout.database, mode="ro")) as connection:
-                for table in schema.metadata.tables:
+                for table in tables.metadata.tables:
                     try:
                         rows = connection.execute(f"PRAGMA integrity_check('{table}')").fetchall()
                     except DriverError as error:

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite
-from gestalt_cas.backups import backup, manifests
-from gestalt_cas.checks import checking
+from gestalt_cas.backups import manifests
+from gestalt_cas.checks import inspection
 from gestalt_cas.clock import instant, now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.layout import Layout
@@ -19,7 +19,7 @@ from gestalt_cas.remedies import command
 from gestalt_cas.sqlite import Connection, DriverError
 
 NOTES = (
-    *("http.port", checking.NOTE, backup.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING),
+    *("http.port", inspection.NOTE, manifests.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING),
     manifests.BACKUP_NOTE,
 )
 _WAIT_SECONDS = 2.0
@@ -193,7 +193,7 @@ def _pins(layout: Layout, facts: Facts) -> list[Finding]:
 def _upkeep(layout: Layout, facts: Facts) -> list[Finding]:
     """How long ago the store was last checked and backed up; a backup is the latter itself."""
     findings = []
-    looked_at = [(checking.NOTE, "check", "checked"), (backup.NOTE, "backup DEST", "backed up")]
+    looked_at = [(inspection.NOTE, "check", "checked"), (manifests.NOTE, "backup DEST", "backed up")]
     if facts.is_backup:
         text = "this is a backup: what is written to it makes it another store, and later backups into it are refused"
         findings.append(Finding(Severity.NOTE, "upkeep", text))

@@ -9,7 +9,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from crash.session import BUCKET, Payload, bytes_of, left_open, pieces_of
-from gestalt_cas import ObjectKey, Store, keys, schema, sqlite
+from gestalt_cas import ObjectKey, Store, keys, sqlite, tables
 
 BACKUP = "backup"
 PREPARED: Mapping[str, list[Payload]] = {"old": [("old one", 300), ("old two", 9000)], "kept": [("kept", 1000)]}
@@ -61,7 +61,7 @@ def a_store_of_the_first_format(directory: Path) -> None:
     """One as the first release left it: what later revisions added is taken away again."""
     a_store_with_objects(directory)
     connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
-    for table in set(schema.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
+    for table in set(tables.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
         connection.execute(f"DROP TABLE {table}")
     for index in ("versions_by_seq", "versions_gone", "versions_kept"):
         connection.execute(f"DROP INDEX {index}")

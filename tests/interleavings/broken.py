@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from sqlalchemy import Integer, select
-
-from gestalt_cas import ObjectKey, Store, blob_rows, reachability, rollback_plans, schema, staging, upkeep
+from gestalt_cas import ObjectKey, Store, blob_rows, reachability, rollback_plans, staging, upkeep
 from gestalt_cas import store as store_module
 from gestalt_cas.answers import Answers
 from gestalt_cas.changes import lookup
@@ -18,7 +16,7 @@ from gestalt_cas.database import Database
 from gestalt_cas.heartbeats import HeldPin
 from gestalt_cas.holds import Hold
 from gestalt_cas.payloads import Payloads
-from gestalt_cas.statements import Prepared, parameter
+from gestalt_cas.statements import Prepared
 from gestalt_cas.upkeep import Upkeep
 from interleavings.processes import Prepare, nothing_more
 from interleavings.scenarios import FORGET
@@ -56,12 +54,11 @@ def _own_file_taken_for_granted() -> AbstractContextManager[object]:
 
 
 def _reach_not_asked_again() -> AbstractContextManager[object]:
-    u = schema.unreachable.c
-    statement = select(u.digest, u.size, reachability._IS_ROW).where(
-        u.digest > parameter("after"), u.since_ms <= parameter("until_ms")
-    )
-    limited = statement.order_by(u.digest).limit(parameter("limit", Integer))
-    return mock.patch.object(reachability, "_RIPE", Prepared(limited))
+    text = f"""
+        SELECT digest, size, {reachability._RECORD_IS_ROW} FROM unreachable
+        WHERE digest > :after AND since_ms <= :until_ms ORDER BY digest LIMIT :limit
+    """
+    return mock.patch.object(reachability, "_RIPE", Prepared(text))
 
 
 def _held_staging_removed() -> AbstractContextManager[object]:

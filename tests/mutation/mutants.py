@@ -1,7 +1,7 @@
 """Variants of a module that differ from it in one expression or statement.
 
 Left out, since no caller depends on them: annotations, decorators, docstrings, and the texts of messages (f-strings,
-and whatever a `raise` passes to its error).
+and whatever a `raise` passes to its error). Texts of SQL are varied by their words (`statements.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
+
+from mutation import statements
 
 _COMPARISONS: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
     ast.Lt: [ast.LtE, ast.GtE],
@@ -34,9 +36,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.RShift: ast.LShift,
 }
 _FUNCTIONS = {"min": "max", "max": "min", "all": "any", "any": "all"}
-_CONJUNCTIONS = {"and_", "where"}
-"""SQLAlchemy's: each argument is a condition that can be forgotten."""
-_STEPS = {"strip", "rstrip", "upper", "lower", "desc", "order_by", "limit", "where", "filter", "on_conflict_do_update"}
+_STEPS = {"strip", "rstrip", "upper", "lower"}
 """Methods that give back something of the kind of their object, so that the call can be forgotten."""
 _UNREAD = {"annotation", "returns", "decorator_list", "type_params", "type_comment"}
 
@@ -49,6 +49,14 @@ class Mutant:
     line: int
     name: str
     code: CodeType
+
+
+class Words(ast.Constant):
+    """A text of SQL with a word or two exchanged, and these as they were and are."""
+
+    def __init__(self, value: str, before: str, after: str) -> None:
+        super().__init__(value)
+        self.told = before, after
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,8 @@ def mutants(module: str, source: str, path: str = "<mutant>") -> list[Mutant]:
     for place in list(_places(tree, "", None)):
         original = place.node
         for variant in _variants(place):
-            name = f"{place.scope or 'module'}: {_told(original)} -> {_told(variant)}"
+            before, after = variant.told if isinstance(variant, Words) else (_told(original), _told(variant))
+            name = f"{place.scope or 'module'}: {before} -> {after}"
             seen[name] += 1
             place.put(ast.fix_missing_locations(ast.copy_location(variant, original)))
             code = compile(tree, path, "exec")
@@ -100,11 +109,15 @@ def _places(holder: ast.AST, scope: str, function: ast.AST | None) -> Iterator[_
     if isinstance(holder, ast.FunctionDef | ast.ClassDef):
         scope = f"{scope}.{holder.name}" if scope else holder.name
         function = holder if isinstance(holder, ast.FunctionDef) else function
+    elif not scope and isinstance(holder, ast.Assign) and isinstance(holder.targets[0], ast.Name):
+        scope = holder.targets[0].id
     for field, value in ast.iter_fields(holder):
         if field in _UNREAD:
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(node, ast.AST) or _is_text(node):
+                continue
+            if isinstance(node, ast.FormattedValue) and isinstance(holder, ast.JoinedStr):
                 continue
             yield _Place(holder, field, index, scope, function)
             if not isinstance(node, ast.Raise):
@@ -112,8 +125,9 @@ def _places(holder: ast.AST, scope: str, function: ast.AST | None) -> Iterator[_
 
 
 def _is_text(node: ast.AST) -> bool:
-    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return docstring or isinstance(node, ast.JoinedStr)
+    if isinstance(node, ast.JoinedStr):
+        return not any(isinstance(part, ast.Constant) and statements.is_sql(part.value) for part in node.values)
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _variants(place: _Place) -> Iterator[ast.AST]:
@@ -130,6 +144,10 @@ def _variants(place: _Place) -> Iterator[ast.AST]:
             yield node.operand
         case ast.BinOp() if type(node.op) in _ARITHMETIC:
             yield ast.BinOp(node.left, _ARITHMETIC[type(node.op)](), node.right)
+        case ast.Constant() if statements.is_sql(node.value):
+            yield from (Words(new, before, after) for new, before, after in statements.varied(node.value))
+        case ast.Constant() if isinstance(place.holder, ast.JoinedStr):
+            pass
         case ast.Constant():
             yield from map(ast.Constant, _other_values(node.value))
         case ast.Call():
@@ -164,9 +182,6 @@ def _called(node: ast.Call) -> Iterator[ast.AST]:
         yield ast.Call(ast.Name(_FUNCTIONS[name], ast.Load()), node.args, node.keywords)
     if isinstance(node.func, ast.Attribute) and name in _STEPS:
         yield node.func.value
-    if name in _CONJUNCTIONS and len(node.args) > 1:
-        for left_out in range(len(node.args)):
-            yield ast.Call(node.func, node.args[:left_out] + node.args[left_out + 1 :], node.keywords)
 
 
 def _stated(node: ast.stmt, function: ast.AST | None) -> Iterator[ast.AST]:

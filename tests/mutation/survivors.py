@@ -14,8 +14,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "compares the token with, so it refuses them with the same words",
     },
     "versions": {
-        "module: 63 -> 62": _BELOW_2_48,
-        "module: 1 -> 2 #2": _BELOW_2_48,
+        "_NEWER_THAN_ALL: 63 -> 62": _BELOW_2_48,
+        "_NEWER_THAN_ALL: 1 -> 2 #2": _BELOW_2_48,
         "append: 1 -> 2": "the first of the ids made is the same, the other one is not used",
         "history: 0 -> -1 #2": "all rows of a group have the same key",
         "current: 0 -> -1": _ONE,
