@@ -299,3 +299,26 @@ def test_a_refused_upload_that_goes_on_slowly_is_ended(tmp_path: Path) -> None:
             assert 1 < sent < 1000
             client.write("k", b"its place is free")
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("setting", "word", "drained"),
+    [(f"limits.minFreeBytes={2**50}", "minFreeBytes", False), ('quotas={"default": 1000}', "quota default", True)],
+)
+def test_on_a_full_disk_nothing_is_drained_but_over_a_quota(setting: str, word: str, drained: bool) -> None:
+    """A full disk is told at once; a quota is a refusal like others, of which hosts have to learn the status."""
+    sent = 0
+    with Server(setting) as server:
+        with Client(server.target, protos.BUCKETLESS) as client:
+            frame = client.data_frame(bytes(MIB))
+
+            def frames() -> Iterator[Any]:
+                nonlocal sent
+                yield client.open_frame("k")
+                for sent in range(1, 201):  # noqa: B007
+                    yield frame
+
+            with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, word):
+                client.send(frames())
+        server.stop()
+    assert (sent == 200) is drained
