@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gestalt_cas.batches import Batch as Batch
     from gestalt_cas.batches import Change as Change
     from gestalt_cas.checks.findings import Finding as Finding
+    from gestalt_cas.checks.findings import Subset as Subset
     from gestalt_cas.checks.inspection import CheckOptions as CheckOptions
     from gestalt_cas.checks.inspection import CheckReport as CheckReport
     from gestalt_cas.config import Limits as Limits
@@ -68,6 +69,7 @@ _HOMES = {
     "Snapshot": "snapshots",
     "Store": "store",
     "StoreError": "errors",
+    "Subset": "checks.findings",
     "restore": "backups.restoring",
 }
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "Snapshot",
     "Store",
     "StoreError",
+    "Subset",
     "restore",
 ]
 

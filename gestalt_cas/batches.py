@@ -165,13 +165,16 @@ class Batch:
     def _commit(self) -> None:
         if self._pin is not None:
             self._pin.confirm()
+        made: list[ObjectVersion | None] = []
         with self._parts.database.write() as tx:
             self._changes = self._changes.dated(now_ms())
             for number, change in enumerate(self._waiting, 1):
                 try:
-                    change.version = change.work(tx)
+                    made.append(change.work(tx))
                 except StoreError as error:
                     raise _named(error, f"change {number} ({change.what})") from error
+        for change, version in zip(self._waiting, made, strict=True):
+            change.version = version
 
     def _add(self, what: str, work: Work) -> Change:
         change = Change(what, work)

@@ -49,6 +49,7 @@ def _totals(upper: str = "") -> Prepared:
 
 
 _TOTALS, _TOTALS_ALL = _totals("AND versions.key < :upper"), _totals()
+
 _BEGINNING, _END = (b"", -1), (b"\xff", 0)  # UTF-8 has no such byte
 
 
@@ -96,7 +97,7 @@ class _Census:
                 return True
             self._since, _ = history.last(connection)
         key, seq = self._after
-        here = {"bucket": bucket, "key": key, "seq": seq}
+        here: dict[str, object] = {"bucket": bucket, "key": key, "seq": seq}
         ends = _STRETCH_END(connection, **here, skip=STRETCH - 1)
         last_key, last_seq = ends[0] if ends else _END
         if _STANDS(connection, **here, last_key=last_key, last_seq=last_seq):

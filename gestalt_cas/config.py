@@ -225,7 +225,8 @@ def _http(values: Mapping[str, Any]) -> Http:
 
 def _listen(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port[:6]) > 65535:
+    sound = host.isprintable() and port.isascii() and port.isdecimal() and len(port) <= 5
+    if not host or not sound or int(port) > 65535:
         raise InvalidConfig(f"http.listen: {shown(text)} is not host:port with a port of 0 to 65535")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

@@ -64,15 +64,13 @@ _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH"
 class Endpoint:
     """The handlers of the HTTP server. Lives on the event loop of `http_server.HttpServer`."""
 
-    def __init__(
-        self, mounts: Mounts, concurrent_writes: int, observer: Observer | None, monitoring: Monitoring | None
-    ) -> None:
+    def __init__(self, mounts: Mounts, observer: Observer | None, monitoring: Monitoring | None) -> None:
         self._mounts = mounts
         self._observer = observer or Observer()
         self._methods = {name: self._observer.method(HTTP, name) for name in _METHODS}
         self._other = self._observer.method(HTTP, "_OTHER")
         self._monitoring = monitoring
-        self._objects = ObjectMethods(concurrent_writes)
+        self._objects = ObjectMethods()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every failure becomes S3's XML."""
@@ -181,7 +179,7 @@ def _error_response(
             fields["Cache-Control"] = error.cache_control  # RFC 9110 section 15.4.5 wants what a 200 would carry
         return web.Response(status=304, headers=fields)
     answer = http_errors.answer(error, resource=request.raw_path.partition("?")[0], request_id=request_id)
-    if answer.status >= 500:
+    if answer.status == 500:  # a fault, as over gRPC; 501, 503 and 507 say what is not offered, or not possible now
         log.error("%s: %s", request.method, error)
     response = web.Response(
         status=answer.status,

@@ -148,6 +148,10 @@ class StoreUnusable(StoreError):
     """The directory cannot serve as a store: not writable, another program's database, an unsafe SQLite."""
 
 
+class AddressUnusable(StoreUnusable):
+    """An address cannot be listened at: another program has it, or it is none of this machine."""
+
+
 class SchemaTooNew(StoreUnusable):
     """The store was written by a newer release; nothing in it was changed."""
 

@@ -25,6 +25,7 @@ from gestalt_cas.http_uploads import Upload
 from gestalt_cas.mounts import Mount
 from gestalt_cas.objects import ByteRange, Conditions, ObjectKey, ObjectVersion
 from gestalt_cas.observing.calls import ABORTED, HttpCall
+from gestalt_cas.pools import CountedPool
 from gestalt_cas.urls import RequestTarget
 
 log = logging.getLogger(__name__)
@@ -50,15 +51,13 @@ class Asked(NamedTuple):
 class ObjectMethods:
     """The methods and the threads that they work on; each answers a request, or raises StoreError before it began to.
 
-    At most `concurrent_writes` uploads are taken at once.
+    As many uploads are taken at once as the configuration in force allows, each on a thread of its own.
     """
 
-    def __init__(self, concurrent_writes: int) -> None:
+    def __init__(self) -> None:
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
         self._senders = ThreadPoolExecutor(SEND_THREADS, thread_name_prefix="gestalt-cas-http-send")
-        self._writers = ThreadPoolExecutor(concurrent_writes, thread_name_prefix="gestalt-cas-http-write")
-        self._uploads = 0
-        self._most_uploads = concurrent_writes
+        self._writers = CountedPool("http-write", threads=1, limit=1)
 
     async def head(self, asked: Asked) -> web.StreamResponse:
         request, mount, target, key, shared, _ = asked
@@ -114,9 +113,9 @@ class ObjectMethods:
         if "if-unmodified-since" in fields:
             raise NotImplementedHere("the condition If-Unmodified-Since is not offered on PUT")
         upload = Upload(request, mount.config.limits, asyncio.get_running_loop())
-        if self._uploads >= self._most_uploads:
+        self._writers.resize(mount.config.limits.concurrent_writes)
+        if self._writers.full:
             raise TooManyStreams("too many uploads at once; see limits.concurrentWrites")
-        self._uploads += 1
         try:
             version = await self.run(
                 lambda: mount.store.write(
@@ -131,7 +130,6 @@ class ObjectMethods:
                 self._writers,
             )
         finally:
-            self._uploads -= 1
             call.received = upload.received
         answer = {**shared, "ETag": version.etag, "x-amz-version-id": version.version_id, **upload.verified_fields()}
         return await _empty(request, 200, answer)

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from gestalt_cas import http_errors, request_ids
 from gestalt_cas.endpoint import MAX_LINE_BYTES, Endpoint
-from gestalt_cas.errors import StoreUnusable
+from gestalt_cas.errors import AddressUnusable
 from gestalt_cas.http_monitoring import Monitoring
 from gestalt_cas.mounts import Mounts
 from gestalt_cas.observing.calls import Observer
@@ -43,14 +43,12 @@ class HttpServer:
         self,
         mounts: Mounts,
         listener: socket.socket,
-        concurrent_writes: int,
         observer: Observer | None = None,
         readings: Readings | None = None,
     ) -> None:
         self.host, self.port = listener.getsockname()[:2]
         self._mounts = mounts
         self._listener = listener
-        self._concurrent_writes = concurrent_writes
         self._observer = observer
         self._readings = readings
         self._loop = asyncio.new_event_loop()
@@ -85,7 +83,7 @@ class HttpServer:
 
     async def _serve(self) -> None:
         monitoring = Monitoring(self._readings) if self._readings is not None else None
-        endpoint = Endpoint(self._mounts, self._concurrent_writes, self._observer, monitoring)
+        endpoint = Endpoint(self._mounts, self._observer, monitoring)
         server = _Server(
             endpoint.handle,
             access_log=None,
@@ -162,13 +160,13 @@ class _Connection(web.RequestHandler):
 def listen(host: str, port: int, *, fixed: bool) -> socket.socket:
     """A listening socket on `port`, 0 for any; unless it is `fixed`, on another one when it is taken.
 
-    Raises StoreUnusable when the address cannot be had.
+    Raises AddressUnusable when the address cannot be had.
     """
     try:
         return _bound(host, port)
     except OSError as error:
         if fixed or not port or error.errno != errno.EADDRINUSE:
-            raise StoreUnusable(f"http.listen: cannot listen at {host}:{port}: {error.strerror or error}") from error
+            raise AddressUnusable(f"http.listen: cannot listen at {host}:{port}: {error.strerror or error}") from error
     log.warning(
         "port %d, which URLs handed out earlier name, is taken by another program: those URLs now lead to it", port
     )

@@ -51,7 +51,7 @@ class HttpSide:
     def attached(self, store: Store, config: Config, mounts: Mounts) -> Iterator[str]:
         """Listen for `config`; in the block, which puts it into force, stands its public URL ("": none to be signed).
 
-        When the block raises, everything is as before. Raises StoreUnusable when the address cannot be had.
+        When the block raises, everything is as before. Raises AddressUnusable when the address cannot be had.
         """
         with self._lock:
             before, wanted = self._server, (str(store.directory), config.http.host, config.http.port)
@@ -86,7 +86,7 @@ class HttpSide:
         from gestalt_cas import http_server
 
         listener = http_server.listen(config.http.host, port, fixed=bool(config.http.port))
-        return http_server.HttpServer(mounts, listener, config.limits.concurrent_writes, self.observer, self.readings)
+        return http_server.HttpServer(mounts, listener, self.observer, self.readings)
 
     @staticmethod
     def _remembered(store: Store) -> int:

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
 from gestalt_cas import __version__, config, messages, sqlite, wire_pb2
-from gestalt_cas.errors import NotEnabled, StoreError, StoreUnusable
+from gestalt_cas.errors import AddressUnusable, NotEnabled, StoreError, StoreUnusable
 from gestalt_cas.mounts import Mounts
 from gestalt_cas.observing.calls import GRPC, GrpcCall, Observer
 from gestalt_cas.rpc import Handler, abort
@@ -99,6 +99,8 @@ class LifecycleService(grpc.GenericRpcHandler):
         wanted = config.parse(_mapping(request.config), name=request.name or "default")
         try:
             self._provider.configure(wanted)
+        except AddressUnusable:
+            raise  # it names its own key
         except StoreUnusable as error:
             raise type(error)(f"dataDir: {error}") from error
         self._name, self._protocol = request.name, request.protocol_version

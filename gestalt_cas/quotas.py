@@ -60,18 +60,12 @@ class Quota:
         return self.max_bytes - self.used_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Miscount:
-    """A quota whose row says another use than its versions add up to."""
-
-    quota: Quota
-    real_bytes: int
-
-
-def check(bucket: str, prefix: str, max_bytes: int) -> None:
+def check(bucket: str, prefix: str, max_bytes: object) -> None:
     """Raise InvalidArgument for what can be no quota. `bucket` "" stands for the store's default bucket."""
     check_bucket(bucket)
     check_prefix(prefix)
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):  # SQLite would keep a fraction as it is
+        raise InvalidArgument(f"a quota of {max_bytes!r}: it must be a whole number of bytes")
     if not 0 <= max_bytes <= MOST_BYTES:
         raise InvalidArgument(f"a quota of {max_bytes} bytes: the limits are 0 and {MOST_BYTES}")
 
@@ -164,12 +158,6 @@ def count(connection: Connection, bucket: str, prefix: bytes) -> int:
     else:
         rows = _USED(connection, bucket=bucket, lower=prefix, upper=upper)
     return int(rows[0][0])
-
-
-def recount(connection: Connection) -> list[Miscount]:
-    """The quotas whose use is not what their versions add up to. Reads every version below a quota, in one view."""
-    found = [Miscount(quota, count(connection, quota.bucket, quota.prefix.encode())) for quota in standing(connection)]
-    return [one for one in found if one.real_bytes != one.quota.used_bytes]
 
 
 def _quota(bucket: str, prefix: bytes, max_bytes: int, used_bytes: int) -> Quota:

@@ -41,6 +41,10 @@ ALL_OF_THEM = 1 << 62
 """A bound beyond every sequence."""
 
 _HERE = "bucket = :bucket AND key = :key AND gone_seq IS NULL"
+# UTF-8 has no such byte as the last one.
+_BELOW = "bucket = :bucket AND key >= :lower AND key < coalesce(:upper, x'ffffffffff')"
+# The key of the row at which a stretch ends.
+_KEY_AT = Prepared(f"SELECT key FROM versions WHERE {_BELOW} ORDER BY key, seq LIMIT 1 OFFSET :skip")
 
 
 def _figures(rows: str) -> Prepared:
@@ -54,10 +58,7 @@ def _figures(rows: str) -> Prepared:
     """)
 
 
-_BELOW = "bucket = :bucket AND key >= :lower AND key < coalesce(:upper, x'ffffffffff')"
-_KEY_AT = Prepared(f"SELECT key FROM versions WHERE {_BELOW} ORDER BY key, seq LIMIT 1 OFFSET :skip")
-_STRETCH = _figures(f"{_BELOW} AND gone_seq IS NULL")
-_OF_KEY = _figures(_HERE)
+_STRETCH, _OF_KEY = _figures(f"{_BELOW} AND gone_seq IS NULL"), _figures(_HERE)
 _NTH = Prepared(f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip")
 _LAST = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND seq <= :until ORDER BY seq DESC LIMIT 1")
 _NEWEST = Prepared(f"SELECT commit_ms, digest IS NOT NULL FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")

@@ -28,7 +28,7 @@ from gestalt_cas import cycles, exhaustion, host, logs, reach, request_ids, sqli
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import instant
 from gestalt_cas.config import Config, Limits, Telemetry
-from gestalt_cas.errors import InvalidArgument, StoreUnusable
+from gestalt_cas.errors import AddressUnusable, InvalidArgument
 from gestalt_cas.http_side import HttpSide
 from gestalt_cas.lifecycle import LifecycleService
 from gestalt_cas.mounts import Mounts
@@ -270,16 +270,16 @@ def _wait_for(stopping: SimpleQueue[None]) -> None:
 def _bind(server: grpc.Server, target: Target) -> Target:
     """Bind under a umask that makes the socket 0600; returns the target with its real port."""
     if target.path and not Path(target.path).parent.is_dir():
-        raise StoreUnusable(f"cannot listen at {target.path}: there is no directory {Path(target.path).parent}")
+        raise AddressUnusable(f"cannot listen at {target.path}: there is no directory {Path(target.path).parent}")
     before = os.umask(0o177)
     try:
         port = server.add_insecure_port(target.bind)
     except RuntimeError as error:
-        raise StoreUnusable(f"cannot listen at {target.url}: {error}") from error
+        raise AddressUnusable(f"cannot listen at {target.url}: {error}") from error
     finally:
         os.umask(before)
     if not port:
-        raise StoreUnusable(f"cannot listen at {target.url}: the address cannot be bound")
+        raise AddressUnusable(f"cannot listen at {target.url}: the address cannot be bound")
     return target if target.path else Target(host=target.host, port=port)
 
 

@@ -75,8 +75,8 @@ def create(connection: Connection, name: str, bucket: str, prefix: bytes, now_ms
 
 
 def find(connection: Connection, name: str) -> Snapshot | None:
-    """The snapshot of this name; None when there is none."""
-    rows = _FIND(connection, name=name)
+    """The snapshot of this name; None when there is none, and for text that can be no name, whatever it holds."""
+    rows = _FIND(connection, name=name) if _NAME.fullmatch(name) else ()
     return _snapshot(rows[0]) if rows else None
 
 
@@ -87,7 +87,7 @@ def standing(connection: Connection) -> list[Snapshot]:
 
 def drop(connection: Connection, name: str) -> None:
     """Forget a name; raises NoSuchSnapshot. What only it kept is let go by `removals.release`."""
-    if not _DELETE(connection, name=name):
+    if not (_NAME.fullmatch(name) and _DELETE(connection, name=name)):
         raise NoSuchSnapshot(f"there is no snapshot {name}")
 
 

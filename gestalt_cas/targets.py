@@ -16,7 +16,7 @@ from pathlib import Path
 
 import platformdirs
 
-from gestalt_cas.errors import InvalidArgument, StoreUnusable
+from gestalt_cas.errors import AddressUnusable, InvalidArgument, StoreUnusable
 from gestalt_cas.locks import FileLock
 from gestalt_cas.platforms import MAX_SOCKET_PATH
 
@@ -73,7 +73,7 @@ def parse(text: str) -> Target:
 
 def _parse_tcp(text: str) -> Target:
     host, _, port = text.removeprefix("tcp://").rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdecimal()) or len(port) > 5 or int(port) > 65535:
         raise InvalidArgument(f"{text!r} is no target; write tcp://host:port with a port of 0 to 65535")
     host = host.removeprefix("[").removesuffix("]")
     try:
@@ -104,11 +104,11 @@ def default(data_dir: Path) -> Target:
 def claim(target: Target) -> None:
     """Make sure that nobody listens at `target`, and remove a dead socket file that stands there.
 
-    Raises StoreUnusable when someone answers, or when the path is something other than a socket.
+    Raises AddressUnusable when someone answers, or when the path is something other than a socket.
     """
     if not target.path:
         if target.port and _answers(socket.create_connection, (target.host, target.port)):
-            raise StoreUnusable(f"{target.url} is taken: another server answers there")
+            raise AddressUnusable(f"{target.url} is taken: another server answers there")
         return
     path = Path(target.path)
     try:
@@ -116,25 +116,25 @@ def claim(target: Target) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StoreUnusable(f"cannot listen at {path}: {error.strerror}") from error
+        raise AddressUnusable(f"cannot listen at {path}: {error.strerror}") from error
     if not stat.S_ISSOCK(mode):
-        raise StoreUnusable(f"cannot listen at {path}: a file that is no socket stands there")
+        raise AddressUnusable(f"cannot listen at {path}: a file that is no socket stands there")
     if _answers(_connect_unix, target.path):
-        raise StoreUnusable(f"{target.url} is taken: another server answers there")
+        raise AddressUnusable(f"{target.url} is taken: another server answers there")
     path.unlink(missing_ok=True)
 
 
 def hold(target: Target) -> FileLock | None:
     """Take `target` for the life of the returned lock, so that servers that start together do not both bind it.
 
-    `claim` alone cannot tell: neither answers yet. Raises StoreUnusable when another process holds it or answers.
+    `claim` alone cannot tell: neither answers yet. Raises AddressUnusable when another process holds it or answers.
     None for TCP, where binding itself tells.
     """
     lock = FileLock(Path(f"{target.path}.lock")) if target.path else None
     if lock is not None and not lock.try_acquire():
         holders = lock.holders()
         lock.close()
-        raise StoreUnusable(f"{target.url} is taken: {holders} serves there")
+        raise AddressUnusable(f"{target.url} is taken: {holders} serves there")
     try:
         claim(target)
     except BaseException:

@@ -124,6 +124,8 @@ class Upkeep(Standing):
 
     def remove_quota(self, bucket: str, prefix: str) -> bool:
         """Remove a quota; False when there is none of just this bucket and prefix."""
+        check_bucket(bucket)
+        check_prefix(prefix)
         with self._parts.database.write() as tx:
             return quotas.drop(tx, bucket or store_settings.default_bucket(tx), prefix)
 

@@ -26,17 +26,14 @@ NEWEST = (1 << 63) - 1
 BEYOND = b"\xff"
 """Above every key: UTF-8 has no such byte."""
 
+_READ = f"SELECT {COLUMNS} FROM versions"
 _KEYS = "bucket = :bucket AND key >= :lower AND key < :upper"
 _HERE = "bucket = :bucket AND key = :key AND seq < :before"
 # Where so many rows end, removed ones included.
 _KEYS_END = Prepared(f"SELECT key FROM versions WHERE {_KEYS} ORDER BY key, seq LIMIT 1 OFFSET :skip")
 _HERE_END = Prepared(f"SELECT seq FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1 OFFSET :skip")
-_OF_KEYS = Prepared(f"""
-    SELECT {COLUMNS} FROM versions WHERE {_KEYS} AND gone_seq IS NULL ORDER BY key, seq LIMIT :limit
-""")
-_OF_KEY = Prepared(f"""
-    SELECT {COLUMNS} FROM versions WHERE {_HERE} AND seq >= :until AND gone_seq IS NULL ORDER BY seq DESC LIMIT :limit
-""")
+_OF_KEYS = Prepared(f"{_READ} WHERE {_KEYS} AND gone_seq IS NULL ORDER BY key, seq LIMIT :limit")
+_OF_KEY = Prepared(f"{_READ} WHERE {_HERE} AND seq >= :until AND gone_seq IS NULL ORDER BY seq DESC LIMIT :limit")
 _NEWER = Prepared("""
     SELECT 1 FROM versions WHERE bucket = :bucket AND key = :key AND seq > :above AND gone_seq IS NULL
     ORDER BY seq LIMIT 1

@@ -53,23 +53,24 @@ _SEEK = Prepared("""
     SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower AND key < :upper ORDER BY key LIMIT :limit
 """)
 _SEEK_ALL = Prepared("SELECT key, seq FROM current WHERE bucket = :bucket AND key >= :lower ORDER BY key LIMIT :limit")
+_READ = f"SELECT {COLUMNS}"
 # Of an object `current` knows; a marker is the newest when there is none there, and no version above it. Asking for the
 # greatest sequence that stands would walk whatever was removed above.
-_POINTED_SEQ = "(SELECT seq FROM current WHERE current.bucket = versions.bucket AND current.key = versions.key)"
-_JUDGED = f"""
-    SELECT {COLUMNS}, CASE
-        WHEN versions.digest IS NOT NULL THEN versions.seq = coalesce({_POINTED_SEQ}, -1)
+_POINTED_SEQ = "(SELECT seq FROM current c WHERE c.bucket = versions.bucket AND c.key = versions.key)"
+_READ_AND_JUDGED = f"""
+    {_READ}, CASE
+        WHEN digest IS NOT NULL THEN seq = coalesce({_POINTED_SEQ}, -1)
         WHEN {_POINTED_SEQ} IS NOT NULL THEN 0
         ELSE NOT EXISTS (
-            SELECT 1 FROM versions AS newer WHERE newer.bucket = versions.bucket AND newer.key = versions.key
+            SELECT 1 FROM versions newer WHERE newer.bucket = versions.bucket AND newer.key = versions.key
                 AND newer.seq > versions.seq AND newer.gone_seq IS NULL
         )
     END FROM versions WHERE {_HERE}
 """
-_BY_SEQ = Prepared(f"{_JUDGED} AND versions.seq = :seq")
-_NULL = Prepared(f"{_JUDGED} AND versions.version_id = 'null'")
-_NEXT = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1")
-_ALL = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} ORDER BY seq DESC")
+_BY_SEQ = Prepared(f"{_READ_AND_JUDGED} AND seq = :seq")
+_NULL = Prepared(f"{_READ_AND_JUDGED} AND version_id = 'null'")
+_NEXT = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1")
+_ALL = Prepared(f"{_READ} FROM versions WHERE {_HERE} ORDER BY seq DESC")
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -98,8 +99,7 @@ def by_id(connection: Connection, key: ObjectKey, version_id: str) -> ObjectVers
     if version_id == NULL_VERSION:
         rows = _NULL(connection, bucket=key.bucket, key=encoded)
     else:
-        seq = version_ids.seq_of(version_id)
-        rows = [] if seq is None else _BY_SEQ(connection, seq=seq, bucket=key.bucket, key=encoded)
+        rows = _BY_SEQ(connection, seq=version_ids.seq_of(version_id), bucket=key.bucket, key=encoded)
     found = from_row(key.bucket, rows[0], current=bool(rows[0][-1])) if rows else None
     return found if found is not None and found.version_id == version_id else None
 

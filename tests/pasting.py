@@ -119,7 +119,7 @@ def run_console(told: Iterable[str], environment: dict[str, str], directory: Pat
         for command, expected in chain.from_iterable(map(steps, told)):
             lines = shell.run(ID.sub(lambda found: real[found[0]], command))
             said = "".join(f"{line}\n" for line in lines).replace(str(directory), home)
-            match = re.fullmatch("".join(map(_pattern, expected)), said)
+            match = is_shown(expected, said)
             shown = "\n".join(expected)
             assert match, f"$ {command}\nshows on the page:\n{shown}\nand says here:\n{said}"
             real.update(zip(ID.findall("\n".join(expected)), match.groups(), strict=True))
@@ -129,6 +129,11 @@ def run_python(text: str, environment: dict[str, str], directory: Path) -> None:
     """Run a program; it ends without an error."""
     ran = subprocess.run([sys.executable, "-c", text], cwd=directory, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def is_shown(expected: Iterable[str], said: str) -> re.Match[str] | None:
+    """Whether the lines of a page stand for what was said, all of it; the groups are the ids in it."""
+    return re.fullmatch("".join(map(_pattern, expected)), said)
 
 
 def _pattern(line: str) -> str:

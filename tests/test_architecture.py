@@ -30,17 +30,8 @@ LAYERS = (
     | {"durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
     | {"payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers", "refusals", "remedies"}
     | {"removals", "reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging"}
-    | {
-        "statements",
-        "tables",
-        "upgrade",
-        "version_ids",
-        "version_rows",
-        "version_walks",
-        "versions",
-        "wal",
-        "wal_file",
-    },
+    | {"statements", "tables", "upgrade", "version_ids", "version_rows", "version_walks", "versions", "wal"}
+    | {"wal_file"},
     {
         "allowances",
         "backups",

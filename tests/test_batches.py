@@ -20,7 +20,7 @@ from gestalt_cas.errors import (
     QuotaExceeded,
     StoreBusy,
 )
-from storage import BUCKET, Child, body, history, key, payload_path, payloads, put, rows, staged
+from storage import BUCKET, Child, body, change, history, key, payload_path, payloads, put, rows, staged
 
 CREATE = Conditions(if_none_match="*")
 
@@ -58,10 +58,11 @@ def test_a_failed_condition_names_its_change_and_changes_nothing(store: Store) -
         pytest.raises(PreconditionFailed, match=r"^change 3 \(put bucket/there\): if-none-match"),
         store.transaction() as changes,
     ):
-        changes.put(key("a"), [b"a"])
+        first = changes.put(key("a"), [b"a"])
         changes.delete(key("there"), version_id="unknown")
         changes.put(key("there"), [b"after"], conditions=CREATE)
         changes.put(key("b"), [b"b"])
+    assert first.version is None
     assert names(store) == ["there"]
     assert body(store, "there") == b"before"
     after = rows(store, "SELECT seq FROM counter")
@@ -113,6 +114,14 @@ def test_nothing_is_collected_while_a_batch_waits(store: Store) -> None:
         assert found.files == 0
         assert len(payloads(store)) == 1
     assert body(store, "k") == b"payload"
+
+
+def test_a_batch_whose_pin_has_gone_is_refused(store: Store) -> None:
+    """As after a standstill of minutes, when gc has dropped the pin: nobody can tell what it removed since."""
+    with pytest.raises(StoreBusy, match=r"the pin batch-\w+ has gone"), store.transaction() as changes:
+        changes.put(key("k"), [b"payload"])
+        change(store, "DELETE FROM pins")
+    assert names(store) == []
 
 
 def test_a_payload_that_went_all_the_same_is_told(store: Store) -> None:

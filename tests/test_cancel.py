@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from blake3 import blake3
 
+from gestalt_cas.locks import WriterLock
 from wire import protos
 from wire.client import Client, eventually, frames
 from wire.fixtures import server_fixture  # noqa: F401
@@ -167,6 +169,24 @@ def test_cancels_of_create_only_uploads_leave_no_object(server: Server) -> None:
             assert not Upload(client, f"new/{turn}", body, HALTS[turn % 2], chance).run()
         eventually(lambda: not server.staged(), "staging empty")
         assert client.keys(prefix="new/") == []
+
+
+def test_a_cancel_while_the_upload_waits_for_its_turn_commits_nothing(server: Server) -> None:
+    """The stream has ended cleanly by then: only a look at the call, as the last thing before COMMIT, can tell."""
+    lock = WriterLock(server.data_dir)
+    body = sealed("waiting", 70_000)
+    digest = blake3(body).hexdigest()
+    with Client(server.target, protos.BUCKETLESS) as client:
+        client.write("turn", b"before")
+        with lock.held(10):
+            call = client.upload([client.open_frame("turn"), client.data_frame(body)])
+            eventually((server.data_dir / "blobs" / digest[:2] / digest).exists, "published, so the lock comes next")
+            call.cancel()
+            client.head("turn")  # on the same connection, so the server has been told of the cancel
+        eventually(lambda: not server.staged(), "staging empty")
+        assert client.body("turn") == b"before"
+        assert len(versions(server.data_dir, "default", "turn")) == 1
+    lock.close()
 
 
 CHILD = """

@@ -709,7 +709,21 @@ def test_listen(text: str, host: str, port: int) -> None:
     assert (http.host, http.port) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["", "8080", ":8080", "host", "host:", "host:x", "host:65536", "host:\u0663"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8080",
+        ":8080",
+        "host",
+        "host:",
+        "host:x",
+        "host:65536",
+        "host:\u0663",
+        "host:" + 7 * "0" + "99999",
+        "a\0b:0",
+    ],
+)
 def test_bad_listen(text: str) -> None:
     assert message({"dataDir": "d", "http": {"listen": text}}).startswith("http.listen: ")
 
@@ -798,7 +812,7 @@ def test_readme_table_matches_schema() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     found = re.findall(r"<!-- config-table -->\n(.*?)<!-- /config-table -->", readme, re.DOTALL)
     assert len(found) == 1
-    check_table(found[0])
+    assert found[0].strip() == config_schema.markdown_table(), "the table says other values than the schema allows"
 
 
 # Loading

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from wire.fixtures import client_fixture, old_fixture, place_fixture, server_fix
 from wire.process import Server
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
+FAILED = grpc.StatusCode.FAILED_PRECONDITION
+MIB = 1 << 20
+_HURRY = "from gestalt_cas import cli, uploads; uploads.DRAIN_SECONDS = 1.0; sys.argv.insert(1, 'serve')"
+HURRIED = [sys.executable, "-c", f"import sys; {_HURRY}; sys.exit(cli.main())"]
+"""`serve` that drains a refused upload for 1 s instead of 10."""
 METADATA_LIMIT = 64 * 1024
 HEADERS = ("content_type", "cache_control", "content_disposition", "content_encoding", "content_language")
 
@@ -179,6 +186,14 @@ def test_the_length_limit_counts_the_stored_key(inner: Place) -> None:
     assert inner.names(inner.list()) == ["x" * room]
     with refused(INVALID, "2048"):
         inner.write("x" * (room + 1), b"x")
+    pb = inner.client.pb
+    for length in (room, room + 1):
+        request = pb.PresignObjectRequest(ref=inner.client.ref(inner.key("x" * length), bucket=inner.bucket), method=1)
+        if length == room:
+            assert inner.client.call("PresignObject", request).url
+        else:
+            with refused(INVALID, "2048"):
+                inner.client.call("PresignObject", request)
 
 
 def test_an_empty_key_is_invalid_under_a_prefix_too(inner: Place) -> None:
@@ -244,3 +259,66 @@ def test_no_room_is_resource_exhausted_and_deletes_still_work(tmp_path: Path) ->
             assert not client.exists("k")
             assert server.staged() == []
         server.stop()
+
+
+# ---- how long a refused upload is drained ----
+
+
+def test_a_refused_upload_is_drained_up_to_256_mib(client: Client) -> None:
+    client.write("k", b"before")
+    frame, sent = client.data_frame(bytes(MIB)), 0
+
+    def frames() -> Iterator[Any]:
+        nonlocal sent
+        yield client.open_frame("k", if_none_match="*")
+        for sent in range(1, 1001):  # noqa: B007 - the last number is what is asked about
+            yield frame
+
+    with refused(FAILED):
+        client.send(frames())
+    assert 256 <= sent < 400
+    assert client.body("k") == b"before"
+
+
+def test_a_refused_upload_that_goes_on_slowly_is_ended(tmp_path: Path) -> None:
+    over, sent = threading.Event(), 0
+    with Server(data_dir=tmp_path / "d", program=HURRIED) as server:
+        with Client(server.target, protos.BUCKETLESS) as client:
+
+            def frames() -> Iterator[Any]:
+                nonlocal sent
+                yield client.open_frame("k", if_match="*")
+                for sent in range(1, 1001):  # noqa: B007
+                    yield client.data_frame(b"x")
+                    if over.wait(0.05):
+                        return
+
+            with refused(FAILED, "if-match"):
+                client.send(frames())
+            over.set()
+            assert 1 < sent < 1000
+            client.write("k", b"its place is free")
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("setting", "word", "drained"),
+    [(f"limits.minFreeBytes={2**50}", "minFreeBytes", False), ('quotas={"default": 1000}', "quota default", True)],
+)
+def test_on_a_full_disk_nothing_is_drained_but_over_a_quota(setting: str, word: str, drained: bool) -> None:
+    """A full disk is told at once; a quota is a refusal like others, of which hosts have to learn the status."""
+    sent = 0
+    with Server(setting) as server:
+        with Client(server.target, protos.BUCKETLESS) as client:
+            frame = client.data_frame(bytes(MIB))
+
+            def frames() -> Iterator[Any]:
+                nonlocal sent
+                yield client.open_frame("k")
+                for sent in range(1, 201):  # noqa: B007
+                    yield frame
+
+            with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, word):
+                client.send(frames())
+        server.stop()
+    assert (sent == 200) is drained

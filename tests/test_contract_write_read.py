@@ -73,6 +73,8 @@ def test_sizes_around_the_frame_boundaries_round_trip(place: Place, size: int) -
     meta, parts = place.read(f"k{size}")
     assert meta.size == size
     assert all(parts), "no empty data frames (contract 3.4)"
+    assert len(parts[0]) <= 65536, "a small read is not held up by a whole chunk (contract 3.1)"
+    assert max(map(len, parts)) <= MIB
     assert b"".join(parts) == body
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import re
 import socket
 import time
 import zlib
@@ -38,6 +39,7 @@ def site_fixture() -> Iterator[Site]:
         log = server.stderr
         assert "Traceback" not in log
         assert "unexpected" not in log
+        assert not re.search("ERROR.*not offered", log), "logged as a fault of the server"
         assert site.keys.secret_access_key not in log
         assert "X-Amz-Signature" not in log
         server.stop()

@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 import pytest
@@ -250,8 +251,9 @@ def test_a_new_configuration_changes_the_endpoint_as_a_whole_or_not_at_all(tmp_p
         # One that cannot be had changes nothing: no address, no setting.
         with socket.create_server(("127.0.0.1", 0)) as foreign:
             taken = {**base, "bucket": "changed", "http": {"listen": f"127.0.0.1:{foreign.getsockname()[1]}"}}
-            with refused(grpc.StatusCode.FAILED_PRECONDITION, "http.listen"):
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "http.listen") as told:
                 lifecycle.configure(taken)
+            assert told.value.details().startswith("http.listen: ")
         url = presign(client, "k")
         assert urlsplit(url).netloc == f"127.0.0.1:{other}"
         assert urlsplit(url).path == "/default/k"
@@ -262,6 +264,43 @@ def test_a_new_configuration_changes_the_endpoint_as_a_whole_or_not_at_all(tmp_p
             presign(client, "k")
         eventually(lambda: not listens(other), "the port is let go")
         assert configure() == first
+        lifecycle.close()
+        assert "Traceback" not in provider.stderr
+
+
+def test_the_limit_of_uploads_is_that_of_the_configuration_in_force(tmp_path: Path) -> None:
+    with Hosted() as provider, Client(provider.target, protos.BUCKETED) as client:
+        lifecycle = Lifecycle(provider.target)
+        staging = tmp_path / "d" / "staging"
+
+        def allow(uploads: int) -> None:
+            lifecycle.configure({"dataDir": str(tmp_path / "d"), "limits": {"concurrentWrites": uploads}})
+
+        def presigned(key: str) -> SplitResult:
+            request = client.pb.PresignObjectRequest(ref=client.ref(key), method=2)
+            return urlsplit(str(client.call("PresignObject", request).url))
+
+        def upload(key: str) -> int:
+            url = presigned(key)
+            connection = HTTPConnection(url.netloc, timeout=30)
+            connection.request("PUT", f"{url.path}?{url.query}", b"body")
+            status = connection.getresponse().status
+            connection.close()
+            return status
+
+        allow(1)
+        assert upload("before") == 200
+        url = presigned("half")
+        with socket.create_connection((url.hostname or "", url.port or 0)) as half:
+            half.sendall(f"PUT {url.path}?{url.query} HTTP/1.1\r\nHost: {url.netloc}\r\n".encode())
+            half.sendall(b"Content-Length: 10\r\n\r\nhalf")
+            eventually(lambda: list(staging.iterdir()), "an upload on its way")
+            assert upload("one too many") == 503
+            allow(2)
+            assert upload("the second") == 200
+        eventually(lambda: not list(staging.iterdir()), "the upload has been given up")
+        allow(1)
+        assert upload("after") == 200
         lifecycle.close()
         assert "Traceback" not in provider.stderr
 

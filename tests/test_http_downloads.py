@@ -37,7 +37,7 @@ class Place:
         config = parse({"dataDir": str(directory), "limits": {"streamIdleSeconds": IDLE_SECONDS}})
         self.mounts = Mounts()
         self.mounts.configure(config)
-        self.server = http_server.HttpServer(self.mounts, http_server.listen("127.0.0.1", 0, fixed=True), 4)
+        self.server = http_server.HttpServer(self.mounts, http_server.listen("127.0.0.1", 0, fixed=True))
         self.body = random.Random(1).randbytes(SIZE)
         self.keys = SigningKeys(directory / "keys.json").get()
         with self.mounts.use() as mount:

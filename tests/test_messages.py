@@ -40,6 +40,7 @@ EXPECTED = {
     "SignatureDoesNotMatch": Code.PERMISSION_DENIED,
     "NoStore": Code.FAILED_PRECONDITION,
     "StoreUnusable": Code.FAILED_PRECONDITION,
+    "AddressUnusable": Code.FAILED_PRECONDITION,
     "SchemaTooNew": Code.FAILED_PRECONDITION,
     "SettingsConflict": Code.FAILED_PRECONDITION,
     "ClockSuspect": Code.FAILED_PRECONDITION,

@@ -360,8 +360,11 @@ def test_a_snapshot_needs_a_bucket_for_its_prefix_and_a_free_name(store: Store) 
     store.create_snapshot("s")
     with pytest.raises(Exception, match="there is a snapshot s already"):
         store.create_snapshot("s")
-    with pytest.raises(NoSuchSnapshot, match="there is no snapshot t"):
-        store.delete_snapshot("t")
+    for name in ("t", "t\udcff"):
+        with pytest.raises(NoSuchSnapshot, match="there is no snapshot t"):
+            store.delete_snapshot(name)
+        with pytest.raises(NoSuchSnapshot, match="there is no snapshot t"):
+            store.moment(name)
 
 
 def test_the_past_of_a_restarted_store(tmp_path: Path) -> None:

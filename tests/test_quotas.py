@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from command_line import Command, command_in, one_line
-from gestalt_cas import Conditions, ObjectKey, Store, quotas
+from gestalt_cas import Conditions, ObjectKey, Store
 from gestalt_cas.errors import InvalidArgument, InvalidConfig, PreconditionFailed, QuotaExceeded, SettingsConflict
 from gestalt_cas.quotas import Quota
 from presigned import Site
@@ -39,10 +39,14 @@ def used(store: Store) -> dict[str, int]:
     return {quota.name: quota.used_bytes for quota in store.quotas()}
 
 
+def miscounts(store: Store) -> list[tuple[str, str, str]]:
+    """What `check` finds wrong: the quota, its use, and what that should be."""
+    return [(one.where, one.found, one.expected) for one in store.check().findings if one.kind == "quota"]
+
+
 def exact(store: Store) -> bool:
     """Whether the rows say what the versions add up to; asked without the code under test too."""
-    with store._database.read() as tx:
-        assert quotas.recount(tx) == []
+    assert miscounts(store) == []
     for bucket, prefix, count in rows(store, "SELECT bucket, prefix, used_bytes FROM quotas"):
         found = rows(store, "SELECT bucket, key, size FROM versions WHERE gone_seq IS NULL")
         assert count == sum(size for home, key, size in found if home == bucket and key.startswith(prefix))
@@ -120,9 +124,7 @@ def test_setting_counts_what_is_there_and_setting_again_counts_anew(store: Store
     put(store, "b/other", 1)
     assert store.set_quota("b", "logs/", 1000) == Quota("b", "logs/", 1000, 500)
     change(store, "UPDATE quotas SET used_bytes = 7")
-    with store._database.read() as tx:
-        (wrong,) = quotas.recount(tx)
-    assert (wrong.quota.used_bytes, wrong.real_bytes) == (7, 500)
+    assert miscounts(store) == [("b/logs/", "7", "500")]
     assert store.set_quota("b", "logs/", 2000) == Quota("b", "logs/", 2000, 500)
     assert store.quotas() == [Quota("b", "logs/", 2000, 500)]
 
@@ -139,12 +141,21 @@ def test_the_empty_bucket_is_the_default_one(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("bucket", "prefix", "size"),
-    [("a/b", "", 1), ("b", "x" * 2049, 1), ("b", "\ud800", 1), ("b", "", -1), ("b", "", 2**60)],
-)
+    [
+        ("a/b", "", 1), ("b", "x" * 2049, 1), ("b", "\ud800", 1), ("b", "", -1), ("b", "", 2**60), ("b", "", 1.5),
+        ("b", "", True),
+    ],
+)  # fmt: skip
 def test_what_can_be_no_quota_is_refused(store: Store, bucket: str, prefix: str, size: int) -> None:
     with pytest.raises(InvalidArgument):
         store.set_quota(bucket, prefix, size)
     assert store.quotas() == []
+
+
+def test_no_quota_of_what_can_be_none_is_removed(store: Store) -> None:
+    for bucket, prefix in (("a/b", ""), ("\udcff", ""), ("b", "\udcff")):
+        with pytest.raises(InvalidArgument):
+            store.remove_quota(bucket, prefix)
 
 
 # ---- what is refused ----

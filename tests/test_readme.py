@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pasting import fenced, run_console, run_python, shell_fixture, steps  # noqa: F401
+from pasting import fenced, is_shown, run_console, run_python, shell_fixture, steps  # noqa: F401
 
 HOME = "/home/me/tour"
 
@@ -47,13 +46,15 @@ def test_the_client_example_talks_to_a_server(shell: dict[str, str], directory: 
     )
     try:
         assert server.stdout is not None
-        ready = json.loads(server.stdout.readline().replace(str(directory), HOME))
-        assert {name: ready[name] for name in json.loads(expected[0])} == json.loads(expected[0])
+        ready = server.stdout.readline()
+        assert is_shown(expected[:1], ready.replace(str(directory), HOME))
         run_python(block("python", "s3.write_object"), shell, directory)
     finally:
         server.terminate()
-        server.communicate(timeout=10)
+        more, log = server.communicate(timeout=10)
     assert server.returncode == 0
+    assert more == "", "exactly one line"
+    assert is_shown(expected[1:], log.replace(str(directory), HOME))
 
 
 def test_the_session_with_presigned_urls_prints_what_the_readme_shows(shell: dict[str, str], directory: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_relative_path_starts_where_the_process_stands(place: Path, monkeypatc
     [
         "", "unix://", "http://localhost:1", "tcp://", "tcp://localhost", "tcp://:80", "tcp://localhost:",
         "tcp://a..b:1", "tcp://localhost:65536", "tcp://localhost:-1", "tcp://localhost:x",
-        "tcp://localhost:8.0", "unix://tcp://x",
+        "tcp://localhost:8.0", "unix://tcp://x", pytest.param("tcp://localhost:" + 5000 * "1", id="5000 digits"), "tcp://localhost:\u0663",
     ],
 )  # fmt: skip
 def test_parse_refuses(text: str) -> None:

@@ -201,6 +201,16 @@ def test_a_newer_store_is_refused_unchanged(old: Path, statements: tuple[str, ..
     assert content(old) == before
 
 
+def test_a_sqlite_that_is_too_old_opens_nothing(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(old)
+    monkeypatch.setattr(sqlite, "OLDEST", (99, 0, 0))
+    for directory in (old, tmp_path / "new"):
+        with pytest.raises(StoreUnusable, match=r"too old; 99\.0\.0 or newer"):
+            Store.open(directory)
+    assert content(old) == before
+    assert not (tmp_path / "new" / DATABASE).exists()
+
+
 def test_a_newer_store_with_changes_in_its_wal_is_refused_unchanged(old: Path) -> None:
     """Its server was killed: what it committed is in the WAL only, and stays there."""
     code = """

@@ -277,6 +277,27 @@ def test_a_place_behind_a_key_is_left_in_one_page(store: Store) -> None:
     assert len(seen) >= 6
 
 
+def test_a_step_walks_as_many_rows_as_it_may(store: Store) -> None:
+    for name in "abc":
+        put(store, name, b"x")
+    with store._database.read() as tx:
+        walk = Walk(tx, BUCKET, b"", BEYOND, None)
+        assert [version.key.key for version in walk.step(9, 9)] == ["a", "b", "c"]
+        assert walk.through
+
+
+def test_what_another_bucket_has_of_a_key_is_not_newer(store: Store) -> None:
+    store.delete(key("k"))
+    newest = store.delete(key("k"))
+    assert newest is not None
+    query = ListQuery(BUCKET, max_keys=1)
+    token = store.list_versions(query).token
+    store.delete(key("k"), version_id=newest.version_id)
+    store.delete(key("k", "other"))
+    (version,) = store.list_versions(replace(query, token=token)).versions
+    assert version.current
+
+
 def test_a_cut_pages_token_is_of_its_listing(store: Store) -> None:
     put(store, "a/b", b"x")
     for _ in range(3):

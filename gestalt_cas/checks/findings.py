@@ -85,7 +85,7 @@ MOST_PARTS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """A part of all digests: the ranges `first` to `last` (from 1, inclusive) of `of` equal ranges of digests."""
+    """A part of all digests: the ranges `first` to `last` (from 1, inclusive) of `of` equal ranges; by default all."""
 
     first: int = 1
     last: int = 1

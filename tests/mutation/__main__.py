@@ -22,6 +22,7 @@ from mutation.survivors import EQUIVALENT
 MODULES = ("conditions", "ranges", "listing", "tokens", "versions", "version_walks", "buckets", "version_rows")
 _TESTED_WITH = {
     "versions": ("versions", "version_walks"),
+    "version_walks": ("version_walks", "versions"),
     "buckets": ("versions", "version_walks"),
     "version_rows": ("versions",),
 }

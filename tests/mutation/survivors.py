@@ -37,7 +37,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "version_walks": {
         "STRETCH: 4096 -> 4097": _STRETCH,
         "STRETCH: 4096 -> 4095": _STRETCH,
-        "Place: 0 -> -1": "both are below every sequence",
+        "NEWEST: 63 -> 62": "sequences are below 2**48, since version ids hold them in six bytes",
+        "NEWEST: 1 -> 2 #2": "sequences are below 2**48, since version ids hold them in six bytes",
+        "_NEWER: ORDER BY seq -> nothing": "whether there is one does not depend on which comes first",
+        "_NEWER: LIMIT 1 -> nothing": "whether there is one does not depend on how many there are",
+        "Place: 0 -> -1": "both are below every sequence that a page can have ended at",
+        "Place: 0 -> 1": "both are below every sequence that a page can have ended at",
         "Walk._across: 0 -> -1": _ONE,
         "Walk._across: 0 -> -1 #2": _ONE,
         "Walk._within: 0 -> -1": _ONE,
