@@ -66,7 +66,15 @@ class CountedPool(ThreadPoolExecutor):
         return future
 
     def _adjust_thread_count(self) -> None:
-        """Start a thread for the call that was just queued, if it needs one; without, it waits for another's end."""
+        """Start a thread for the call that was just queued, if it needs one; without, it waits for another's end.
+
+        It needs one when there are more calls than threads. The executor goes by how often a thread found nothing to
+        do, and counts one that was given a call at that very moment as idle: the next call would wait behind it.
+        """
+        if len(self._threads) >= min(self._held, self._max_workers):
+            return
+        while self._idle_semaphore.acquire(blocking=False):
+            pass
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:

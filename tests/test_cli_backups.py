@@ -140,8 +140,8 @@ def test_a_signal_ends_it_cleanly(large: Path, tmp_path: Path, sent: signal.Sign
         while not any(dest.glob("staging/*")):
             assert running.poll() is None, running.communicate()
         running.send_signal(sent)
-        out, _ = running.communicate(timeout=60)
-    assert (running.returncode, out) == (code, b"")
+        out, errors = running.communicate(timeout=60)
+    assert (running.returncode, out) == (code, b""), errors.decode()
     assert list(dest.glob("staging/*")) == []
     assert manifests.state(dest).kind is Kind.CUT_OFF
     with Store.open(large) as opened, opened._database.read() as tx:
