@@ -324,7 +324,7 @@ class PastMachine(StoreMachine):
         going = self.expected_to_go(bucket, prefix, keep, markers, exempt)
         self.store.change_settings({"retention.rules": rules})
         told: list[Going] = []
-        before = self.reached()
+        before = self.to_stay()
         foreseen = self.store.preview_retention(each=told.append)
         assert [(one.version.key.key, one.version.seq) for one in told] == [(e.name[1], e.seq) for e in going]
         kept = {entry.seq for entry in going if entry.is_object and self.past.reaching(entry)}
@@ -335,7 +335,7 @@ class PastMachine(StoreMachine):
             self.oracle.versions[entry.name].remove(entry.version)
             self.past.follow(self.oracle, entry.name, first + number)
         objects = [entry for entry in going if entry.is_object]
-        freed = before - self.reached()
+        freed = before - self.to_stay()
         for found in (foreseen, done):
             assert (found.versions, found.markers) == (len(objects), len(going) - len(objects))
             assert (found.expired, found.dropped) == (0, 0)
@@ -345,6 +345,11 @@ class PastMachine(StoreMachine):
             sum(map(len, freed)),
         )
         self.store.change_settings({"retention.rules": {}})
+
+    def to_stay(self) -> set[bytes]:
+        """Every content that gc leaves: it begins with letting go of what only a snapshot kept that has gone since."""
+        shown = {entry.version.data for entry in self.past.gone() if entry.held and self.past.reaching(entry)}
+        return self.oracle.payloads() | {data for data in shown if data is not None}
 
     def expected_to_go(self, bucket: str, prefix: str, keep: int | None, markers: bool, exempt: bool) -> list[Entry]:
         """By the terms of S3's lifecycle: keys in order, of each the oldest first."""
