@@ -55,16 +55,18 @@ test: $(INSTALLED_DEV) ## run every test
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
 COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits connections database database_faults heartbeats inlined intake \
-  payloads quotas readers rollback rollback_plans rollback_rows staging store version_ids version_rows versions
+  payloads quotas readers rollback rollback_plans rollback_rows staging statements store version_ids version_rows version_walks versions \
+  wal_file
 REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews \
   retention_runs snapshots strays sweeps
 empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
-coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 5 minutes)
+coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 2 minutes)
 	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
 	  commits damage database garbage heartbeats holds horizons inlined parts past pins purging quotas reachability removals \
-	  reserve retention retention_model retention_runs rollback settings stamps statistics store strays trust versions)
+	  reserve retention retention_model retention_runs rollback settings stamps statements statistics store strays trust \
+	  version_walks versions wal_file)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.
