@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from gestalt_cas import reachability
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
+from gestalt_cas.reachability import REACHED
 from gestalt_cas.statements import Prepared
 
 STRETCH_ROWS = 4_000
@@ -33,10 +34,9 @@ _STRETCH = Prepared(
     f"{_COUNTS} AND (versions.bucket, versions.key, versions.seq) <= (:last_bucket, :last_key, :last_seq)"
 )
 _REST = Prepared(_COUNTS)
-_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
 _PAYLOADS = Prepared(f"""
-    SELECT count(*), coalesce(sum(size), 0), count(damaged_ms), count(*) FILTER (WHERE NOT {_REACHED}),
-        coalesce(sum(size) FILTER (WHERE NOT {_REACHED}), 0)
+    SELECT count(*), coalesce(sum(size), 0), count(damaged_ms), count(*) FILTER (WHERE NOT {REACHED}),
+        coalesce(sum(size) FILTER (WHERE NOT {REACHED}), 0)
     FROM blobs WHERE digest >= :lower AND digest < :upper
 """)
 _LOOSE = Prepared("""

@@ -13,17 +13,17 @@ from gestalt_cas import removals, schema
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared
 
-_IS_FILE, _IS_ROW = f"place = {schema.PLACE_FILE}", f"place != {schema.PLACE_FILE}"
+IS_FILE, IS_ROW = f"place = {schema.PLACE_FILE}", f"place != {schema.PLACE_FILE}"
+"""SQL, of a row of blobs: where the payload is."""
+REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
+"""SQL, of a row of blobs: whether a version has the payload."""
 _WITHIN = "digest >= :lower AND digest < :upper"
-_PAYLOAD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
 _RECORD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = unreachable.digest)"
 # A file whose payload is a row was published by an upload that came to nothing, or came too late: nobody reads it.
-_RECORD_IS_ROW = f"EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest AND blobs.{_IS_ROW})"
-_KNOWN = Prepared(f"SELECT digest FROM blobs WHERE {_WITHIN} AND {_IS_FILE}")
-_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {_IS_ROW}")
-_UNREACHED = Prepared(
-    f"SELECT digest, size, {_IS_ROW} FROM blobs WHERE {_WITHIN} AND NOT {_PAYLOAD_REACHED} ORDER BY digest"
-)
+_RECORD_IS_ROW = f"EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest AND blobs.{IS_ROW})"
+_KNOWN = Prepared(f"SELECT digest FROM blobs WHERE {_WITHIN} AND {IS_FILE}")
+_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {IS_ROW}")
+_UNREACHED = Prepared(f"SELECT digest, size, {IS_ROW} FROM blobs WHERE {_WITHIN} AND NOT {REACHED} ORDER BY digest")
 _MARKED = Prepared(f"SELECT digest, size, since_ms FROM unreachable WHERE {_WITHIN} ORDER BY digest")
 _MARK = Prepared("INSERT OR IGNORE INTO unreachable (digest, size, since_ms) VALUES (:digest, :size, :since_ms)")
 _UNMARK = Prepared("DELETE FROM unreachable WHERE digest = :digest")
@@ -47,15 +47,15 @@ _REFERENCES = Prepared(f"""
         LIMIT :limit
     )
 """)
-_AS_GARBAGE = Prepared(f"SELECT size, {_IS_ROW} FROM blobs WHERE digest = :digest")
+_AS_GARBAGE = Prepared(f"SELECT size, {IS_ROW} FROM blobs WHERE digest = :digest")
 _TAKE_OUT = Prepared(
     "DELETE FROM inlined WHERE id = (SELECT place FROM blobs WHERE blobs.digest = :digest) RETURNING id"
 )
-_ALL_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_IS_ROW}")
+_ALL_PLACES = Prepared(f"SELECT place FROM blobs WHERE {IS_ROW}")
 _DROP_ROW = Prepared("DELETE FROM inlined WHERE id = :place")
 _FORGET = Prepared("DELETE FROM blobs WHERE digest = :digest")
 _SIZE = Prepared(f"""
-    SELECT (SELECT coalesce(sum(size), 0) FROM blobs WHERE {_WITHIN} AND NOT {_PAYLOAD_REACHED}), (
+    SELECT (SELECT coalesce(sum(size), 0) FROM blobs WHERE {_WITHIN} AND NOT {REACHED}), (
         SELECT coalesce(sum(size), 0) FROM unreachable
         WHERE {_WITHIN} AND NOT EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest)
     )

@@ -37,11 +37,9 @@ from gestalt_cas.progress import Progress, silent
 from gestalt_cas.quotas import Quota
 from gestalt_cas.settings import recall
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared
 
 NOTES = {"check": inspection.NOTE, "backup": manifests.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
 """Under which name the last run of each tool noted itself down."""
-_COUNTER = Prepared("SELECT seq, commit_ms FROM counter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ def gather(parts: Parts, progress: Progress | None = None) -> Stats:
     contents, payloads = counting.count_versions(parts, tell), counting.count_payloads(parts, tell)
     found = glance(parts)
     with parts.database.read() as tx:
-        ((sequence, last_commit_ms),) = _COUNTER(tx)
+        sequence, last_commit_ms = history.last(tx)
         live = tuple(pins.live(tx, now_ms()))
         limits = tuple(quotas.standing(tx))
         named, held, known = len(snapshots.standing(tx)), holds.count(tx), history.horizons(tx)

@@ -51,7 +51,7 @@ class Wal:
     def __init__(self, path: Path, shared_memory: Path) -> None:
         self.file = WalFile(path)
         self._shared_memory = shared_memory
-        self._seen = self.file.taken()
+        self._seen = self.taken(RELIEF_BYTES)
         self._patience, self._pause = FIRST_PATIENCE, _FIRST_PAUSE
         self._stands_at = -1
         self._unseen = 0

@@ -18,6 +18,7 @@ import struct
 from pathlib import Path
 
 from gestalt_cas.durability import sync_file
+from gestalt_cas.refusals import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,10 @@ _STEP = bytes(1 << 20)
 """What is appended before each sync: a commit that comes meanwhile may have to wait for as much."""
 _LEAST_FREE = 8
 """How many times the room has to be free on the disk."""
-_HEADER = struct.Struct(">8I")
-_FRAME = struct.Struct(">6I")
+HEADER = struct.Struct(">8I")
+"""Magic number, version, page size, checkpoint number, two salts, two sums."""
+FRAME = struct.Struct(">6I")
+"""What stands before each page: its number, the database's pages after a commit or 0, two salts, two sums."""
 
 
 class WalFile:
@@ -65,7 +68,7 @@ class WalFile:
         commits need no room and meet a failing disk in their own right.
         """
         try:
-            if 0 < self.bytes < ROOM_BYTES and _free(self._path.parent) >= _LEAST_FREE * ROOM_BYTES:
+            if 0 < self.bytes < ROOM_BYTES and free_bytes(self._path.parent) >= _LEAST_FREE * ROOM_BYTES:
                 self._extend()
         except OSError as error:
             log.info("no room kept in the WAL: %s", error)
@@ -86,22 +89,17 @@ class WalFile:
 
 def _taken(fd: int) -> int:
     """Frames of the present round come first, so the first one of another is found by halving."""
-    header = os.pread(fd, _HEADER.size, 0)
-    if len(header) < _HEADER.size or not any(header):
+    header = os.pread(fd, HEADER.size, 0)
+    if len(header) < HEADER.size or not any(header):
         return 0
-    _, _, page_size, _, *salts, _, _ = _HEADER.unpack(header)
-    step = _FRAME.size + int(page_size)
-    first, behind = 0, (os.fstat(fd).st_size - _HEADER.size) // step
+    _, _, page_size, _, *salts, _, _ = HEADER.unpack(header)
+    step = FRAME.size + int(page_size)
+    first, behind = 0, (os.fstat(fd).st_size - HEADER.size) // step
     while first < behind:
         middle = (first + behind) // 2
-        frame = os.pread(fd, _FRAME.size, _HEADER.size + middle * step)
-        if len(frame) == _FRAME.size and list(_FRAME.unpack(frame)[2:4]) == salts:
+        frame = os.pread(fd, FRAME.size, HEADER.size + middle * step)
+        if len(frame) == FRAME.size and list(FRAME.unpack(frame)[2:4]) == salts:
             first = middle + 1
         else:
             behind = middle
-    return _HEADER.size + first * step
-
-
-def _free(directory: Path) -> int:
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+    return HEADER.size + first * step

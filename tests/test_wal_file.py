@@ -283,6 +283,6 @@ def test_a_server_keeps_room_once_something_was_written(memory: Path) -> None:
     assert not path.exists(), "closing moves all pages and removes it"
 
 
-def test_a_command_makes_no_room(store: Store) -> None:
+def test_without_the_background_work_no_room_is_made(store: Store) -> None:
     put(store, "k", b"x")
     assert 0 < store._database.wal_bytes < MIB

@@ -39,7 +39,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from gestalt_cas import ownership, schema, sqlite
+from gestalt_cas import history, ownership, sqlite
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
 from gestalt_cas.database import WRITE_TIMEOUT
@@ -48,6 +48,7 @@ from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMisma
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.objects import ObjectKey
+from gestalt_cas.reachability import IS_FILE, IS_ROW, REACHED
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.statements import Prepared
 
@@ -92,18 +93,14 @@ _GONE = -2
 _SINCE = {"gone": 3, "horizon": 3, "snapshot": 3, "hold": 4}
 """The format that brought what such a line is of, so that backups of earlier ones keep the root that they have."""
 _LINES = {kind: Prepared(text) for kind, text in _ROWS.items()}
-_IS_FILE, _IS_ROW = f"place = {schema.PLACE_FILE}", f"place != {schema.PLACE_FILE}"
-_PAYLOADS = Prepared(f"SELECT digest, size, sums FROM blobs WHERE {_IS_FILE} ORDER BY digest")
+_PAYLOADS = Prepared(f"SELECT digest, size, sums FROM blobs WHERE {IS_FILE} ORDER BY digest")
 _INLINED = Prepared(f"""
     SELECT blobs.digest, CAST(inlined.data AS BLOB) FROM blobs LEFT JOIN inlined ON inlined.id = blobs.place
-    WHERE blobs.{_IS_ROW} ORDER BY blobs.digest
+    WHERE blobs.{IS_ROW} ORDER BY blobs.digest
 """)
-_COUNTER = Prepared("SELECT seq, commit_ms FROM counter")
 _TOTALS = Prepared("SELECT count(*), coalesce(sum(size), 0) FROM blobs")
-_VOUCHED = Prepared(f"SELECT size FROM blobs WHERE digest = :digest AND damaged_ms IS NULL AND {_IS_FILE}")
-_DROP_UNREACHED = Prepared(
-    "DELETE FROM blobs WHERE NOT EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
-)
+_VOUCHED = Prepared(f"SELECT size FROM blobs WHERE digest = :digest AND damaged_ms IS NULL AND {IS_FILE}")
+_DROP_UNREACHED = Prepared(f"DELETE FROM blobs WHERE NOT {REACHED}")
 _DROP_LOOSE = Prepared("DELETE FROM inlined WHERE id NOT IN (SELECT place FROM blobs)")
 _DROP_NOTES = Prepared(f"DELETE FROM settings WHERE NOT ({_is_named(*store_settings.FIELDS, STORE_NOTE)})")
 _DROP_PINS = Prepared("DELETE FROM pins")
@@ -203,7 +200,7 @@ class RowCopy:
                 for rows in _batches(self._connection, statement):
                     counts[kind] += sum(row[_GONE] is None for row in rows) if kind == "version" else len(rows)
                     hasher.update("".join(f"{_line((kind, *row))}\n" for row in rows).encode())
-            sequence, commit_ms = _COUNTER(self._connection)[0]
+            sequence, commit_ms = history.last(self._connection)
             _, total = self.totals()
         return Contents(
             hasher.hexdigest(), sequence, commit_ms, counts["version"], counts["current"], counts["blob"], total

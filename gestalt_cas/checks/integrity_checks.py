@@ -106,11 +106,11 @@ def _lines(rows: list[tuple[Any, ...]]) -> list[str]:
 def _patiently(run: Inspection, sql: str, *parameters: object) -> list[tuple[Any, ...]] | None:
     """The rows of a long question; None when it was given up, since writers made the WAL grow meanwhile."""
     given_up = False
-    before = run.parts.database.wal_taken()
+    most = run.parts.database.wal_taken() + GIVE_UP_BYTES
 
     def step() -> int:
         nonlocal given_up
-        given_up = run.parts.database.wal_taken() > before + GIVE_UP_BYTES
+        given_up = run.parts.database.wal_taken(most) > most
         return given_up
 
     try:

@@ -13,16 +13,14 @@ it either; so what seems damaged is looked at again, and a log that was begun an
 from __future__ import annotations
 
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.checks.wal_sums import Sums, checksum
+from gestalt_cas.wal_file import FRAME, HEADER
 
-_HEADER = struct.Struct(">8I")
-_FRAME = struct.Struct(">6I")
 _BIG_ENDIAN, _LITTLE_ENDIAN = 0x377F0683, 0x377F0682
 _TRIES = 3
 
@@ -75,11 +73,11 @@ def _scan(path: Path) -> WalDamage | None:
     except FileNotFoundError:
         return None
     try:
-        header = os.pread(fd, _HEADER.size, 0)
-        if len(header) < _HEADER.size:
+        header = os.pread(fd, HEADER.size, 0)
+        if len(header) < HEADER.size:
             return None
         found = _Scan(fd, header).damage()
-        return found if os.pread(fd, _HEADER.size, 0) == header else None
+        return found if os.pread(fd, HEADER.size, 0) == header else None
     finally:
         os.close(fd)
 
@@ -88,7 +86,7 @@ class _Scan:
     """One look through a WAL whose header is known."""
 
     def __init__(self, fd: int, header: bytes) -> None:
-        magic, version, page_size, _, *rest = _HEADER.unpack(header)
+        magic, version, page_size, _, *rest = HEADER.unpack(header)
         self._fd = fd
         self._big_endian = magic == _BIG_ENDIAN
         self._salts = tuple(rest[:2])
@@ -96,8 +94,8 @@ class _Scan:
         sane = magic in (_BIG_ENDIAN, _LITTLE_ENDIAN) and version == 3007000 and 512 <= page_size <= 65536
         self._header_sound = sane and self._sum(header[:24], (0, 0)) == self._stored
         self._page_size = page_size if sane else 8192
-        self._step = _FRAME.size + self._page_size
-        self._frames = (os.fstat(fd).st_size - _HEADER.size) // self._step
+        self._step = FRAME.size + self._page_size
+        self._frames = (os.fstat(fd).st_size - HEADER.size) // self._step
 
     def damage(self) -> WalDamage | None:
         """The first frame (or the header) that is wrong, if at least one commit that was whole stands behind it."""
@@ -105,13 +103,13 @@ class _Scan:
         commits = 0
         before = self._stored
         for number in range(1, self._frames + 1):
-            frame = os.pread(self._fd, self._step, _HEADER.size + (number - 1) * self._step)
+            frame = os.pread(self._fd, self._step, HEADER.size + (number - 1) * self._step)
             if len(frame) < self._step:
                 break
-            page_number, commit, salt1, salt2, *sums = _FRAME.unpack_from(frame)
+            page_number, commit, salt1, salt2, *sums = FRAME.unpack_from(frame)
             ours = (salt1, salt2) == self._salts
             stored: Sums = (sums[0], sums[1])
-            follows = self._sum(frame[_FRAME.size :], self._sum(frame[:8], before)) == stored
+            follows = self._sum(frame[FRAME.size :], self._sum(frame[:8], before)) == stored
             before = stored
             if bad is None and not (ours and follows):
                 bad, page = number, page_number
