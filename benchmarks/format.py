@@ -27,7 +27,7 @@ from benchmarks import building
 from benchmarks.findings import Finding
 from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, timed, us
 from benchmarks.runs import Run
-from gestalt_cas import Store, schema, sqlite, tables
+from gestalt_cas import Store, dbapi, schema, tables
 from gestalt_cas.chunks import CHUNK_BYTES
 from gestalt_cas.connections import connect
 from gestalt_cas.database import Database
@@ -236,7 +236,7 @@ def compare_executions(root: Path, count: int, repetitions: int) -> None:
 def _engine(database: Path) -> Iterator[sqlalchemy.Engine]:
     """SQLAlchemy's own execution and pool over the store's kind of connection."""
     engine = sqlalchemy.create_engine(
-        "sqlite://", creator=lambda: connect(database), module=sqlite.driver, poolclass=sqlalchemy.QueuePool
+        "sqlite://", creator=lambda: dbapi.Connection(connect(database)), module=dbapi, poolclass=sqlalchemy.QueuePool
     )
     try:
         yield engine

@@ -17,11 +17,8 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
 
     `mode` is SQLite's URI mode: rw, or ro. Raises the translated StoreError.
     """
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
     try:
-        connection: Connection = sqlite.driver.connect(
-            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_FOREIGN_WAIT, cached_statements=256
-        )
+        connection = sqlite.connect(path, mode=mode, wait=_FOREIGN_WAIT)
     except DriverError as error:
         raise sqlite.translate(error) from error
     try:

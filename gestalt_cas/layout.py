@@ -202,7 +202,7 @@ class Layout:
         closing it drops the locks that this process may hold on the file through SQLite.
         """
         try:
-            connection = sqlite.driver.connect(f"{self.database.as_uri()}?mode=ro&immutable=1", uri=True)
+            connection = sqlite.connect(self.database, mode="ro", immutable=True)
             with contextlib.closing(connection):
                 return int(connection.execute("PRAGMA application_id").fetchall()[0][0])
         except DriverError:

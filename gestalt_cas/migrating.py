@@ -13,7 +13,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 
-from gestalt_cas import schema, sqlite
+from gestalt_cas import dbapi, schema, sqlite
 from gestalt_cas.errors import StoreUnusable
 from gestalt_cas.sqlite import Connection, DriverError
 
@@ -35,7 +35,7 @@ def migrated(connection: Connection) -> Iterator[None]:
     begins after that and is committed before it ends. Raises the translated StoreError.
     """
     engine = sqlalchemy.create_engine(
-        "sqlite://", creator=lambda: connection, module=sqlite.driver, poolclass=sqlalchemy.StaticPool
+        "sqlite://", creator=lambda: dbapi.Connection(connection), module=dbapi, poolclass=sqlalchemy.StaticPool
     )
     try:
         with engine.connect() as handed, handed.begin() as transaction:

@@ -134,4 +134,6 @@ def cached(connection: Connection, number: int) -> Iterator[None]:
 
 
 def _many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
-    return connection.executemany(statement, rows).rowcount if rows else 0
+    before = connection.total_changes()
+    connection.executemany(statement, rows)
+    return connection.total_changes() - before

@@ -1,47 +1,59 @@
-"""Which SQLite this process uses, and what its error codes mean to the store.
+"""Which SQLite this process uses, how a file of it is opened, and what its errors mean to the store.
 
-pysqlite3's wheels carry their own, current SQLite; where no wheel exists the interpreter's is used. SQLite 3.7.0 to
-3.51.2 has the WAL-reset bug (a checkpoint that overlaps a commit can lose committed transactions; fixed in 3.51.3,
-3.50.7 and 3.44.6). The store never checkpoints beside a commit, whatever the version: every commit and checkpoint holds
-write.lock and automatic checkpoints are off. The version is still shown, since other programs may open the file.
+APSW's wheels carry their own, current SQLite on every platform, compiled to sync with fdatasync, which spares a commit
+what fsync takes for the time of the file's last change (docs/performance.md). SQLite 3.7.0 to 3.51.2 has the WAL-reset
+bug (a checkpoint that overlaps a commit can lose committed transactions; fixed in 3.51.3, 3.50.7 and 3.44.6). The store
+never checkpoints beside a commit, whatever the version: every commit and checkpoint holds write.lock and automatic
+checkpoints are off. The version is still shown, since other programs may open the file, and an APSW that somebody built
+himself may use an older library.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from types import ModuleType
-from typing import cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import apsw
 
 from gestalt_cas.errors import DatabaseDamaged, DiskFull, StorageFault, StoreBusy, StoreError, TooManyStreams
 
-try:
-    from pysqlite3 import dbapi2 as _bundled
-except ImportError:
-    driver: ModuleType = sqlite3
-    bundled = False
+DriverError = (apsw.Error, UnicodeDecodeError)
+"""What a statement raises; the second is how the driver says that a text in the file is not UTF-8."""
+VERSION = apsw.sqlite_lib_version()
+"""The version of the SQLite library in use, as it writes it: 3.54.1."""
+BUNDLED = apsw.using_amalgamation
+"""Whether it came with APSW, as in its wheels, rather than with the system."""
+
+if TYPE_CHECKING:
+
+    class Cursor(apsw.Cursor):
+        """What a statement gives: rows of whatever their columns hold."""
+
+        def fetchall(self) -> list[Any]: ...
+        def fetchone(self) -> Any: ...
+
+    class Connection(apsw.Connection):
+        """The driver's connection."""
+
+        def execute(self, statements: str, bindings: Any = None, **options: Any) -> Cursor: ...
+        def executemany(self, statements: str, sequenceofbindings: Any, **options: Any) -> Cursor: ...
+
 else:
-    driver = cast(ModuleType, _bundled)
-    bundled = True
-
-Connection = sqlite3.Connection
-"""The driver's connection; pysqlite3's has the same methods."""
-DriverError: type[Exception] = driver.Error
-
-# The driver looks for an adapter of every value but numbers and text, and finds out by errors, raised and caught, that
-# there is none (docs/performance.md). These two give back what they are given.
-driver.register_adapter(bytes, bytes)
-driver.register_adapter(type(None), {}.get)
+    Connection = apsw.Connection
 
 OLDEST = (3, 37, 0)
 """The oldest SQLite that the statements need (RETURNING: 3.35; the WITHOUT ROWID fixes around it: 3.37)."""
 
+_STATEMENTS = 256
+"""How many compiled statements a connection keeps: more than the store has."""
 _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
 
 
 def version() -> tuple[int, int, int]:
     """The version of the SQLite library in use."""
-    major, minor, patch = (int(part) for part in driver.sqlite_version.split("."))
+    major, minor, patch = (int(part) for part in VERSION.split("."))
     return major, minor, patch
 
 
@@ -56,30 +68,54 @@ def has_wal_reset_bug(found: tuple[int, int, int]) -> bool:
 
 def describe() -> str:
     """One line for logs: version, where it comes from, whether it has the WAL-reset bug."""
-    source = "from pysqlite3" if bundled else "of the interpreter"
+    source = "from APSW" if BUNDLED else "of the system"
     bug = "has the WAL-reset bug, kept away by locks" if has_wal_reset_bug(version()) else "without the WAL-reset bug"
-    return f"SQLite {driver.sqlite_version} {source}, {bug}"
+    return f"SQLite {VERSION} {source}, {bug}"
+
+
+def connect(path: Path, *, mode: str = "rwc", immutable: bool = False, wait: float = 5.0) -> Connection:
+    """A connection to the file in autocommit mode, which may go from thread to thread, used by one at a time.
+
+    `mode` is SQLite's URI mode: rwc makes an absent file, rw and ro do not. An `immutable` file is one that nobody
+    changes: SQLite makes no file beside it. A statement waits up to `wait` seconds for another program's lock. Raises
+    DriverError.
+    """
+    unchanging = "&immutable=1" if immutable else ""
+    connection = _opened(f"{path.absolute().as_uri()}?mode={mode}{unchanging}")
+    connection.set_busy_timeout(round(wait * 1000))
+    return connection
+
+
+def in_memory() -> Connection:
+    """A connection to an empty database in memory."""
+    return _opened(":memory:")
+
+
+def _opened(uri: str) -> Connection:
+    flags = apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = Connection(uri, flags=flags, statementcachesize=_STATEMENTS)
+    # What SQLite sorts or keeps for undoing one statement; beside the store a full disk would fail the statement.
+    connection.execute("PRAGMA temp_store=MEMORY")
+    return connection
+
+
+def copy(
+    source: Connection, destination: Connection, *, pages: int = -1, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Replace what `destination` holds by what `source` sees, `pages` at a time, or all of them in one step.
+
+    After each step `progress` is called with how many pages are left and how many there are; it may raise to stop.
+    """
+    with destination.backup("main", source, "main") as backup:
+        while not backup.done:
+            backup.step(pages)
+            if progress is not None:
+                progress(backup.remaining, backup.page_count)
 
 
 def primary_code(error: Exception) -> int:
-    """SQLite's primary result code of a driver error; 0 when the driver does not tell."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else _code_from_text(str(error))
-
-
-def _code_from_text(text: str) -> int:
-    for part, code in (
-        ("database or disk is full", _FULL),
-        ("disk I/O error", _IOERR),
-        ("is locked", _BUSY),
-        ("readonly database", _READONLY),
-        ("malformed", _CORRUPT),
-        ("not a database", _NOTADB),
-        ("Could not decode", _CORRUPT),
-    ):
-        if part in text:
-            return code
-    return 0
+    """SQLite's primary result code of a driver error; 0 for what is not SQLite's own."""
+    return _CORRUPT if isinstance(error, UnicodeDecodeError) else getattr(error, "result", 0)
 
 
 def is_io_error(error: Exception) -> bool:

@@ -101,8 +101,8 @@ class Stats(AtOnce):
     horizons: Mapping[str, Horizon]
     format: int = schema.FORMAT
     revision: str = schema.REVISION
-    sqlite_version: str = sqlite.driver.sqlite_version
-    sqlite_bundled: bool = sqlite.bundled
+    sqlite_version: str = sqlite.VERSION
+    sqlite_bundled: bool = sqlite.BUNDLED
     sqlite_wal_reset_bug: bool = sqlite.has_wal_reset_bug(sqlite.version())
 
     @property

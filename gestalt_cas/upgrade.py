@@ -42,7 +42,7 @@ def open_schema(
     """
     if sqlite.version() < sqlite.OLDEST:
         wanted = ".".join(str(part) for part in sqlite.OLDEST)
-        raise StoreUnusable(f"SQLite {sqlite.driver.sqlite_version} is too old; {wanted} or newer is needed")
+        raise StoreUnusable(f"SQLite {sqlite.VERSION} is too old; {wanted} or newer is needed")
     deadline = time.monotonic() + OPEN_TIMEOUT
     while True:
         schema_lock.acquire(deadline, shared=True)
@@ -177,9 +177,9 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     part.unlink(missing_ok=True)
     fd = ownership.make_file(part, os.O_RDWR, 0o600)
     try:
-        with closing(connect(layout.database)) as source, closing(sqlite.driver.connect(part)) as destination:
+        with closing(connect(layout.database)) as source, closing(sqlite.connect(part)) as destination:
             destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
-            source.backup(destination)
+            sqlite.copy(source, destination)
         sync_file(fd)
     except DriverError as error:
         raise sqlite.translate(error) from error

@@ -41,14 +41,14 @@ def store_fixture(empty_store: Path, tmp_path: Path) -> Iterator[Store]:
 
 def query(directory: Path, sql: str, *parameters: object, name: str = "metadata.sqlite3") -> list[tuple[Any, ...]]:
     """Rows of a database that nobody has open."""
-    connection = sqlite.driver.connect(directory / name)
+    connection = sqlite.connect(directory / name)
     with contextlib.closing(connection):
         rows: list[tuple[Any, ...]] = connection.execute(sql, parameters).fetchall()
         return rows
 
 
 def alter(directory: Path, sql: str, *parameters: object) -> None:
-    connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
+    connection = sqlite.connect(directory / "metadata.sqlite3")
     with contextlib.closing(connection):
         connection.execute(sql, parameters)
 

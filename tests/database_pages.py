@@ -50,8 +50,7 @@ def read_page(database: Path, number: int) -> bytes:
 
 
 def _roots(database: Path) -> dict[str, int]:
-    uri = f"{database.as_uri()}?mode=ro&immutable=1"
-    with closing(sqlite.driver.connect(uri, uri=True)) as connection:
+    with closing(sqlite.connect(database, mode="ro", immutable=True)) as connection:
         return dict(connection.execute("SELECT name, rootpage FROM sqlite_schema WHERE rootpage > 0").fetchall())
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import before_forks
+from driver_aids import trace_statements
 from gestalt_cas import sqlite
 
 before_forks.make_ready()
@@ -34,14 +35,14 @@ class _Countdown:
 
 def at_statement(number: int) -> None:
     """End this process before SQLite runs its statement of this number, counted over all connections made from now."""
-    countdown, connect = _Countdown(number), sqlite.driver.connect
+    countdown, connect = _Countdown(number), sqlite.connect
 
     def traced(*args: Any, **kwargs: Any) -> Any:
         connection = connect(*args, **kwargs)
-        connection.set_trace_callback(lambda _: countdown.step())
+        trace_statements(connection, lambda _: countdown.step())
         return connection
 
-    sqlite.driver.connect = traced  # type: ignore[attr-defined]
+    sqlite.connect = traced
 
 
 def at_line(number: int, modules: Collection[str]) -> None:

@@ -27,7 +27,7 @@ LAYERS = (
     }
     | {"presign", "ranges", "sigv4", "stamps", "tokens", "urls"},
     {"answers", "blob_rows", "blobs", "buckets", "commits", "connections", "database", "database_faults"}
-    | {"durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
+    | {"dbapi", "durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
     | {"payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers", "refusals", "remedies"}
     | {"removals", "reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging"}
     | {"statements", "tables", "upgrade", "version_ids", "version_rows", "version_walks", "versions", "wal"}
@@ -63,8 +63,8 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
     "gestalt": {"observing", "provider"},
     "opentelemetry": {"observing"},
-    "sqlite3": {"sqlite"},
-    "pysqlite3": {"sqlite"},
+    "sqlite3": set(),
+    "apsw": {"dbapi", "sqlite"},
     "sqlalchemy": {"checks", "migrating", "tables"},
     "alembic": {"migrating"},
     "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},

@@ -23,7 +23,7 @@ class Disk:
     """A database in memory whose transactions are counted, held up, and made to fail."""
 
     def __init__(self) -> None:
-        self.connection = sqlite.driver.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self.connection = sqlite.in_memory()
         self.connection.execute("CREATE TABLE done (name TEXT)")
         self.gate = threading.Event()
         self.gate.set()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from driver_aids import BUSY, CORRUPT, ERROR, FULL, IOERR, IOERR_FSYNC, LOCKED, NOTADB, driver_error
 from gestalt_cas import Store, connections, database, readers, schema, sqlite, wal
 from gestalt_cas.connections import connect
 from gestalt_cas.errors import (
@@ -28,16 +29,8 @@ from gestalt_cas.errors import (
     TooManyStreams,
 )
 from gestalt_cas.locks import FileLock
-from storage import Child, Failing, bare, body, child, history, key, put, rows
-
-BUSY, IOERR, CORRUPT, FULL, NOTADB = 5, 10, 11, 13, 26
-IOERR_FSYNC = 1034  # an extended code: its primary one is IOERR
-
-
-def driver_error(code: int, text: str = "made up") -> Exception:
-    error = sqlite.driver.OperationalError(text)
-    error.sqlite_errorcode = code
-    return error
+from gestalt_cas.sqlite import DriverError
+from storage import Child, Failing, body, child, history, key, put, rows
 
 
 class Faulty:
@@ -159,7 +152,7 @@ def test_idle_readers_are_kept_up_to_a_limit(store: Store, monkeypatch: pytest.M
     for block in blocks:
         block.__exit__(None, None, None)
     assert len(store._database._readers._idle) == 2
-    with pytest.raises(sqlite.driver.ProgrammingError):
+    with pytest.raises(DriverError, match="closed"):
         connections[-1].execute("SELECT 1")
 
 
@@ -503,7 +496,7 @@ def test_damage_found_by_the_check_after_a_fault_stops_writes(store: Store) -> N
         put(store, "k", b"two")
     code = """
         from gestalt_cas import sqlite
-        connection = sqlite.driver.connect(arguments[0], isolation_level=None)
+        connection = sqlite.connect(Path(arguments[0]))
         root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'current'").fetchall()[0][0]
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
@@ -607,7 +600,7 @@ def test_a_foreign_writer_makes_it_busy(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(connections, "_FOREIGN_WAIT", 0.05)
     code = """
         from gestalt_cas import sqlite
-        connection = sqlite.driver.connect(arguments[0], isolation_level=None)
+        connection = sqlite.connect(Path(arguments[0]))
         connection.execute("BEGIN IMMEDIATE")
         print("begun", flush=True)
         sys.stdin.readline()
@@ -872,13 +865,13 @@ def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path, monkeypatc
     (tmp_path / "garbage").write_bytes(b"no database " * 1000)
     made: list[Any] = []
 
-    class Driver:
-        def connect(self, *arguments: Any, **options: Any) -> Faulty:
-            made.append(Faulty(sqlite_driver.connect(*arguments, **options), "none", ValueError()))
-            return made[-1]
+    connect = sqlite.connect
 
-    sqlite_driver = sqlite.driver
-    monkeypatch.setattr(sqlite, "driver", Driver())
+    def spied(*arguments: Any, **options: Any) -> Faulty:
+        made.append(Faulty(connect(*arguments, **options), "none", ValueError()))
+        return made[-1]
+
+    monkeypatch.setattr(sqlite, "connect", spied)
     with pytest.raises(DatabaseDamaged):
         database.connect(tmp_path / "garbage")
     assert [connection.closed for connection in made] == [True]
@@ -899,21 +892,32 @@ def test_too_many_open_files_are_told_as_such(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("text", "error"),
+    ("code", "error"),
     [
-        ("database or disk is full", DiskFull),
-        ("disk I/O error", StorageFault),
-        ("database is locked", StoreBusy),
-        ("database table is locked", StoreBusy),
-        ("database disk image is malformed", DatabaseDamaged),
-        ("file is not a database", DatabaseDamaged),
-        ("no such table: x", StorageFault),
+        (FULL, DiskFull),
+        (IOERR, StorageFault),
+        (IOERR_FSYNC, StorageFault),
+        (BUSY, StoreBusy),
+        (LOCKED, StoreBusy),
+        (CORRUPT, DatabaseDamaged),
+        (NOTADB, DatabaseDamaged),
+        (ERROR, StorageFault),
     ],
 )
-def test_a_driver_without_codes_is_understood_by_its_words(text: str, error: type[StoreError]) -> None:
-    failure = sqlite.driver.OperationalError(text)
+def test_errors_are_told_by_their_codes(code: int, error: type[StoreError]) -> None:
+    failure = driver_error(code)
     assert type(sqlite.translate(failure)) is error
-    assert sqlite.is_io_error(failure) is (text == "disk I/O error")
+    assert sqlite.is_io_error(failure) is (code in (IOERR, IOERR_FSYNC))
+
+
+def test_text_that_is_not_utf_8_is_damage(store: Store) -> None:
+    """The driver raises no error of its own for it."""
+    put(store, "k", b"one")
+    with store._database.write() as tx:
+        tx.execute("UPDATE versions SET content_type = CAST(x'ff' AS TEXT)")
+    with pytest.raises(DatabaseDamaged):
+        store.head(key("k"))
+    assert "damaged" in store.health()
 
 
 @pytest.mark.parametrize(
@@ -928,29 +932,12 @@ def test_which_sqlite_has_the_wal_reset_bug(version: tuple[int, int, int], bug: 
     assert sqlite.has_wal_reset_bug(version) is bug
 
 
-def test_the_interpreters_own_sqlite_serves_where_there_is_no_wheel(tmp_path: Path) -> None:
-    code = """
-        import sys
-        sys.modules["pysqlite3"] = None
-        import sqlite3
-        from gestalt_cas import Store, sqlite
-        from storage import body, history, put
-        assert sqlite.driver is sqlite3
-        assert "of the interpreter" in sqlite.describe()
-        with Store.open(sys.argv[1]) as store:
-            put(store, "k", b"one")
-            put(store, "k", b"two")
-            assert body(store, "k") == b"two"
-            assert len(history(store, "k")) == 2
-    """
-    bare(code, tmp_path / "store")
-    with Store.open(tmp_path / "store") as store:
-        assert body(store, "k") == b"two"
-
-
 def test_what_is_told_of_the_sqlite_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sqlite.driver.sqlite_version in sqlite.describe()
-    assert ("from pysqlite3" in sqlite.describe()) is sqlite.bundled
+    assert sqlite.VERSION in sqlite.describe()
+    monkeypatch.setattr(sqlite, "BUNDLED", True)
+    assert "from APSW" in sqlite.describe()
+    monkeypatch.setattr(sqlite, "BUNDLED", False)
+    assert "of the system" in sqlite.describe()
     monkeypatch.setattr(sqlite, "version", lambda: (3, 40, 1))
     assert "has the WAL-reset bug" in sqlite.describe()
     monkeypatch.setattr(sqlite, "version", lambda: (3, 53, 4))

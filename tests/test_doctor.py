@@ -153,7 +153,7 @@ def test_a_damaged_database(directory: Path, content: bytes | None) -> None:
     ],
 )
 def test_another_format(directory: Path, sql: str, severity: Severity, text: str) -> None:
-    connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
+    connection = sqlite.connect(directory / "metadata.sqlite3")
     connection.execute(sql)
     connection.close()
     finding = worst(directory, "database")
@@ -475,7 +475,7 @@ def test_the_port_of_urls(directory: Path) -> None:
 
 def test_versions(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = " ".join(finding.text for finding in found(directory, "versions"))
-    assert sqlite.driver.sqlite_version in texts
+    assert sqlite.VERSION in texts
     assert "blake3 " in texts
     monkeypatch.setattr(sqlite, "version", lambda: (3, 40, 1))
     finding = worst(directory, "versions")

@@ -376,7 +376,7 @@ def test_the_longest_held_prefix_is_found(prefixes: list[tuple[str, str]], name:
 
 
 def holds_alone() -> Connection:
-    connection: Connection = sqlite.driver.connect(":memory:", isolation_level=None)
+    connection = sqlite.in_memory()
     connection.execute(str(CreateTable(tables.holds).compile(dialect=sqlite_dialect())))
     return connection
 

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from command_line import command_in
-from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, upgrade
+from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
 from gestalt_cas.errors import (
     BeforeHorizon,
     BlobMissing,
@@ -26,7 +27,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.objects import Headers, ListQuery
-from storage import bare, child, payload_path, rows
+from storage import child, payload_path, rows
 from wire import protos
 from wire.client import Client
 from wire.process import SERVE, Process, Server
@@ -372,7 +373,8 @@ def test_a_later_store_is_refused_unchanged(later: Path, create: bool) -> None:
 
 def test_a_later_store_whose_wal_is_gone_is_refused_unchanged(later: Path) -> None:
     database = later / "metadata.sqlite3"
-    bare("import sys; from gestalt_cas import sqlite; sqlite.driver.connect(sys.argv[1]).execute('VACUUM')", database)
+    with closing(sqlite.connect(database)) as connection:
+        connection.execute("VACUUM")
     assert not (later / "metadata.sqlite3-wal").exists()
     before = content(later)
     with pytest.raises(SchemaTooNew):

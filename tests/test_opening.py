@@ -13,19 +13,20 @@ from storage import child, put
 
 READY = """
     import json
+    from driver_aids import trace_statements
     from gestalt_cas import config, sqlite
     from gestalt_cas.mounts import Mounts
 
     looked, said = [], []
     sys.addaudithook(lambda event, args: event in ("os.listdir", "os.scandir", "open") and looked.append(str(args[0])))
-    connect = sqlite.driver.connect
+    connect = sqlite.connect
 
     def traced(*args, **kwargs):
         connection = connect(*args, **kwargs)
-        connection.set_trace_callback(said.append)
+        trace_statements(connection, said.append)
         return connection
 
-    sqlite.driver.connect = traced
+    sqlite.connect = traced
     mounts = Mounts()
     mounts.configure(config.parse({"dataDir": arguments[0]}))
     mounts.present.store.maintain()
@@ -46,7 +47,10 @@ def test_no_directory_of_payloads_and_no_table_is_gone_through(tmp_path: Path) -
     assert any("settings" in statement for statement in said), "the trace saw nothing"
     with Store.open(tmp_path / "store") as store, store._database.read() as tx:
         plans = {
-            statement: [row[-1] for row in tx.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()]
+            statement: [
+                row[-1]
+                for row in tx.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * statement.count("?")).fetchall()
+            ]
             for statement in said
             if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT"))
         }

@@ -143,7 +143,7 @@ def test_sees_every_write_of_sqlite(tmp_path: Path) -> None:
     entries = recorded(
         """
         from gestalt_cas import sqlite
-        connection = sqlite.driver.connect("data", isolation_level=None)
+        connection = sqlite.connect(Path("data"))
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("CREATE TABLE t (x)")

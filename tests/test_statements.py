@@ -14,7 +14,7 @@ import pytest
 
 import gestalt_cas
 from gestalt_cas import Store
-from gestalt_cas.sqlite import driver
+from gestalt_cas.sqlite import DriverError
 from gestalt_cas.statements import Prepared
 from storage import ROOT, put, rows
 
@@ -64,7 +64,7 @@ def test_values_go_by_their_names(store: Store) -> None:
 
 
 def test_a_name_that_no_table_has_is_found(store: Store) -> None:
-    with store._database.read() as tx, pytest.raises(driver.OperationalError, match="no such column"):
+    with store._database.read() as tx, pytest.raises(DriverError, match="no such column"):
         Prepared("SELECT missing FROM versions WHERE key = :key")(tx, key=b"k")
 
 

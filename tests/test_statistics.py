@@ -127,7 +127,7 @@ def test_sqlite_and_sequence(store: Store) -> None:
     made = put(store, "k", b"x")
     found = store.stats()
     assert (found.sequence, found.last_commit_ms) == (made.seq, made.modified_ms)
-    assert found.sqlite_version == sqlite.driver.sqlite_version
+    assert found.sqlite_version == sqlite.VERSION
     assert found.sqlite_wal_reset_bug == sqlite.has_wal_reset_bug(sqlite.version())
 
 
@@ -198,7 +198,7 @@ def test_the_verb_prints_every_figure(cas: Command, store: Store) -> None:
     assert lines["quota"] == "bucket: 500 of 2048 bytes used"
     assert lines["last check"] == "never"
     assert lines["last backup"] == "never, done, blobs 3"
-    assert lines["SQLite"].startswith(sqlite.driver.sqlite_version)
+    assert lines["SQLite"].startswith(sqlite.VERSION)
     assert "quota                bucket: 500 of 2.0K bytes used\n" in cas("stats", "-h").text
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from driver_aids import IOERR, driver_error
 from gestalt_cas import (
     ByteRange,
     Conditions,
@@ -22,7 +23,6 @@ from gestalt_cas import (
     Store,
     changes,
     pages,
-    sqlite,
     staging,
 )
 from gestalt_cas.database import Database
@@ -772,7 +772,7 @@ def test_a_full_disk_shows_although_the_store_is_sound(store: Store, monkeypatch
 
 
 def test_a_passing_fault_is_mended_without_a_write(store: Store) -> None:
-    error = sqlite.driver.OperationalError("disk I/O error")
+    error = driver_error(IOERR, "disk I/O error")
     store._database._faults.note(error)
     assert "disk I/O error" in store.health()
     store.maintain()

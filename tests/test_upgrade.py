@@ -16,7 +16,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import next_format
-from gestalt_cas import Store, database, migrating, schema, sqlite, tables, upgrade
+from driver_aids import CANTOPEN, IOERR, driver_error
+from gestalt_cas import Store, database, dbapi, migrating, schema, sqlite, tables, upgrade
 from gestalt_cas.errors import (
     DatabaseDamaged,
     NoStore,
@@ -29,7 +30,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock
-from storage import Child, body, change, child, history, put, rows, run_together
+from storage import Child, Failing, body, change, child, history, put, rows, run_together
 
 DATABASE = "metadata.sqlite3"
 OBJECTS = {"a": [b"one", b"two"], "b/c": [b"three"], "d\0e": [b"", b"x" * 3000]}
@@ -57,8 +58,7 @@ def intact(store: Store) -> None:
 
 def raw(path: Path) -> sqlite.Connection:
     """A connection of SQLite's own making, for stores that nobody has open."""
-    connection: sqlite.Connection = sqlite.driver.connect(path, isolation_level=None)
-    return connection
+    return sqlite.connect(path)
 
 
 def alter(path: Path, *statements: str) -> None:
@@ -126,7 +126,9 @@ def described(path: Path) -> dict[str, Any]:
 
 def test_the_migrated_schema_is_that_of_the_code(tmp_path: Path) -> None:
     Store.open(tmp_path / "store").close()
-    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'plain.sqlite3'}", module=sqlite.driver)
+    engine = sqlalchemy.create_engine(
+        "sqlite://", creator=lambda: dbapi.Connection(raw(tmp_path / "plain.sqlite3")), module=dbapi
+    )
     tables.metadata.create_all(engine)
     engine.dispose()
     migrated, plain = described(tmp_path / "store" / DATABASE), described(tmp_path / "plain.sqlite3")
@@ -142,7 +144,7 @@ def test_the_comparison_sees_what_matters(tmp_path: Path) -> None:
     descriptions = []
     for number, form in enumerate(forms):
         connection = raw(tmp_path / f"{number}")
-        connection.executescript(base.format(*form))
+        connection.execute(base.format(*form))
         connection.close()
         found = described(tmp_path / f"{number}")
         for details in found.values():
@@ -215,7 +217,7 @@ def test_a_newer_store_with_changes_in_its_wal_is_refused_unchanged(old: Path) -
     """Its server was killed: what it committed is in the WAL only, and stays there."""
     code = """
         from gestalt_cas import sqlite
-        connection = sqlite.driver.connect(Path(arguments[0]) / "metadata.sqlite3", isolation_level=None)
+        connection = sqlite.connect(Path(arguments[0]) / "metadata.sqlite3")
         connection.execute("PRAGMA wal_autocheckpoint=0")
         connection.execute("PRAGMA user_version=99")
         os._exit(9)
@@ -323,7 +325,7 @@ def stale_wal(path: Path) -> None:
     """The committed WAL of some other database beside no database: it must not count as the new one's."""
     code = """
         from gestalt_cas import sqlite
-        connection = sqlite.driver.connect(arguments[0], isolation_level=None)
+        connection = sqlite.connect(Path(arguments[0]))
         connection.execute("PRAGMA page_size=8192")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE theirs (x)")
@@ -550,16 +552,16 @@ def test_an_upgrade_without_room_leaves_the_old_store(old: Path, second: Path) -
 
 
 def test_an_upgrade_whose_copy_cannot_be_opened_leaves_the_old_store(old: Path, second: Path) -> None:
-    connect = sqlite.driver.connect
+    connect = sqlite.connect
 
     def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
         if str(path).endswith(".part"):
-            raise sqlite.driver.OperationalError("unable to open database file")
+            raise driver_error(CANTOPEN, "unable to open database file")
         return connect(path, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         next_format.install(second, patch)
-        patch.setattr(sqlite.driver, "connect", refuse)
+        patch.setattr(sqlite, "connect", refuse)
         with pytest.raises(StorageFault, match="unable to open"):
             Store.open(old)
     with Store.open(old) as store:
@@ -702,18 +704,15 @@ def test_whoever_comes_second_finds_the_work_done(old: Path, monkeypatch: pytest
 
 
 class Refusing:
-    """A connection on which one statement, or a backup, meets an I/O error."""
+    """A connection on which one statement meets an I/O error."""
 
     def __init__(self, real: sqlite.Connection, what: str) -> None:
         self.real, self.what = real, what
 
     def execute(self, sql: str) -> Any:
         if self.what in sql:
-            raise sqlite.driver.OperationalError("disk I/O error")
+            raise driver_error(IOERR, "disk I/O error")
         return self.real.execute(sql)
-
-    def backup(self, target: sqlite.Connection) -> None:
-        raise sqlite.driver.OperationalError("disk I/O error")
 
     def close(self) -> None:
         self.real.close()
@@ -731,6 +730,8 @@ def test_a_disk_that_fails_meanwhile_is_told_and_a_later_try_works(
         next_format.install(second, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(upgrade, "connect", lambda path, mode="rw": Refusing(connect(path, mode=mode), what))
+        if what == "backup":
+            patch.setattr(sqlite, "copy", Failing(sqlite.copy, driver_error(IOERR, "disk I/O error")))
         if what == "application_id":
             directory.mkdir()
             (directory / "blobs").mkdir()

@@ -468,13 +468,19 @@ class Undone(Exception):
 
 def cost(tx: Any, work: Callable[[], object]) -> int:
     """Instructions, in tens."""
-    ran: list[None] = []
-    tx.set_progress_handler(lambda: ran.append(None), 10)
+    ran = 0
+
+    def step() -> bool:
+        nonlocal ran
+        ran += 1
+        return False
+
+    tx.set_progress_handler(step, 10)
     try:
         work()
     finally:
         tx.set_progress_handler(None, 10)
-    return len(ran)
+    return ran
 
 
 def costs(store: Store, work: Callable[[Any, int], object]) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from driver_aids import trace_statements
 from gestalt_cas import Store, schema, wal, wal_file
 from gestalt_cas.checks import wal_checks
 from gestalt_cas.wal_file import ROOM_BYTES, WalFile
@@ -119,7 +120,7 @@ def test_room_makes_no_work_for_the_background(store: Store) -> None:
     statements: list[str] = []
     writer = store._database._writer
     assert writer is not None
-    writer.set_trace_callback(statements.append)
+    trace_statements(writer, statements.append)
     store.maintain()
     assert not statements
     for number in range(90):

@@ -304,7 +304,7 @@ def _sequence(parts: Parts) -> int:
 def _fold(target: Layout) -> None:
     """Bring what the WAL of the old rows holds into them, and remove it: they get a second name without it."""
     if target.wal.exists():
-        with suppress(StoreError, DriverError):  # rows that cannot be read are of no use, and are about to be replaced
+        with suppress(StoreError, *DriverError):  # rows that cannot be read are of no use, and are about to be replaced
             connection = connect(target.database)
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -34,6 +34,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -139,7 +140,7 @@ class RowCopy:
     def __init__(self, path: Path) -> None:
         self.path = path
         with _translated(path):
-            self._connection: Connection = sqlite.driver.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection: Connection = sqlite.connect(path)
         try:
             with _translated(path):
                 # Ours alone, so SQLite needs no file for sharing it.
@@ -293,7 +294,7 @@ def take(source: Connection, target: Path, layout: Layout, writer_lock: WriterLo
     """
     begin(target)
     with _translated(target):
-        destination: Connection = sqlite.driver.connect(target, isolation_level=None)
+        destination: Connection = sqlite.connect(target)
         try:
             # Nobody reads the file before it is whole, and it is synced then.
             destination.execute("PRAGMA synchronous=OFF")
@@ -301,13 +302,13 @@ def take(source: Connection, target: Path, layout: Layout, writer_lock: WriterLo
             source.execute("SELECT seq FROM counter").fetchall()  # from here on the view stands
             with ExitStack() as turn:
 
-                def after_step(_: int, left: int, pages: int) -> None:
+                def after_step(left: int, pages: int) -> None:
                     tell(pages - left, pages)
                     turn.close()
                     if left and writer_lock is not None and _length(layout.wal) > PATIENT_BYTES:
                         turn.enter_context(writer_lock.held(WRITE_TIMEOUT))
 
-                source.backup(destination, pages=STEP_PAGES, progress=after_step)
+                sqlite.copy(source, destination, pages=STEP_PAGES, progress=after_step)
         finally:
             destination.close()
 
@@ -330,7 +331,7 @@ def _batches(connection: Connection, statement: Prepared) -> Generator[list[tupl
     """All rows of a statement, never more than a few hundred in memory; the database is ours alone."""
     cursor = connection.execute(statement.sql)
     try:
-        while rows := cursor.fetchmany(256):
+        while rows := list(islice(cursor, 256)):
             yield rows
     finally:
         cursor.close()

@@ -169,7 +169,7 @@ def _staged_row(run: Inspection, backup: Path, digest: bytes, why: str) -> tuple
         with closing(open_rows(rows)) as connection:
             row = blob_rows.row(connection, digest)
             data = inlined.get(connection, row.place) if row is not None and row.place else None
-    except (StoreError, DriverError) as error:
+    except (StoreError, *DriverError) as error:
         return None, f"{why}; its rows cannot be read: {error}"
     if data is None:
         return None, why

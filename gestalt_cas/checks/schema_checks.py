@@ -97,7 +97,7 @@ def _report_index(run: Inspection, name: str, wanted: str | None, found: str | N
 @cache
 def _expected() -> tuple[dict[str, Shape], dict[str, str]]:
     """What SQLite makes of the definitions in `tables.py`, asked of a database in memory."""
-    with closing(sqlite.driver.connect(":memory:")) as empty:
+    with closing(sqlite.in_memory()) as empty:
         for table in tables.metadata.sorted_tables:
             empty.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
         for index in INDEXES.values():

@@ -50,7 +50,7 @@ def is_damaged(directory: Path, error: StoreError) -> bool:
             application = connection.execute("PRAGMA application_id").fetchall()[0][0]
             form = connection.execute("PRAGMA user_version").fetchall()[0][0]
             revisions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version").fetchall()]
-    except (StoreError, DriverError):
+    except (StoreError, *DriverError):
         return True
     if application != schema.APPLICATION_ID or len(revisions) != 1:
         return True

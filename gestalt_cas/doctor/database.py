@@ -79,8 +79,7 @@ def _opened(layout: Layout, *, at_rest: bool) -> Iterator[Connection]:
     A database in use has a WAL. One that has none is at rest, and is opened as immutable, since SQLite would leave an
     empty WAL beside it.
     """
-    uri = f"{layout.database.as_uri()}?mode=ro{'&immutable=1' if at_rest else ''}"
-    connection: Connection = sqlite.driver.connect(uri, uri=True, isolation_level=None, timeout=_WAIT_SECONDS)
+    connection = sqlite.connect(layout.database, mode="ro", immutable=at_rest, wait=_WAIT_SECONDS)
     with closing(connection):
         connection.execute("BEGIN")
         yield connection

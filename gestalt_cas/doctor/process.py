@@ -93,11 +93,11 @@ def _sqlite() -> Finding:
     found = sqlite.version()
     if found < sqlite.OLDEST:
         oldest = ".".join(map(str, sqlite.OLDEST))
-        text = f"SQLite {sqlite.driver.sqlite_version} is older than {oldest}, so the store cannot be opened"
-        return Finding(Severity.ERROR, "versions", text, "pip install pysqlite3")
+        text = f"SQLite {sqlite.VERSION} is older than {oldest}, so the store cannot be opened"
+        return Finding(Severity.ERROR, "versions", text, "pip install --force-reinstall --only-binary apsw apsw")
     if sqlite.has_wal_reset_bug(found):
         text = f"{sqlite.describe()}; other programs must not write the database"
-        return Finding(Severity.NOTE, "versions", text, "pip install pysqlite3, where it has a wheel")
+        return Finding(Severity.NOTE, "versions", text, "pip install --force-reinstall --only-binary apsw apsw")
     return Finding(Severity.OK, "versions", sqlite.describe())
 
 

@@ -63,7 +63,7 @@ def _process() -> Iterator[Family]:
         "process_cpu_seconds_total", COUNTER, "CPU time of this process.", ((NONE, times.user + times.system),)
     )
     yield Family("process_start_time_seconds", GAUGE, "When this process was started.", ((NONE, _started()),))
-    version = labels(version=__version__, format=str(schema.FORMAT), sqlite=sqlite.driver.sqlite_version)
+    version = labels(version=__version__, format=str(schema.FORMAT), sqlite=sqlite.VERSION)
     yield family(GAUGE, "build_info", "1; the labels say what runs.", [(version, 1)])
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

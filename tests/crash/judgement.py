@@ -115,7 +115,7 @@ class Judge:
         if revision == schema.REVISION:
             copy = self._directory / "metadata.before-upgrade-from-0001.sqlite3"
             require(copy.exists(), "upgraded, and the copy of the old database is gone")
-            connection = sqlite.driver.connect(f"{copy.as_uri()}?immutable=1", uri=True)
+            connection = sqlite.connect(copy, mode="ro", immutable=True)
             try:
                 require(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the copy is damaged")
                 found = connection.execute("SELECT version_num FROM alembic_version").fetchall()

@@ -60,7 +60,7 @@ def a_backup(directory: Path) -> None:
 def a_store_of_the_first_format(directory: Path) -> None:
     """One as the first release left it: what later revisions added is taken away again."""
     a_store_with_objects(directory)
-    connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
+    connection = sqlite.connect(directory / "metadata.sqlite3")
     for table in set(tables.metadata.tables) - {"versions", "current", "blobs", "settings", "counter", "pins"}:
         connection.execute(f"DROP TABLE {table}")
     for index in ("versions_by_seq", "versions_gone", "versions_kept"):

@@ -179,10 +179,10 @@ class Session:
         digest = blake3(data).digest()
         with store._database.write() as tx:
             wrong = bytes([data[0] ^ 1]) + data[1:]
-            changed = tx.execute(
+            tx.execute(
                 "UPDATE inlined SET data = ? WHERE id = (SELECT place FROM blobs WHERE digest = ?)", (wrong, digest)
             )
-            assert changed.rowcount == 1
+            assert tx.changes() == 1
 
     def purge(self, store: Store, key: str) -> None:
         self.call("purge", lambda: store.purge(ObjectKey(BUCKET, key)).files, key=key)

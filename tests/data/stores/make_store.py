@@ -145,7 +145,7 @@ def described(store: Store) -> dict[str, object]:
     ]
     return {
         "revision": schema.REVISION,
-        "sqlite": sqlite.driver.sqlite_version,
+        "sqlite": sqlite.VERSION,
         "settings": store.settings().by_name(),
         "notes": {"http.port": store.recall("http.port")},
         "buckets": store.buckets(),
@@ -191,7 +191,7 @@ def make(directory: Path, *, later: bool) -> None:
 def make_later(store: Store, directory: Path) -> None:
     """A release that we cannot know: a table, a column, a setting and a directory of its own, and higher numbers."""
     store.note("colours.default", {"name": "red"})
-    connection = sqlite.driver.connect(directory / "metadata.sqlite3", isolation_level=None)
+    connection = sqlite.connect(directory / "metadata.sqlite3")
     connection.execute("PRAGMA wal_autocheckpoint=0")
     for statement in _LATER:
         connection.execute(statement)
