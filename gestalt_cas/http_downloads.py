@@ -16,7 +16,7 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor
 from contextvars import copy_context
 from enum import Enum, auto
@@ -35,6 +35,8 @@ TURN_SECONDS = 0.02
 """How long a download keeps a thread when others may want it."""
 _PATIENCE_MS = 2
 """How long a thread waits for a caller to take more, since the way over the event loop costs a fast one too much."""
+_HELD_SECONDS = 1.0
+"""How long a chunk is held for a caller who takes nothing; it is read and checked again when he goes on."""
 _FIRST_BYTES = 64 * 1024
 """What goes out with the head, through aiohttp."""
 
@@ -46,15 +48,18 @@ class _Turn(Enum):
 
 
 class Download:
-    """One body, at most a chunk of it in memory. Lives on the event loop; `executor` runs its turns."""
+    """One body, at most a chunk of it in memory, nothing of it while the caller takes nothing.
+
+    Lives on the event loop; `executor` runs its turns.
+    """
 
     def __init__(self, request: web.BaseRequest, reader: ObjectReader, executor: Executor, idle_seconds: float) -> None:
         self._request = request
         self._executor = executor
         self._idle_seconds = idle_seconds
         self._length = reader.length
-        # Mapped, so that it goes back to the system with the download; the allocator would keep many a chunk.
-        self._pieces = reader.pieces(memoryview(mmap(-1, max(1, min(CHUNK_BYTES, reader.version.size)))))
+        self._reader = reader
+        self._pieces: Generator[memoryview, None, None] | None = None
         self._rest = memoryview(b"")
         self._left = False
         self.sent = 0
@@ -74,9 +79,8 @@ class Download:
                     connection.close()
             await response.write_eof()
         finally:
-            # Lets go of the buffer now: what asyncio leaves of a request may stay until the next garbage collection.
-            self._rest = memoryview(b"")
-            self._pieces.close()
+            # Now: what asyncio leaves of a request may stay until the next garbage collection.
+            self._let_go()
 
     async def _send_first(self, response: web.StreamResponse) -> int:
         """Send the beginning of the body, at most what one piece holds; returns how many bytes."""
@@ -135,8 +139,19 @@ class Download:
 
     def _load(self) -> bool:
         """Read and check the next piece; False when there is none."""
+        if self._pieces is None:
+            # Mapped, so that it goes back to the system with the download; the allocator would keep many a chunk.
+            buffer = mmap(-1, max(1, min(CHUNK_BYTES, self._reader.version.size)))
+            self._pieces = self._reader.pieces(memoryview(buffer), skip=self.sent)
         self._rest = next(self._pieces, memoryview(b""))
         return len(self._rest) > 0
+
+    def _let_go(self) -> None:
+        """Give the buffer back; no thread may be in it."""
+        self._rest = memoryview(b"")
+        if self._pieces is not None:
+            self._pieces.close()
+            self._pieces = None
 
     async def _room(self, connection: socket.socket) -> None:
         """Wait until the kernel takes more; a caller that is slow but alive may take as long as it likes."""
@@ -146,6 +161,8 @@ class Download:
         loop.add_writer(connection, writable.set)
         try:
             queued = _queued(connection)
+            if not (await asyncio.wait([waiting], timeout=min(_HELD_SECONDS, self._idle_seconds)))[0]:
+                self._let_go()
             while not (await asyncio.wait([waiting], timeout=self._idle_seconds))[0]:
                 before, queued = queued, _queued(connection)
                 if queued >= before:

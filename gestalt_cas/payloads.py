@@ -47,14 +47,14 @@ class ObjectReader:
     def __iter__(self) -> Iterator[memoryview]:
         return self.pieces()
 
-    def pieces(self, buffer: memoryview | None = None) -> Generator[memoryview, None, None]:
-        """The requested bytes, a checked piece at a time.
+    def pieces(self, buffer: memoryview | None = None, *, skip: int = 0) -> Generator[memoryview, None, None]:
+        """The requested bytes but the first `skip`, a checked piece at a time.
 
         With a `buffer`, as long as a chunk or as the object at least, each piece is a part of it, valid until the next
         is asked for; else each has memory of its own.
         """
         try:
-            yield from self._blob.read(self.offset, self.length, buffer)
+            yield from self._blob.read(self.offset + skip, self.length - skip, buffer)
         except Damage as error:
             self._on_damage(error, self._blob.still_named)
             raise

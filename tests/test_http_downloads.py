@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gestalt_cas import http_server
+from gestalt_cas import http_downloads, http_server
 from gestalt_cas.config import parse
 from gestalt_cas.keys import SigningKeys
 from gestalt_cas.mounts import Mounts
@@ -67,6 +67,21 @@ class Place:
             except OSError:
                 continue  # closed since it was listed
         return found
+
+
+class Counted:
+    """Stands in for a method and counts its calls."""
+
+    def __init__(self, real: Callable[..., None]) -> None:
+        self.real = real
+        self.calls = 0
+
+    def __get__(self, instance: object, owner: type) -> Callable[..., None]:
+        def call() -> None:
+            self.calls += 1
+            self.real(instance)
+
+        return call
 
 
 @pytest.fixture
@@ -149,6 +164,40 @@ def test_caller_that_takes_a_little_at_a_time_gets_everything(place: Place) -> N
         assert got + taken(connection, SIZE - len(got)) == place.body
 
 
+@pytest.mark.parametrize("first", [0, MIB + 7])
+def test_who_goes_on_after_a_pause_gets_what_was_left(
+    place: Place, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """The chunk that was being sent is given back in a pause, and read and checked again after it."""
+    monkeypatch.setattr(http_downloads, "_HELD_SECONDS", 0.01)
+    let_go = Counted(http_downloads.Download._let_go)
+    monkeypatch.setattr(http_downloads.Download, "_let_go", let_go)
+    with place.asked(f"Range: bytes={first}-", receive_bytes=8192) as connection:
+        head(connection)
+        got = b""
+        while let_go.calls < 3:
+            got += taken(connection, 100_000)
+            time.sleep(IDLE_SECONDS / 20)
+        assert len(got) < SIZE // 2, "this was to be slow"
+        assert got + taken(connection, SIZE - first - len(got)) == place.body[first:]
+
+
+def test_damage_done_in_a_pause_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was checked before the pause is not what is read after it."""
+    monkeypatch.setattr(http_downloads, "_HELD_SECONDS", 0.01)
+    let_go = Counted(http_downloads.Download._let_go)
+    monkeypatch.setattr(http_downloads.Download, "_let_go", let_go)
+    with place.asked(receive_bytes=8192) as connection:
+        head(connection)
+        eventually(lambda: let_go.calls > 0)
+        place.blob.chmod(0o600)
+        with place.blob.open("r+b") as file:
+            file.write(bytes(SIZE))
+        got = until_the_end(connection)
+        assert place.body.startswith(got)
+        assert len(got) < SIZE
+
+
 def test_caller_that_takes_nothing_is_dropped_and_the_payload_let_go(place: Place) -> None:
     with place.asked(receive_bytes=8192) as connection:
         head(connection)
@@ -207,7 +256,12 @@ def test_a_hundred_slow_callers_leave_the_threads_to_a_fast_one(place: Place) ->
     eventually(lambda: place.readers() == 0)
 
 
-def test_a_slow_download_takes_a_chunk_of_memory_and_gives_it_back(place: Place) -> None:
+@pytest.mark.parametrize("held_seconds", [IDLE_SECONDS, 0.01])
+def test_a_slow_download_takes_a_chunk_of_memory_and_gives_it_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch, held_seconds: float
+) -> None:
+    """At the latest when it ends; before that when its caller has taken nothing for a while."""
+    monkeypatch.setattr(http_downloads, "_HELD_SECONDS", held_seconds)
     count = 60
     gc.disable()  # the collector would hide that a download kept its buffer
     try:
@@ -217,6 +271,8 @@ def test_a_slow_download_takes_a_chunk_of_memory_and_gives_it_back(place: Place)
             head(connection)
         eventually(lambda: place.readers() == count)
         assert resident_bytes() - before < 2 * count * MIB
+        if held_seconds < IDLE_SECONDS:
+            eventually(lambda: resident_bytes() - before < count * MIB // 4 and place.readers() == count)
         for connection in slow:
             connection.close()
         eventually(lambda: place.readers() == 0)
