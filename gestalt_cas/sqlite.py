@@ -82,8 +82,19 @@ def connect(path: Path, *, mode: str = "rwc", immutable: bool = False, wait: flo
     """
     unchanging = "&immutable=1" if immutable else ""
     connection = _opened(f"{path.absolute().as_uri()}?mode={mode}{unchanging}")
-    connection.set_busy_timeout(round(wait * 1000))
+    set_wait(connection, wait)
     return connection
+
+
+def set_wait(connection: Connection, seconds: float) -> None:
+    """Have statements wait so long for another program's lock, by trying again.
+
+    SQLite as APSW's wheels have it would otherwise wait in the locks themselves. For that it takes the writer's lock
+    before it looks at the WAL, and then no longer asks whether that could only be opened for reading: a transaction
+    would end in an I/O error of COMMIT, its outcome unknown, where it should have been refused at its first change.
+    """
+    connection.set_busy_timeout(round(seconds * 1000))
+    connection.setlk_timeout(0, 0)  # after the other, which sets both
 
 
 def in_memory() -> Connection:

@@ -24,7 +24,7 @@ import os
 import time
 from pathlib import Path
 
-from gestalt_cas import sizes
+from gestalt_cas import sizes, sqlite
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.wal_file import WalFile
 
@@ -123,7 +123,7 @@ class Wal:
         """
         (timeout,) = connection.execute("PRAGMA busy_timeout").fetchall()[0]
         # SQLite's own waiting goes on in steps of up to 100 ms, and tries but once what moves the pages.
-        connection.execute("PRAGMA busy_timeout=0")
+        sqlite.set_wait(connection, 0)
         try:
             found = _try(connection, mode)
             deadline = time.monotonic() + patience
@@ -132,7 +132,7 @@ class Wal:
                 found = _try(connection, mode)
             return found
         finally:
-            connection.execute(f"PRAGMA busy_timeout={timeout}")
+            sqlite.set_wait(connection, timeout / 1000)
 
     def _warn(self) -> None:
         if time.monotonic() >= self._warn_again:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import apsw
 
@@ -20,3 +21,27 @@ def driver_error(code: int, text: str = "made up") -> Exception:
 def trace_statements(connection: apsw.Connection, begins: Callable[[str], object]) -> None:
     """Call `begins` with the text of each statement before it runs."""
     connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: begins(event["sql"]))
+
+
+class _WalForReading(apsw.VFS):
+    """SQLite's own way to the files, but that a WAL is opened for reading only."""
+
+    def __init__(self) -> None:
+        self._real = apsw.vfs_names()[0]
+        super().__init__("wal-for-reading", self._real, makedefault=True)
+
+    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - APSW's name
+        if flags[0] & apsw.SQLITE_OPEN_WAL:
+            flags[0] &= ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            flags[0] |= apsw.SQLITE_OPEN_READONLY
+        return apsw.VFSFile(self._real, name, flags)
+
+
+@contextmanager
+def wals_opened_for_reading_only() -> Iterator[None]:
+    """What is opened in the block has its WAL, which must be there, as SQLite has it when it may not write it then."""
+    files = _WalForReading()
+    try:
+        yield
+    finally:
+        files.unregister()

@@ -6,12 +6,24 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from driver_aids import BUSY, CORRUPT, ERROR, FULL, IOERR, IOERR_FSYNC, LOCKED, NOTADB, driver_error
+from driver_aids import (
+    BUSY,
+    CORRUPT,
+    ERROR,
+    FULL,
+    IOERR,
+    IOERR_FSYNC,
+    LOCKED,
+    NOTADB,
+    driver_error,
+    wals_opened_for_reading_only,
+)
 from gestalt_cas import Store, connections, database, readers, schema, sqlite, wal
 from gestalt_cas.connections import connect
 from gestalt_cas.errors import (
@@ -56,6 +68,12 @@ class Faulty:
     @property
     def in_transaction(self) -> bool:
         return bool(self.real.in_transaction)
+
+    def set_busy_timeout(self, milliseconds: int) -> None:
+        self.real.set_busy_timeout(milliseconds)
+
+    def setlk_timeout(self, milliseconds: int, flags: int) -> None:
+        self.real.setlk_timeout(milliseconds, flags)
 
     def close(self) -> None:
         self.closed = True
@@ -316,6 +334,30 @@ def test_files_opened_for_reading_only_are_opened_again(tmp_path: Path, monkeypa
         put(store, "k", b"one")
         assert store.health() == ""
         assert body(store, "k") == b"one"
+
+
+def test_a_wal_opened_for_reading_only_is_opened_again(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as another:
+        put(another, "k", b"one")  # there is a WAL
+        with wals_opened_for_reading_only():
+            store = Store.open(tmp_path / "store")
+        with store:
+            put(store, "k", b"two")
+            assert store.health() == ""
+            assert body(another, "k") == b"two"
+
+
+def test_a_wal_that_could_only_be_opened_for_reading_refuses_the_first_change(store: Store) -> None:
+    put(store, "k", b"one")
+    with wals_opened_for_reading_only():
+        connection = connect(store._database._layout.database)
+    with closing(connection):
+        for _ in range(2):
+            with pytest.raises(DriverError) as refused:
+                connection.execute("UPDATE settings SET value = value WHERE 0")
+            assert sqlite.is_read_only(refused.value)
+            with pytest.raises(DriverError):  # having set how long it waits, it sets that back
+                store._database._wal._cut(connection, 0.0)
 
 
 @pytest.mark.parametrize("mend", [put, lambda store, *_: store.maintain()])
