@@ -48,7 +48,8 @@ OLDEST = (3, 37, 0)
 
 _STATEMENTS = 256
 """How many compiled statements a connection keeps: more than the store has."""
-_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 10, 11, 13, 14, 26
+_SHOWN_BYTES = 80
+_BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 7, 8, 10, 11, 13, 14, 26
 
 
 def version() -> tuple[int, int, int]:
@@ -144,15 +145,29 @@ def is_damage(error: Exception) -> bool:
     return primary_code(error) in (_CORRUPT, _NOTADB)
 
 
+def told(error: Exception) -> str:
+    """What an error of the driver says to a person; of a text that is not UTF-8, the text, so that it can be found."""
+    if not isinstance(error, UnicodeDecodeError):
+        return str(error)
+    begin = max(0, error.start - _SHOWN_BYTES // 2)
+    return f"what has to be UTF-8 is not: {error.object[begin : begin + _SHOWN_BYTES]!r}"
+
+
 def translate(error: Exception) -> StoreError:
-    """The store's word for a driver error outside COMMIT, where the transaction is known to be gone."""
+    """The store's word for a driver error outside COMMIT, where the transaction is known to be gone.
+
+    Raises MemoryError when SQLite was refused memory: that is no fault of the disk, and ends a verb as it does when the
+    interpreter was refused some (`exhaustion.py`).
+    """
     code = primary_code(error)
+    if code == _NOMEM:
+        raise MemoryError(str(error)) from error
     if code == _FULL:
         return DiskFull(f"the disk is full: {error}")
     if code in (_BUSY, _LOCKED):
         return StoreBusy(f"another program holds the database: {error}; try again")
     if is_damage(error):
-        return DatabaseDamaged(f"the database is damaged: {error}")
+        return DatabaseDamaged(f"the database is damaged: {told(error)}")
     if code == _CANTOPEN and _out_of_descriptors():
         return TooManyStreams(f"the process has too many files open: {error}")
     return StorageFault(f"the database failed: {error}")

@@ -956,10 +956,38 @@ def test_text_that_is_not_utf_8_is_damage(store: Store) -> None:
     """The driver raises no error of its own for it."""
     put(store, "k", b"one")
     with store._database.write() as tx:
-        tx.execute("UPDATE versions SET content_type = CAST(x'ff' AS TEXT)")
-    with pytest.raises(DatabaseDamaged):
+        tx.execute("UPDATE versions SET content_type = CAST(x'7465787420ff41' AS TEXT)")
+    with pytest.raises(DatabaseDamaged, match=r"UTF-8 is not: b'text \\xffA'"):
         store.head(key("k"))
     assert "damaged" in store.health()
+
+
+def test_of_a_long_text_that_is_not_utf_8_what_is_around_the_fault_is_told() -> None:
+    with pytest.raises(UnicodeDecodeError) as raised:
+        (b"a" * 1000 + b"here\xff" + b"b" * 1000).decode()
+    text = sqlite.told(raised.value)
+    assert "ahere\\xffb" in text
+    assert len(text) < 150
+
+
+def test_memory_that_sqlite_is_refused_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    """As when the interpreter is refused some: whoever meets it leaves, with its own exit code."""
+    Store.open(tmp_path / "store").close()
+    code = """
+        import apsw
+        from gestalt_cas import Store
+        with Store.open(arguments[0]) as store:
+            for transaction in (store._database.read, store._database.write):
+                apsw.hard_heap_limit(3_000_000)
+                try:
+                    with transaction() as tx:
+                        tx.execute("SELECT length(hex(zeroblob(30000000)))").fetchall()
+                except MemoryError as error:
+                    print(error)
+                apsw.hard_heap_limit(0)
+            print(store.health() or "sound")
+    """
+    assert child(code, tmp_path / "store") == "out of memory\nout of memory\nsound\n"
 
 
 @pytest.mark.parametrize(

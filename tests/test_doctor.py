@@ -150,6 +150,7 @@ def test_a_damaged_database(directory: Path, content: bytes | None) -> None:
         ("UPDATE alembic_version SET version_num='x'", ERROR, "revision x"),
         ("PRAGMA user_version=1", WARNING, "older than this release"),
         ("PRAGMA application_id=1", ERROR, "another program's database"),
+        ("UPDATE alembic_version SET version_num = CAST(x'78ff' AS TEXT)", DAMAGE, r"b'x\xff'"),
     ],
 )
 def test_another_format(directory: Path, sql: str, severity: Severity, text: str) -> None:

@@ -125,7 +125,7 @@ def _absent(layout: Layout) -> Finding:
 def _unreadable(layout: Layout, error: Exception) -> Finding:
     if sqlite.is_damage(error):
         remedy = f"{command('check', layout.root)}; then gestalt-cas restore, from a backup"
-        return Finding(Severity.DAMAGE, "database", f"the database is damaged: {error}", remedy)
+        return Finding(Severity.DAMAGE, "database", f"the database is damaged: {sqlite.told(error)}", remedy)
     return Finding(Severity.ERROR, "database", f"the database cannot be read: {error}")
 
 
