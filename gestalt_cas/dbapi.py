@@ -31,10 +31,14 @@ class Cursor:
     def __init__(self, connection: sqlite.Connection) -> None:
         self._connection = connection
         self._cursor = connection.cursor()
-        self._cursor.exec_trace = self._begins
+        self._columns: list[Any] = [None]
+        self._cursor.exec_trace = _noting(self._columns)
         self._before = 0
-        self.description: Any = None
+
+    @property
+    def description(self) -> Any:
         """The columns of the last statement; None when it gives no rows."""
+        return self._columns[0]
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> None:
         self._before = self._connection.total_changes()
@@ -43,11 +47,6 @@ class Cursor:
     def executemany(self, statement: str, values: Sequence[Sequence[Any]]) -> None:
         self._before = self._connection.total_changes()
         self._cursor.executemany(statement, values)
-
-    def _begins(self, *_: object) -> bool:
-        # The driver tells the columns of a statement that runs; one that gave no row has ended when `execute` returns.
-        self.description = self._cursor.description or None
-        return True
 
     def fetchone(self) -> Any:
         return self._cursor.fetchone()
@@ -70,6 +69,21 @@ class Cursor:
 
     def close(self) -> None:
         self._cursor.close()
+
+
+def _noting(columns: list[Any]) -> Callable[..., bool]:
+    """What a cursor of the driver calls when a statement begins, to put its columns down in the list.
+
+    The driver tells the columns of a statement that runs; one that gave no row has ended when `execute` returns. A
+    method of `Cursor` would be a cycle, and keep a statement that nobody reads to its end running until the collector
+    comes by; what must not run beside one (dropping a table, a checkpoint) would fail.
+    """
+
+    def begins(cursor: Any, *_: object) -> bool:
+        columns[0] = cursor.description or None
+        return True
+
+    return begins
 
 
 class Connection:

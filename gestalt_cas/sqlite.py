@@ -117,10 +117,17 @@ def copy(
     """Replace what `destination` holds by what `source` sees, `pages` at a time, or all of them in one step.
 
     After each step `progress` is called with how many pages are left and how many there are; it may raise to stop.
+    Raises DriverError.
     """
     with destination.backup("main", source, "main") as backup:
         while not backup.done:
-            backup.step(pages)
+            try:
+                backup.step(pages)
+            except apsw.Error:
+                # A step leaves no message: the error has that of whatever failed before, or "not an error". This
+                # raises it again in its own words.
+                backup.finish()
+                raise
             if progress is not None:
                 progress(backup.remaining, backup.page_count)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -960,6 +960,39 @@ def test_text_that_is_not_utf_8_is_damage(store: Store) -> None:
     with pytest.raises(DatabaseDamaged, match=r"UTF-8 is not: b'text \\xffA'"):
         store.head(key("k"))
     assert "damaged" in store.health()
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("full", "database or disk is full"),
+        ("locked", "database is locked"),
+        ("read-only", "attempt to write a readonly database"),
+        ("damaged", "database disk image is malformed"),
+    ],
+)
+def test_a_copy_that_fails_says_why(tmp_path: Path, fault: str, text: str) -> None:
+    with ExitStack() as opened:
+
+        def made(name: str, **options: Any) -> sqlite.Connection:
+            return opened.enter_context(closing(sqlite.connect(tmp_path / name, **options)))
+
+        source = made("source")
+        source.execute("CREATE TABLE t (x)")
+        source.executemany("INSERT INTO t VALUES (?)", [(b"x" * 4000,)] * 100)
+        made("target").execute("CREATE TABLE t (x)")
+        target = made("target", mode="ro" if fault == "read-only" else "rw", wait=0.01)
+        with pytest.raises(DriverError, match="no such table"):
+            target.execute("SELECT * FROM missing")  # whose words are no other error's
+        if fault == "full":
+            target.execute("PRAGMA max_page_count=20").fetchall()
+        elif fault == "locked":
+            made("target").execute("BEGIN EXCLUSIVE")
+        elif fault == "damaged":
+            os.truncate(tmp_path / "source", 4096 * 50)
+            source = made("source")
+        with pytest.raises(DriverError, match=text):
+            sqlite.copy(source, target, pages=10)
 
 
 def test_of_a_long_text_that_is_not_utf_8_what_is_around_the_fault_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -78,6 +79,16 @@ def test_the_transaction_is_the_callers(lent: sqlite.Connection) -> None:
     seen.commit()
     seen.close()
     assert lent.execute("SELECT name FROM t").fetchall() == [("b",)]
+
+
+def test_a_question_that_nobody_reads_to_its_end_ends_with_its_cursor(lent: sqlite.Connection) -> None:
+    lent.executemany("INSERT INTO t (name) VALUES (?)", [("a",), ("b",)])
+    gc.disable()
+    try:
+        dbapi.Connection(lent).cursor().execute("SELECT name FROM t")
+        lent.execute("DROP TABLE t")
+    finally:
+        gc.enable()
 
 
 def test_an_error_is_the_drivers(core: sa.Connection) -> None:
