@@ -79,8 +79,12 @@ def connect(path: Path, *, mode: str = "rwc", immutable: bool = False, wait: flo
 
     `mode` is SQLite's URI mode: rwc makes an absent file, rw and ro do not. An `immutable` file is one that nobody
     changes: SQLite makes no file beside it. A statement waits up to `wait` seconds for another program's lock. Raises
-    DriverError.
+    DriverError, also for what is no file: SQLite would wait for ever for somebody to write to a pipe.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        error = apsw.exception_for(apsw.SQLITE_CANTOPEN)
+        error.args = (f"{path} is no file",)
+        raise error
     unchanging = "&immutable=1" if immutable else ""
     connection = _opened(f"{path.absolute().as_uri()}?mode={mode}{unchanging}")
     set_wait(connection, wait)

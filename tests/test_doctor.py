@@ -163,6 +163,17 @@ def test_another_format(directory: Path, sql: str, severity: Severity, text: str
     assert finding.remedy
 
 
+def test_a_pipe_in_the_place_of_the_database(directory: Path) -> None:
+    """In a process of its own: opening a pipe waits for who would write to it."""
+    (directory / "metadata.sqlite3").unlink()
+    os.mkfifo(directory / "metadata.sqlite3")
+    code = """
+        from gestalt_cas.doctor.examining import examine
+        print(*(finding.text for finding in examine(Path(arguments[0])) if finding.subject == "database"))
+    """
+    assert child(code, directory, timeout=30).endswith("metadata.sqlite3 is no file\n")
+
+
 def test_what_cannot_be_looked_at_is_a_finding(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.statvfs
 
