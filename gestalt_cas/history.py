@@ -124,6 +124,12 @@ def _last_before(connection: Connection, first_from: str, seq: int, ms: int) -> 
     return below
 
 
+def following(connection: Connection, seq: int) -> int | None:
+    """The first change after `seq` of which there is a row; None when there is none."""
+    rows = [connection.execute(first, (seq + 1,)).fetchone() for first in (_FIRST_ADDED, _FIRST_REMOVED)]
+    return min((row[0] for row in rows if row is not None), default=None)
+
+
 def at(connection: Connection, bucket: str, key: bytes, seq: int) -> ObjectVersion | None:
     """What the key had at the sequence, a delete marker included; None when it had nothing."""
     rows = connection.execute(_AT, {"bucket": bucket, "key": key, "seq": seq}).fetchall()

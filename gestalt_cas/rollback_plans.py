@@ -103,9 +103,14 @@ class Plan:
 
     def _changed_until(self, present: int) -> set[bytes]:
         keys: set[bytes] = set()
-        for after in range(self.until, present, _VIEW_CHANGES):
+        after = self.until
+        while after < present:
+            until = min(after + _VIEW_CHANGES, present)
             with self._parts.database.read() as tx:
-                keys.update(self._changed(tx, after, min(after + _VIEW_CHANGES, present)))
+                keys.update(self._changed(tx, after, until))
+                # A counter that is damaged may be any number of views beyond the last change.
+                following = history.following(tx, until) if until < present else None
+            after = present if following is None else following - 1
         return keys
 
     def _changed(self, tx: Connection, after: int, until: int) -> Iterator[bytes]:

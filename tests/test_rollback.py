@@ -107,6 +107,25 @@ def test_while_the_store_never_rests_the_plan_is_finished_under_the_lock(
     assert state(store) == wanted
 
 
+def test_numbers_that_no_change_has_are_not_gone_through(
+    store: Store, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are very many when the counter is damaged."""
+    monkeypatch.setattr(rollback_plans, "_VIEW_CHANGES", 2)
+    with store._database.write() as tx:
+        tx.execute("UPDATE counter SET seq = 1000000000000000")
+    real, views = history.changed, 0
+
+    def changed(*arguments: Any) -> Iterator[bytes]:
+        nonlocal views
+        views += 1
+        assert views < 50
+        return real(*arguments)
+
+    monkeypatch.setattr(history, "changed", changed)
+    assert counts(store.rollback(BUCKET, to=moment, dry_run=True)) == (1, 3, 1)
+
+
 def test_everything_is_as_it_was(store: Store, moment: str) -> None:
     wanted, before = state(store, as_of=moment), last(store)
     untouched = store.head(key("same"))
