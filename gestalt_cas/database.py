@@ -6,8 +6,9 @@ too, because closing the last one checkpoints. A connection serves one transacti
 driver's connection: through SQLAlchemy's execution the same lookup costs several times as much.
 
 Three ends of a write (docs/design.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only
-after an I/O error in COMMIT. After an I/O error, or when SQLite has met something malformed, the files are reopened
-and checked before the next write; what that finds makes the store refuse writes for good.
+after an I/O error or want of memory in COMMIT: SQLite notes frames in the WAL's index once they are synced, and when
+that fails a crash still finds them. After an I/O error, or when SQLite has met something malformed, the files are
+reopened and checked before the next write; what that finds makes the store refuse writes for good.
 """
 
 from __future__ import annotations
@@ -311,6 +312,8 @@ class Database:
             connection.execute("COMMIT")
         except DriverError as error:
             self._roll_back(connection)
+            if sqlite.is_want_of_memory(error):
+                raise OutcomeUnknown(f"outcome unknown: memory ran out during COMMIT: {error}") from error
             failure = self._faults.noted(error)
             if sqlite.is_io_error(error):
                 failure = OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}")

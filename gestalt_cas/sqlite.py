@@ -146,6 +146,11 @@ def is_io_error(error: Exception) -> bool:
     return primary_code(error) == _IOERR
 
 
+def is_want_of_memory(error: Exception) -> bool:
+    """Whether SQLite got no memory, which the driver does not tell by a MemoryError."""
+    return primary_code(error) == _NOMEM
+
+
 def is_read_only(error: Exception) -> bool:
     """Whether SQLite could open its files for reading only."""
     return primary_code(error) == _READONLY
@@ -171,7 +176,7 @@ def translate(error: Exception) -> StoreError:
     interpreter was refused some (`exhaustion.py`).
     """
     code = primary_code(error)
-    if code == _NOMEM:
+    if is_want_of_memory(error):
         raise MemoryError(str(error)) from error
     if code == _FULL:
         return DiskFull(f"the disk is full: {error}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from driver_aids import (
@@ -215,6 +217,36 @@ def test_a_commit_that_fails_is_unknown_and_absent_or_whole(store: Store, code: 
     assert writer(store) is not faulty
     assert store.health() == ""
     assert body(store, "k") == b"next"
+
+
+def commits_without_memory(store: Store, names: list[str]) -> None:
+    """Commit one small change after the other, with no more memory for a COMMIT than is in use."""
+    for number in range(200):
+        names.append(f"name {number}")
+        try:
+            with store._database.write(relieve=False) as tx:
+                tx.execute("UPDATE filling SET bytes = ?", (names[-1],))
+                apsw.hard_heap_limit(apsw.memory_used())
+        finally:
+            apsw.hard_heap_limit(0)
+
+
+def test_a_commit_without_memory_for_the_index_of_the_wal_is_unknown(store: Store, tmp_path: Path) -> None:
+    """SQLite notes synced frames in that index and takes memory for it every 4062 frames; a crash still finds them."""
+    with store._database.write(relieve=False) as tx:
+        tx.execute("CREATE TABLE filling (bytes)")
+        tx.execute("INSERT INTO filling VALUES (zeroblob(?))", (4000 * schema.PAGE_SIZE,))
+    names: list[str] = []
+    with pytest.raises(OutcomeUnknown, match="memory ran out during COMMIT"):
+        commits_without_memory(store, names)
+    assert rows(store, "SELECT bytes FROM filling") != [(names[-1],)]
+    crashed = tmp_path / "crashed"
+    shutil.copytree(store._layout.root, crashed, ignore=shutil.ignore_patterns("*-shm"))
+    with Store.open(crashed) as left:
+        assert rows(left, "SELECT bytes FROM filling") == [(names[-1],)]
+    put(store, "k", b"next")
+    assert body(store, "k") == b"next"
+    assert store.health() == ""
 
 
 @pytest.mark.parametrize("sql", ["BEGIN IMMEDIATE", "PRAGMA user_version", "INSERT INTO versions"])
