@@ -23,18 +23,21 @@ from gestalt_cas.answers import Answers
 from gestalt_cas.commits import Committer
 from gestalt_cas.connections import connect
 from gestalt_cas.database_faults import AFTER_DAMAGE, AFTER_IO_ERROR, Faults
+from gestalt_cas.durability import sync_directory
 from gestalt_cas.errors import (
     DatabaseDamaged,
     OutcomeUnknown,
     SchemaTooNew,
     ShuttingDown,
     StoreBusy,
+    StoreError,
 )
 from gestalt_cas.figures import Distribution
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.place import Place
 from gestalt_cas.readers import Readers
+from gestalt_cas.refusals import translated
 from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal import Wal
 
@@ -181,6 +184,7 @@ class Database:
             connection = connect(self._layout.database)
             try:
                 connection.execute("BEGIN IMMEDIATE")
+                self._keep_wal()
                 _check_format(connection)
                 work(connection)
                 connection.execute("COMMIT")
@@ -279,7 +283,17 @@ class Database:
             failure = self._faults.noted(error)
             if not sqlite.is_read_only(error):
                 raise failure from error
+        else:
+            self._keep_wal()
         self._proven = True
+
+    def _keep_wal(self) -> None:
+        """Wait until the name of the WAL, which stands by now, is on the disk: what is committed would go with it.
+
+        SQLite syncs it, too, but by fdatasync, which is defined for the data of a file, not for a directory's names.
+        """
+        with translated("opening the database for writing"):
+            sync_directory(self._layout.root)
 
     def _reopen(self) -> None:
         check = self._faults.due or AFTER_IO_ERROR
@@ -299,9 +313,13 @@ class Database:
             found = connection.execute(f"PRAGMA {check}(1)").fetchall()[0][0]
             if found == "ok":
                 connection.execute(_PROBE)
+                self._keep_wal()
         except DriverError as error:
             connection.close()
             raise self._faults.noted(error) from error
+        except StoreError:
+            connection.close()
+            raise
         if found != "ok":
             connection.close()
             raise DatabaseDamaged(f"the database is damaged: {found}")

@@ -130,6 +130,8 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
                 raise StoreUnusable(f"upgrade of {layout.root} refused: rows of {broken[0][0]} refer to nothing")
             connection.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={schema.FORMAT}")
+            # Else the WAL's name might be lost while closing moves pages out of it; see `Database._keep_wal`.
+            sync_directory(layout.root)
             connection.execute("COMMIT")
     except DriverError as error:
         raise sqlite.translate(error) from error

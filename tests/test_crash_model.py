@@ -109,6 +109,10 @@ CASES: dict[str, tuple[Callable[[History], History], list[dict[str, bytes]]]] = 
         [{"f": b""}, {"f": b"x"}, {"f": b"\0"}],
     ),
     "both synced": (lambda h: h.create("f").write("f", b"x").sync("f").sync(""), [{"f": b"x"}]),
+    "the directory synced without its names": (
+        lambda h: h.create("f").sync("f").sync("", DATA_ONLY),
+        [{}, {"f": b""}],
+    ),
     "a sync that failed": (lambda h: h.create("f").sync("", result=-1), [{}, {"f": b""}]),
     "a sync of another directory": (lambda h: h.create("f").sync("sub"), [{}, {"f": b""}]),
     "a torn write over other bytes": (

@@ -302,6 +302,50 @@ def test_an_interrupt_at_commit_leaves_no_transaction_open(store: Store, after: 
     assert body(store, "next") == b"value"
 
 
+@pytest.mark.parametrize("how", ["the first", "after a fault", "a repair"])
+def test_the_name_of_the_wal_is_on_the_disk_before_anything_is_committed_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """SQLite's own sync of the directory is an fdatasync."""
+    Store.open(tmp_path / "store").close()
+    with Store.open(tmp_path / "store") as store:
+        if how != "the first":
+            put(store, "k", b"before")
+        lengths: list[int] = []
+        monkeypatch.setattr(database, "sync_directory", lambda _: lengths.append(store._database.wal_bytes))
+        if how == "a repair":
+            store._database.mend(lambda _: lengths.append(-1))
+            assert lengths[:2] == [0, -1]
+        else:
+            if how == "after a fault":
+                store._database._faults.note(driver_error(IOERR))
+            put(store, "k", b"one")
+            assert lengths == [0]
+        lengths.clear()
+        put(store, "k", b"two")
+        assert not lengths
+
+
+@pytest.mark.parametrize("how", ["the first", "after a fault"])
+def test_a_directory_that_cannot_be_synced_refuses_the_write_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    Store.open(tmp_path / "store").close()
+    with Store.open(tmp_path / "store") as store:
+        if how == "after a fault":
+            put(store, "other", b"before")
+            store._database._faults.note(driver_error(IOERR))
+        failing = Failing(database.sync_directory, OSError(errno.EIO, "made up"))
+        monkeypatch.setattr(database, "sync_directory", failing)
+        with pytest.raises(StorageFault, match="made up"):
+            put(store, "k", b"one")
+        assert history(store, "k") == []
+        put(store, "k", b"two")
+        assert body(store, "k") == b"two"
+        assert failing.calls == 2
+        assert store.health() == ""
+
+
 def test_a_rollback_that_fails_leads_to_new_files(store: Store) -> None:
     faulty = break_writer(store, "ROLLBACK", IOERR)
     with pytest.raises(PreconditionFailed), store._database.write():

@@ -6,7 +6,8 @@ what is pending:
 - A write, truncation or allocation is pending until the file is synced (fsync or fdatasync: the size counts as needed
   to find the data). Until then each may be on the disk or not, independent of all others; a write may also be torn:
   any of its 512-byte sectors may be missing, with or without the growth of the file that it caused.
-- A directory entry (made by create, link, mkdir; removed by unlink, rmdir) is pending until its directory is synced.
+- A directory entry (made by create, link, mkdir; removed by unlink, rmdir) is pending until its directory is synced, by
+  fsync: SQLite may use fdatasync, which Linux's file systems take for the same, but no standard promises names for it.
   Syncing the file itself does not help it, though common file systems do more. Each change may be there or not,
   independent of all others; what stands under a name is decided by the last change of it that is there.
 - A rename within a directory is one change: both names or neither. One across directories is two changes that may be
@@ -31,7 +32,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from crash.shim import Entry, Op
+from crash.shim import DATA_ONLY, Entry, Op
 
 SECTOR = 512
 LOST, KEPT = -1, -2
@@ -195,7 +196,7 @@ class Disk:
             case Op.WRITE | Op.TRUNCATE | Op.ALLOCATE:
                 self._add(Change(number, entry, self._by_inode[entry.inode]))
             case Op.SYNC:
-                self._sync(self._by_inode[entry.inode])
+                self._sync(self._by_inode[entry.inode], data_only=bool(entry.flags & DATA_ONLY))
                 return False
             case Op.RENAME:
                 return self._renamed(entry, number)
@@ -241,8 +242,10 @@ class Disk:
             for other in self._nodes:
                 other.settled = None
 
-    def _sync(self, number: int) -> None:
+    def _sync(self, number: int, *, data_only: bool) -> None:
         node = self._nodes[number]
+        if node.directory and data_only:
+            return
         if node.directory:
             node.entries, node.settled = _entries(node, {}), None
         else:
