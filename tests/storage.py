@@ -40,10 +40,13 @@ def body(store: Store, name: str, **options: Any) -> bytes:
 
 
 def history(store: Store, name: str) -> list[ObjectVersion]:
-    """Every version and marker of one key, newest first."""
+    """Every version and marker of one key, newest first; a page may end early on a machine that is busy."""
     page = store.list_versions(ListQuery(BUCKET, prefix=name), only_key=True)
-    assert not page.token
-    return list(page.versions)
+    found = list(page.versions)
+    while page.token:
+        page = store.list_versions(ListQuery(BUCKET, prefix=name, token=page.token), only_key=True)
+        found += page.versions
+    return found
 
 
 def payload_path(store: Store, data: bytes) -> Path:
