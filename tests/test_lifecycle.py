@@ -48,7 +48,7 @@ def home_fixture() -> Iterator[Path]:
 HOST = """
 import os, subprocess, sys, time
 names = dict(zip(sys.argv[1].split(","), sys.argv[2].split(",")))
-names = {name: value.replace("PID", str(os.getpid())) for name, value in names.items()}
+names = {name: str(os.getpid()) if value == "PID" else value for name, value in names.items()}
 child = subprocess.Popen(sys.argv[3:], env={**os.environ, **names})
 print(child.pid, flush=True)
 time.sleep(600)
@@ -69,7 +69,8 @@ child.wait()
 def hosted_by_a_process(era: str, *launcher: str) -> Iterator[tuple[Process, list[int], str, Path]]:
     """A host process, the pids of what it started (a launcher first, if any), the provider's target and a home."""
     home = short_directory()
-    names = {name: value.replace("-7", "PID") for name, value in host_names(era, home / "s", -7).items()}
+    names = host_names(era, home / "s", 0)
+    names |= {name: "PID" for name in names if name.endswith("_PARENT_PID")}
     command = [sys.executable, "-c", HOST, ",".join(names), ",".join(names.values()), *launcher, *PROVIDER]
     host = Process(command, host_environment(home))
     pids: list[int] = []
