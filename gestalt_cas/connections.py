@@ -12,13 +12,13 @@ from gestalt_cas.wal_file import ROOM_BYTES
 _FOREIGN_WAIT = 5.0
 
 
-def connect(path: Path, *, mode: str = "rw") -> Connection:
+def connect(path: Path, *, mode: str = "rw", immutable: bool = False) -> Connection:
     """A driver connection in autocommit mode with the pragmas that every connection needs.
 
-    `mode` is SQLite's URI mode: rw, or ro. Raises the translated StoreError.
+    `mode` is SQLite's URI mode: rw, or ro. `immutable` as in `sqlite.connect`. Raises the translated StoreError.
     """
     try:
-        connection = sqlite.connect(path, mode=mode, wait=_FOREIGN_WAIT)
+        connection = sqlite.connect(path, mode=mode, immutable=immutable, wait=_FOREIGN_WAIT)
     except DriverError as error:
         raise sqlite.translate(error) from error
     try:
@@ -29,6 +29,7 @@ def connect(path: Path, *, mode: str = "rw") -> Connection:
                 connection.execute(pragma)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA journal_size_limit={ROOM_BYTES}")
+        if mode != "ro" or immutable:  # a backup's rows are read from one end to the other
             connection.execute("PRAGMA cache_size=-16384")
     except DriverError as error:
         connection.close()

@@ -160,11 +160,13 @@ class Download:
         waiting = asyncio.ensure_future(writable.wait())
         loop.add_writer(connection, writable.set)
         try:
-            queued = _queued(connection)
-            if not (await asyncio.wait([waiting], timeout=min(_HELD_SECONDS, self._idle_seconds)))[0]:
+            queued, patience = _queued(connection), self._idle_seconds
+            held = min(_HELD_SECONDS, patience)
+            if not (await asyncio.wait([waiting], timeout=held))[0]:
                 self._let_go()
-            while not (await asyncio.wait([waiting], timeout=self._idle_seconds))[0]:
-                before, queued = queued, _queued(connection)
+                patience -= held
+            while not (await asyncio.wait([waiting], timeout=patience))[0]:
+                before, queued, patience = queued, _queued(connection), self._idle_seconds
                 if queued >= before:
                     raise TimeoutError
         finally:

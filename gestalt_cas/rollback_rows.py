@@ -134,6 +134,8 @@ def cached(connection: Connection, number: int) -> Iterator[None]:
 
 
 def _many(connection: Connection, statement: str, rows: list[tuple[Any, ...]]) -> int:
+    if not rows:
+        return 0
     before = connection.total_changes()
     connection.executemany(statement, rows)
     return connection.total_changes() - before

@@ -218,7 +218,7 @@ def open_rows(rows: Path) -> Connection:
     # its WAL is empty, since every change goes there first.
     wal = Layout.beside(rows)[0]
     quiet = not wal.exists() or wal.stat().st_size == 0
-    return connect(rows, mode="ro&immutable=1" if quiet else "ro")
+    return connect(rows, mode="ro", immutable=quiet)
 
 
 def _digest(content: dict[str, object]) -> str:

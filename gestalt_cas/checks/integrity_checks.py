@@ -8,7 +8,7 @@ short views instead (`index_checks`), which finds the same but for what is wrong
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,7 +108,7 @@ def _patiently(run: Inspection, sql: str, *parameters: object) -> list[tuple[Any
     given_up = False
     most = run.parts.database.wal_taken() + GIVE_UP_BYTES
 
-    def step() -> int:
+    def step() -> bool:
         nonlocal given_up
         given_up = run.parts.database.wal_taken(most) > most
         return given_up
@@ -123,8 +123,8 @@ def _patiently(run: Inspection, sql: str, *parameters: object) -> list[tuple[Any
 
 
 @contextmanager
-def _watched(tx: Connection, step: object) -> Iterator[None]:
-    tx.set_progress_handler(step, _STEPS)  # type: ignore[arg-type]
+def _watched(tx: Connection, step: Callable[[], bool]) -> Iterator[None]:
+    tx.set_progress_handler(step, _STEPS)
     try:
         yield
     finally:
