@@ -44,6 +44,7 @@ from gestalt_cas.wal import Wal
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Subject = TypeVar("Subject")
 
 WRITE_TIMEOUT = 30.0
 """Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
@@ -132,9 +133,9 @@ class Database:
         """
         return self._committer.commit(work, weight=weight, timeout=timeout)
 
-    def ask(self, question: Callable[[Connection], Result]) -> Result:
-        """What one SELECT answers: it is a view of its own, at half the cost of a transaction around it."""
-        return self._readers.ask(question)
+    def ask(self, question: Callable[[Connection, Subject], Result], subject: Subject) -> Result:
+        """What one SELECT answers about `subject`: a view of its own, at half the cost of a transaction around it."""
+        return self._readers.ask(question, subject)
 
     def settled(self, connection: Connection, question: Callable[[Connection], Result]) -> Result:
         """What `question` reads of settings and quotas, in a transaction of `commit`; asked once for many of them.

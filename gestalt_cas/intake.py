@@ -40,8 +40,7 @@ class Intake:
         `confirm` is called when the body is complete, and again just before COMMIT; it may raise to give up. Raises
         what `pieces` and `use` raise, StoreFull, ObjectTooLarge, StorageFault, StoreBusy or OutcomeUnknown.
         """
-        present = self._database.recent(store_settings.for_writing) or self._database.ask(store_settings.for_writing)
-        most = present.inline_max_bytes
+        most = self._present_settings().inline_max_bytes
         staged = self._blobs.hold(pieces, most) if most else self._blobs.stage(pieces)
         try:
             if confirm is not None:
@@ -58,6 +57,13 @@ class Intake:
             raise StoreBusy(f"payload {staged.digest.hex()} keeps going away while it is written; try again")
         finally:
             staged.discard()
+
+    def _present_settings(self) -> Settings:
+        present = self._database.recent(store_settings.for_writing)
+        if present is None:
+            with self._database.read() as tx:
+                present = store_settings.for_writing(tx)
+        return present
 
     def _commit(self, staged: Staged | Held, use: Use[Result], confirm: Callable[[], None] | None) -> Result:
         published = self._payloads.publish(staged)

@@ -95,7 +95,7 @@ class Payloads:
         """
         if isinstance(staged, Held):
             return False
-        row = self._database.ask(lambda connection: blob_rows.placed(connection, staged.digest))
+        row = self._database.ask(blob_rows.placed, staged.digest)
         if row is not None and (row.place or self._trusts_file(row, staged)):
             return False  # a place in the database is looked at by `vouch`
         if row is not None and not row.damaged:

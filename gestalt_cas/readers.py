@@ -20,6 +20,7 @@ from gestalt_cas.place import Place
 from gestalt_cas.sqlite import Connection, DriverError
 
 Result = TypeVar("Result")
+Subject = TypeVar("Subject")
 
 _IDLE = 16
 _LOCK_SECONDS = 1.0
@@ -56,12 +57,12 @@ class Readers:
             raise
         self._give_back(connection)
 
-    def ask(self, question: Callable[[Connection], Result]) -> Result:
-        """What one SELECT answers: it is a view of its own, at half the cost of a transaction around it."""
+    def ask(self, question: Callable[[Connection, Subject], Result], subject: Subject) -> Result:
+        """What one SELECT answers about `subject`: a view of its own, at half the cost of a transaction around it."""
         # As in `view`, written out: a generator around it would be a tenth of a lookup.
         connection = self._borrow()
         try:
-            answer = question(connection)
+            answer = question(connection, subject)
         except DriverError as error:
             self._discard(connection)
             raise self._faults.noted(error) from error

@@ -33,15 +33,27 @@ if TYPE_CHECKING:
 
         def fetchall(self) -> list[Any]: ...
         def fetchone(self) -> Any: ...
+        def execute(self, statements: str, bindings: Any = None, **options: Any) -> Cursor: ...
 
-    class Connection(apsw.Connection):
-        """The driver's connection."""
-
+    class _Connection(apsw.Connection):
         def execute(self, statements: str, bindings: Any = None, **options: Any) -> Cursor: ...
         def executemany(self, statements: str, sequenceofbindings: Any, **options: Any) -> Cursor: ...
 
 else:
-    Connection = apsw.Connection
+    _Connection = apsw.Connection
+
+
+class Connection(_Connection):
+    """The driver's connection. It has to be closed: `kept` holds it, too.
+
+    That is a cursor for statements whose rows are read at once; to make one for each takes longer than to bind its
+    values.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.kept: Cursor = self.cursor()  # type: ignore[assignment]
+
 
 OLDEST = (3, 37, 0)
 """The oldest SQLite that the statements need (RETURNING: 3.35; the WITHOUT ROWID fixes around it: 3.37)."""

@@ -7,52 +7,26 @@ has and 15 MB of memory (docs/performance.md). SQLAlchemy describes the tables (
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from operator import itemgetter
 from typing import Any
 
 from gestalt_cas.sqlite import Connection
 
-_NAME = re.compile(r":([a-z]\w*)")
-
 
 class Prepared:
-    """A statement with `:name` for each value; a call runs it on a driver connection and returns all rows."""
+    """A statement with `:name` for each value; a call runs it on a driver connection and returns all rows.
 
-    __slots__ = ("_pick", "_sql", "_text")
+    Raises KeyError for a value that is not given.
+    """
+
+    __slots__ = ("sql",)
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._sql = ""  # a process needs few of the statements, so each is taken apart when it is first asked for
-        self._pick: Callable[[dict[str, Any]], tuple[Any, ...]] = _nothing
-
-    @property
-    def sql(self) -> str:
-        """The statement's text, with a question mark for each value."""
-        return self._sql or self._taken_apart()
+        self.sql = " ".join(text.split())
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
-        return connection.execute(self._sql or self._taken_apart(), self._pick(values)).fetchall()
+        return connection.kept.execute(self.sql, values).fetchall()
 
     def insert(self, connection: Connection, **values: Any) -> int:
         """Run what inserts one row, and return its rowid, at half the cost of RETURNING."""
-        connection.execute(self.sql, self._pick(values))
+        connection.kept.execute(self.sql, values)
         return connection.last_insert_rowid()
-
-    def _taken_apart(self) -> str:
-        # The driver looks up names more slowly than positions.
-        self._pick = _picking(tuple(_NAME.findall(self._text)))
-        self._sql = _NAME.sub("?", " ".join(self._text.split()))  # last: whoever sees it finds the other there
-        return self._sql
-
-
-def _picking(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    """What takes the values of these names, in their order, out of a dictionary."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return (lambda values: (values[names[0]],)) if names else _nothing
-
-
-def _nothing(_: dict[str, Any]) -> tuple[Any, ...]:
-    return ()

@@ -196,7 +196,7 @@ class Store(Past):
         _check_lookup(key, version_id, as_of)
         version = None
         if not version_id and not as_of:
-            version = self._database.ask(lambda connection: versions.current_of(connection, key))
+            version = self._database.ask(versions.current_of, key)
         if version is None:
             with self._database.read() as tx:
                 version = _looked_up(tx, key, version_id, as_of)

@@ -1,14 +1,11 @@
 """What a process that forks does before, so that each of the forked ones need not do it again.
 
-The store imports some of its modules, and compiles its statements, only when it needs them.
+The store imports some of its modules only when it needs them.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-
-from gestalt_cas.statements import Prepared
 
 _LATE = (
     "alembic.command",
@@ -21,7 +18,3 @@ _LATE = (
 def make_ready() -> None:
     for name in (*_LATE, "gestalt_cas.statistics", "gestalt_cas.store"):
         import_module(name)
-    for module in [module for name, module in sys.modules.items() if name.startswith("gestalt_cas.")]:
-        for value in vars(module).values():
-            if isinstance(value, Prepared):
-                assert value.sql

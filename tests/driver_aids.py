@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,11 @@ def driver_error(code: int, text: str = "made up") -> Exception:
     error = apsw.exception_for(code)
     error.args = (text,)
     return error
+
+
+def values_of(sql: str, value: object = None) -> dict[str, object]:
+    """The same value for each of a statement's names, to run it or to ask for its plan."""
+    return dict.fromkeys(re.findall(r":([a-z]\w*)", sql), value)
 
 
 def trace_statements(connection: apsw.Connection, begins: Callable[[str], object]) -> None:

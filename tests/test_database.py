@@ -68,6 +68,10 @@ class Faulty:
         return self.real.executemany(sql, parameters)
 
     @property
+    def kept(self) -> Faulty:
+        return self
+
+    @property
     def in_transaction(self) -> bool:
         return bool(self.real.in_transaction)
 

@@ -15,6 +15,7 @@ from sqlalchemy.schema import CreateTable
 import backups
 from clocks import DAY, Clock, clock_fixture  # noqa: F401
 from command_line import command_in
+from driver_aids import values_of
 from gestalt_cas import ObjectKey, Store, holds, restore, sqlite, tables
 from gestalt_cas.errors import Held, InvalidArgument, NoSuchKey, NoSuchVersion, Protected
 from gestalt_cas.sqlite import Connection
@@ -383,7 +384,8 @@ def holds_alone() -> Connection:
 
 def test_a_held_prefix_is_sought_among_held_prefixes() -> None:
     """Whatever else is held: a few seeks where there are no holds, and where there are ten thousand of versions."""
-    plan = holds_alone().execute(f"EXPLAIN QUERY PLAN {holds._LAST_PREFIX.sql}", ("b", b"k")).fetchall()
+    sql = holds._LAST_PREFIX.sql
+    plan = holds_alone().execute(f"EXPLAIN QUERY PLAN {sql}", values_of(sql, b"k")).fetchall()
     assert [row[3] for row in plan] == ["SEARCH holds USING PRIMARY KEY (bucket=? AND version_id=? AND prefix<?)"]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import backups
 from checks import check
+from driver_aids import values_of
 from gestalt_cas import Store, blob_rows, releases, removals, restore, versions
 from gestalt_cas.errors import NoSuchKey, NoSuchVersion
 from gestalt_cas.garbage import Collected
@@ -455,7 +456,9 @@ def test_what_deleted_snapshots_kept_makes_the_estimate_a_lower_bound(held: Stor
 
 
 def test_kept_versions_are_found_by_their_own_index(store: Store) -> None:
-    (plan,) = rows(store, f"EXPLAIN QUERY PLAN {removals._KEPT_ROWS.sql}", -1, 1)[:1]
+    sql = removals._KEPT_ROWS.sql
+    with store._database.read() as tx:
+        (plan,) = tx.execute(f"EXPLAIN QUERY PLAN {sql}", values_of(sql, 1)).fetchall()[:1]
     assert "USING INDEX versions_kept (gone_seq>?)" in plan[3]
 
 

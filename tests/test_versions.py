@@ -11,6 +11,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driver_aids import values_of
 from gestalt_cas import Store, blob_rows, buckets, holds, quotas, version_walks, versions
 from gestalt_cas.errors import DatabaseDamaged, Held, QuotaExceeded
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
@@ -573,7 +574,7 @@ STATEMENTS = {
 def test_no_statement_walks_a_table_or_sorts(store: Store, name: str) -> None:
     statement = STATEMENTS[name]
     with store._database.read() as tx:
-        plan = tx.execute(f"EXPLAIN QUERY PLAN {statement.sql}", [None] * statement.sql.count("?")).fetchall()
+        plan = tx.execute(f"EXPLAIN QUERY PLAN {statement.sql}", values_of(statement.sql)).fetchall()
     steps = [step[3] for step in plan]
     assert not [step for step in steps if step.startswith("SCAN") and step != "SCAN counter"], steps
     assert not [step for step in steps if "TEMP B-TREE" in step or "AUTOMATIC" in step], steps
