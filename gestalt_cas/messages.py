@@ -100,11 +100,11 @@ class Namespace:
             request.max_keys,
         )
 
-    def meta(self, version: ObjectVersion, bucket: str) -> wire_pb2.ObjectMeta:
-        """The metadata of a version as callers see it; `bucket` is what the request said."""
-        meta = wire_pb2.ObjectMeta()
-        self._fill(meta, version, bucket)
-        return meta
+    def answer(self, version: ObjectVersion, bucket: str) -> wire_pb2.MetaResponse:
+        """The answer that is the metadata of a version; `bucket` is what the request said."""
+        response = wire_pb2.MetaResponse()
+        self.fill(response.meta, version, bucket)
+        return response
 
     def page(self, page: ListPage, bucket: str) -> wire_pb2.ListObjectsResponse:
         """A listing page as callers see it, without the key prefix; `bucket` is what the request said."""
@@ -116,11 +116,14 @@ class Namespace:
         )
         add = response.objects.add
         for version in page.objects:
-            self._fill(add(), version, bucket)
+            self.fill(add(), version, bucket)
         return response
 
-    def _fill(self, meta: wire_pb2.ObjectMeta, version: ObjectVersion, bucket: str) -> None:
-        """Set the fields where they are: messages handed to constructors are copied, several times the cost."""
+    def fill(self, meta: wire_pb2.ObjectMeta, version: ObjectVersion, bucket: str) -> None:
+        """Set the metadata of a version as callers see it; `bucket` is what the request said.
+
+        The fields are set where they are: messages handed to constructors are copied, several times the cost.
+        """
         ref = meta.ref
         ref.bucket = bucket
         ref.key = version.key.key[len(self.key_prefix) :]

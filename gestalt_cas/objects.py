@@ -6,6 +6,7 @@ of 0 to 255 bytes, metadata and stored headers of at most 64 KiB together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,6 +21,7 @@ NULL_VERSION = "null"
 """The version id of S3's null version: the one that writes replace while versioning is suspended."""
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def utf8(text: str, what: str) -> bytes:
@@ -32,11 +34,13 @@ def utf8(text: str, what: str) -> bytes:
 
 def check_bucket(bucket: str) -> None:
     """Raise InvalidArgument unless `bucket` is a usable name; the empty name stands for the default bucket."""
+    if not bucket:
+        return
     if len(utf8(bucket, "bucket name")) > MAX_BUCKET_BYTES:
         raise InvalidArgument(f"bucket name is longer than {MAX_BUCKET_BYTES} bytes")
     if "/" in bucket:
         raise InvalidArgument(f"bucket name {bucket!r} contains '/'")
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in bucket):
+    if _CONTROL.search(bucket):
         raise InvalidArgument(f"bucket name {bucket!r} contains a control character")
 
 

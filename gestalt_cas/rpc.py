@@ -166,7 +166,7 @@ def _write(mount: Mount, upload: Upload) -> wire_pb2.MetaResponse:
         conditions=messages.write_conditions(opening),
         confirm=upload.confirm,
     )
-    return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, opening.ref.bucket))
+    return mount.namespace.answer(version, opening.ref.bucket)
 
 
 def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
@@ -178,8 +178,9 @@ def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
         conditions=messages.read_conditions(request),
     )
     with reader:
-        meta = mount.namespace.meta(reader.version, request.ref.bucket)
-        yield wire_pb2.ReadObjectChunk(meta=meta).SerializeToString(**mount.packing)
+        opening = wire_pb2.ReadObjectChunk()
+        mount.namespace.fill(opening.meta, reader.version, request.ref.bucket)
+        yield opening.SerializeToString(**mount.packing)
         first = True
         for piece in reader:
             call.progress()
@@ -196,7 +197,7 @@ def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
 def _head(mount: Mount, raw: bytes) -> Message:
     ref = messages.decode(wire_pb2.HeadObjectRequest, raw).ref
     version = mount.store.head(mount.namespace.key(ref), version_id=ref.version_id)
-    return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, ref.bucket))
+    return mount.namespace.answer(version, ref.bucket)
 
 
 def _delete(mount: Mount, raw: bytes) -> Message:
@@ -218,7 +219,7 @@ def _copy(mount: Mount, raw: bytes) -> Message:
         source_version_id=request.source.version_id,
         conditions=messages.copy_conditions(request),
     )
-    return wire_pb2.MetaResponse(meta=mount.namespace.meta(version, request.destination.bucket))
+    return mount.namespace.answer(version, request.destination.bucket)
 
 
 def _presign(mount: Mount, raw: bytes) -> Message:

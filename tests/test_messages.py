@@ -142,7 +142,7 @@ def test_query_prefixes_what_is_a_position() -> None:
 def test_meta_says_what_the_request_said() -> None:
     headers = Headers("text/plain", cache_control="no-store")
     found = version("pre/k", headers=headers, metadata={"a": "b"})
-    meta = Namespace("pre/").meta(found, "")
+    meta = Namespace("pre/").answer(found, "").meta
     assert (meta.ref.bucket, meta.ref.key, meta.ref.version_id) == ("", "k", "v1")
     assert (meta.etag, meta.size, meta.content_type) == (f'"{"ab" * 32}"', 3, "text/plain")
     assert (meta.last_modified.seconds, meta.last_modified.nanos) == (1_700_000_000, 123_000_000)
@@ -151,7 +151,7 @@ def test_meta_says_what_the_request_said() -> None:
 
 @pytest.mark.parametrize("modified_ms", [0, 999, 1000, -1, -1000, -1001])
 def test_timestamps_keep_milliseconds_and_are_normalised(modified_ms: int) -> None:
-    stamp = Namespace().meta(version(modified_ms=modified_ms), "").last_modified
+    stamp = Namespace().answer(version(modified_ms=modified_ms), "").meta.last_modified
     assert stamp.ToMilliseconds() == modified_ms
     assert 0 <= stamp.nanos < 1_000_000_000
 
