@@ -23,10 +23,9 @@ class Answers:
 
     def settled(self, connection: Connection, question: Callable[[Connection], Result]) -> Result:
         """The answer, asked for in this transaction unless it is known."""
-        known = self._known
-        if question not in known:
-            known[question] = question(connection)
-        answer: Result = known[question]
+        answer: Result | None = self._known.get(question)
+        if answer is None:  # none is known, or it is None itself
+            answer = self._known[question] = question(connection)
         return answer
 
     def recent(self, question: Callable[[Connection], Result]) -> Result | None:

@@ -17,7 +17,7 @@ from typing import Self
 
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
-from gestalt_cas.changes import NO_METADATA, Changes
+from gestalt_cas.changes import Changes
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import InvalidArgument, StoreBusy, StoreError
 from gestalt_cas.heartbeats import HeldPin
@@ -25,6 +25,7 @@ from gestalt_cas.intake import Intake, Vouch
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
+    NO_METADATA,
     Conditions,
     Headers,
     ObjectKey,

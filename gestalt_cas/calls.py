@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Self
 
 from gestalt_cas.errors import PeerStalled, ShuttingDown, StoreError
 from gestalt_cas.messages import status_of
@@ -25,14 +26,24 @@ _STANDSTILL_SECONDS = 1.0
 
 
 class OpenCall:
-    """One stream. `progress` is called by its handler whenever the peer has sent or taken something."""
+    """One stream. `progress` is called by its handler whenever the peer has sent or taken something.
 
-    def __init__(self, request: GrpcCall) -> None:
+    It is open for the block that it is used for.
+    """
+
+    def __init__(self, request: GrpcCall, over: Callable[[OpenCall], None]) -> None:
+        self._over = over
         self.request = request
         self.context = request.context
         self.last_progress = time.monotonic()
         self.due: tuple[float, StoreError] | None = None
         self.ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over(self)
 
     def progress(self) -> None:
         self.last_progress = time.monotonic()
@@ -65,10 +76,9 @@ class Calls:
         self._open: set[OpenCall] = set()
         self._sweeper: threading.Thread | None = None
 
-    @contextmanager
-    def track(self, request: GrpcCall) -> Iterator[OpenCall]:
-        """Enter a stream for the block; raises ShuttingDown when the process is stopping."""
-        call = OpenCall(request)
+    def track(self, request: GrpcCall) -> AbstractContextManager[OpenCall]:
+        """Enter a stream for a block; raises ShuttingDown when the process is stopping."""
+        call = OpenCall(request, self._forget)
         with self._lock:
             if self.stopping.is_set():
                 raise ShuttingDown("the provider is stopping")
@@ -76,11 +86,11 @@ class Calls:
             if self._sweeper is None:
                 self._sweeper = threading.Thread(target=self._sweep, name="gestalt-cas-sweeper", daemon=True)
                 self._sweeper.start()
-        try:
-            yield call
-        finally:
-            with self._lock:
-                self._open.discard(call)
+        return call
+
+    def _forget(self, call: OpenCall) -> None:
+        with self._lock:
+            self._open.discard(call)
 
     def stop(self) -> None:
         """Refuse new streams and end the open ones; returns at once, handlers leave on their own."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import takewhile
-from types import MappingProxyType
 
 from gestalt_cas import conditions as rules
 from gestalt_cas import history, holds, moments, quotas, versions
@@ -18,12 +17,10 @@ from gestalt_cas.clock import now_ms
 from gestalt_cas.database import Database
 from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed, VersionRemoved
 from gestalt_cas.moments import AsOf
-from gestalt_cas.objects import NO_HEADERS, Conditions, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.objects import NO_HEADERS, NO_METADATA, Conditions, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.payloads import Payloads
 from gestalt_cas.settings import Settings
 from gestalt_cas.sqlite import Connection
-
-NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 class Changes:

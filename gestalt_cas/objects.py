@@ -20,7 +20,8 @@ MAX_PAGE = 1000
 NULL_VERSION = "null"
 """The version id of S3's null version: the one that writes replace while versioning is suspended."""
 
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
+_BREAK = re.compile("[\r\n\0]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -105,7 +106,7 @@ class ObjectVersion:
     digest: str
     modified_ms: int
     headers: Headers = NO_HEADERS
-    metadata: Mapping[str, str] = field(default_factory=lambda: _NO_METADATA)
+    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
     current: bool = True
     removed: bool = False
 
@@ -234,7 +235,7 @@ def check_attributes(headers: Headers, metadata: Mapping[str, str]) -> None:
         value = getattr(headers, name)
         if not value:
             continue
-        if any(char in value for char in "\r\n\0"):
+        if _BREAK.search(value):
             raise InvalidArgument(f"{name} contains a line break or NUL")
         total += len(utf8(value, name))
     for name, value in metadata.items():

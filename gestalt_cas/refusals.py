@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from gestalt_cas.durability import is_full
 from gestalt_cas.errors import DiskFull, StorageFault, StoreError, TooManyStreams
@@ -14,13 +13,19 @@ from gestalt_cas.errors import DiskFull, StorageFault, StoreError, TooManyStream
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE}
 
 
-@contextlib.contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn the operating system's refusals into the store's words."""
-    try:
-        yield
-    except OSError as error:
-        raise fault(doing, error) from error
+class translated:  # noqa: N801 - read like the function that it would be, at a third of what a generator costs
+    """Turn the operating system's refusals into the store's words, for a block that is `doing` something."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, OSError):
+            raise fault(self._doing, error) from error
 
 
 def fault(doing: str, error: OSError) -> StoreError:

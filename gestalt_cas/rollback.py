@@ -21,12 +21,11 @@ from dataclasses import dataclass
 
 from gestalt_cas import history, holds, quotas, rollback_rows, versions
 from gestalt_cas import settings as store_settings
-from gestalt_cas.changes import NO_METADATA
 from gestalt_cas.clock import now_ms
 from gestalt_cas.diffs import Kind
 from gestalt_cas.errors import StoreBusy, StoreError
 from gestalt_cas.heartbeats import HeldPin
-from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey
+from gestalt_cas.objects import NO_HEADERS, NO_METADATA, Headers, ObjectKey
 from gestalt_cas.parts import Parts
 from gestalt_cas.rollback_plans import Plan, Scope
 from gestalt_cas.rollback_rows import Return

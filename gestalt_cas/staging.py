@@ -156,6 +156,7 @@ class Staging:
     def __init__(self, layout: Layout, limits: Limits) -> None:
         self._layout = layout
         self._prefix = f"{layout.staging}/{secrets.token_hex(8)}"
+        self._doing = f"staging an upload below {layout.root}"
         self._numbers = count()
         # Asked once: it would be a look at the directory for each upload.
         self._make = ownership.make_file if ownership.gives_away(layout.staging) else _made
@@ -167,7 +168,7 @@ class Staging:
         Holds only a few pieces at a time. Whatever `pieces` raises leaves no file behind; so do StoreFull,
         ObjectTooLarge and StorageFault. The caller discards the result in the end.
         """
-        with translated(f"staging an upload below {self._layout.root}"):
+        with translated(self._doing):
             staged = self._new_staging_file()
         try:
             self._fill(staged, pieces)
@@ -232,7 +233,7 @@ class Staging:
         begun = 0
         for group in _gathered(pieces):
             count = sum(len(piece) for piece in group)
-            with translated(f"staging an upload below {self._layout.root}"):
+            with translated(self._doing):
                 self.budget.take(staged.size + count, count)
                 staged.size += count
                 staged.write(group)

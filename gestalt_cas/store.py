@@ -24,7 +24,7 @@ from gestalt_cas import allowances, buckets, holds, listing, pages, quotas, rang
 from gestalt_cas import conditions as rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.batches import Batch
-from gestalt_cas.changes import NO_METADATA, Changes, lookup, lookup_then, resolve
+from gestalt_cas.changes import Changes, lookup, lookup_then, resolve
 from gestalt_cas.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
@@ -37,6 +37,7 @@ from gestalt_cas.moments import AsOf
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
+    NO_METADATA,
     ByteRange,
     Conditions,
     Headers,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import secrets
+import os
 
 from blake3 import blake3
 
 _RANDOM = 9
 """Random bytes of a version id."""
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_SHIFTS = range(110, -1, -10)
 _CONTEXT = "gestalt-cas 2026 seeded version id"
 
 seed: int | None = None
@@ -25,13 +28,14 @@ def new(first: int, number: int) -> list[str]:
 
     The random part keeps a store that was restored from a backup from giving an id a second time; seeded it does not.
     """
-    drawn = secrets.token_bytes(_RANDOM * number) if seed is None else _seeded(first, number)
-    raw = b"".join(
-        (first + index).to_bytes(6) + drawn[index * _RANDOM : (index + 1) * _RANDOM] for index in range(number)
-    )
-    # 15 bytes are 24 characters without padding, so many can be encoded together.
-    text = base64.b32hexencode(raw).decode().lower()
-    return [text[start : start + 24] for start in range(0, len(text), 24)]
+    drawn = os.urandom(_RANDOM * number) if seed is None else _seeded(first, number)
+    return [_text(first + index, drawn[index * _RANDOM : (index + 1) * _RANDOM]) for index in range(number)]
+
+
+def _text(seq: int, drawn: bytes) -> str:
+    """The 24 digits of the 15 bytes, as base32hex has them; the library's way takes five times as long."""
+    bits = seq << 8 * _RANDOM | int.from_bytes(drawn)
+    return "".join([_PAIRS[bits >> shift & 0x3FF] for shift in _SHIFTS])
 
 
 def _seeded(first: int, number: int) -> bytes:

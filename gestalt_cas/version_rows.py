@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
 from gestalt_cas.errors import DatabaseDamaged
-from gestalt_cas.objects import Headers, ObjectKey, ObjectVersion
+from gestalt_cas.objects import NO_METADATA, Headers, ObjectKey, ObjectVersion
 
 COLUMNS = (
     "versions.key, versions.version_id, versions.seq, versions.size, versions.digest, versions.commit_ms, "
@@ -19,21 +20,20 @@ COLUMNS = (
 
 
 _OTHERS = tuple(name for name in Headers.__slots__ if name != "content_type")
+_others_of = attrgetter(*_OTHERS)
 
 
 def headers_json(headers: Headers) -> str | None:
     """What is stored of all headers but the content type, which has a column of its own; None for nothing."""
-    others = {name: value for name in _OTHERS if (value := getattr(headers, name))}
-    return json.dumps(others, ensure_ascii=False) if others else None
+    if not any(_others_of(headers)):
+        return None
+    return json.dumps({name: value for name in _OTHERS if (value := getattr(headers, name))}, ensure_ascii=False)
 
 
 @lru_cache(maxsize=64)
 def _headers(content_type: str, others: str | None) -> Headers:
     """The stored headers. Cached: objects of one listing mostly share theirs, and a page has up to 1,000 of them."""
     return Headers(content_type, **(json.loads(others) if others else {}))
-
-
-_NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
 def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> ObjectVersion:
@@ -48,7 +48,7 @@ def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> Object
             digest.hex() if digest is not None else "",
             commit_ms,
             _headers(content_type, headers),
-            MappingProxyType(json.loads(metadata)) if metadata else _NO_METADATA,
+            MappingProxyType(json.loads(metadata)) if metadata else NO_METADATA,
             current,
         )
     except (ValueError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gestalt_cas import holds, quotas, removals, version_ids
-from gestalt_cas.objects import NULL_VERSION, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.objects import NO_METADATA, NULL_VERSION, Headers, ObjectKey, ObjectVersion
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared
 from gestalt_cas.version_rows import COLUMNS, from_row, headers_json
@@ -170,7 +170,14 @@ def append(
     else:
         _POINT(connection, bucket=key.bucket, key=encoded, seq=seq)
     return ObjectVersion(
-        key, version_id, seq, size, digest.hex() if digest else "", commit_ms, headers, MappingProxyType(dict(metadata))
+        key,
+        version_id,
+        seq,
+        size,
+        digest.hex() if digest else "",
+        commit_ms,
+        headers,
+        MappingProxyType(dict(metadata)) if metadata else NO_METADATA,
     )
 
 
