@@ -7,7 +7,6 @@ removes a version. Semantics: docs/contract.md (sections 3 and 6) and the S3 API
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import takewhile
 
 from gestalt_cas import conditions as rules
@@ -103,7 +102,7 @@ class Changes:
         at_ms = self._now_ms()
         for marker in reversed(markers):  # the oldest first, so that what is then the newest is found at once
             versions.remove(tx, marker, at_ms)
-        return replace(history[len(markers)], current=True)
+        return history[len(markers)]._replace(current=True)
 
     def _append(
         self,

@@ -9,7 +9,7 @@ its caller.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from gestalt_cas import version_rows
@@ -170,4 +170,4 @@ def _below(rows: Sequence[Any], bucket: str, lower: bytes, upper: bytes | None) 
 
 def _version(bucket: str, row: Sequence[Any]) -> ObjectVersion:
     found = version_rows.from_row(bucket, row)
-    return replace(found, removed=True) if row[9] else found
+    return found._replace(removed=True) if row[9] else found

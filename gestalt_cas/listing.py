@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 Row = tuple[bytes, int]
 """A current key and the sequence of its version."""
@@ -35,8 +36,7 @@ class Position:
         return successor(self.value) if self.group else self.value + b"\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a page: a key with the sequence of its version, or a common prefix (`seq` None)."""
 
     name: bytes

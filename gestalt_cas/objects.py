@@ -1,5 +1,8 @@
 """The nouns of the store: keys, versions, ranges, conditions, listings. Values only; no I/O.
 
+Those that a call makes many of are named tuples: a frozen dataclass takes four times as long to make, which was a
+quarter of a page of a listing.
+
 Limits are those of docs/contract.md (section 6): keys of 1 to 2,048 UTF-8 bytes with any Unicode in them, bucket names
 of 0 to 255 bytes, metadata and stored headers of at most 64 KiB together.
 """
@@ -8,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from gestalt_cas.errors import InvalidArgument
 
@@ -63,8 +67,7 @@ def check_prefix(prefix: str) -> bytes:
     return encoded
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectKey:
+class ObjectKey(NamedTuple):
     """Where an object lives. `bucket` "" means the store's default bucket; `key` is opaque and never normalised."""
 
     bucket: str
@@ -74,8 +77,7 @@ class ObjectKey:
         return f"{self.bucket}/{self.key}"
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(NamedTuple):
     """The HTTP representation headers stored with an object; "" means that none was given."""
 
     content_type: str = ""
@@ -88,8 +90,7 @@ class Headers:
 NO_HEADERS = Headers()
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectVersion:
+class ObjectVersion(NamedTuple):
     """One committed version of an object, or a delete marker.
 
     `version_id` is opaque, and NULL_VERSION for the null version. `seq`, from 1 on, orders all changes of the store.
@@ -106,7 +107,7 @@ class ObjectVersion:
     digest: str
     modified_ms: int
     headers: Headers = NO_HEADERS
-    metadata: Mapping[str, str] = field(default_factory=lambda: NO_METADATA)
+    metadata: Mapping[str, str] = NO_METADATA
     current: bool = True
     removed: bool = False
 
@@ -131,8 +132,7 @@ class ByteRange:
     end: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
+class Conditions(NamedTuple):
     """Preconditions as a caller gave them.
 
     Tags are the raw text of the HTTP field: one tag or a comma list, quoted or not, weak or not, or `*`; "" when
@@ -231,7 +231,7 @@ def require_pieces(body: object) -> None:
 def check_attributes(headers: Headers, metadata: Mapping[str, str]) -> None:
     """Raise InvalidArgument unless headers and user metadata may be stored (contract section 6)."""
     total = 0
-    for name in Headers.__slots__:
+    for name in Headers._fields:
         value = getattr(headers, name)
         if not value:
             continue

@@ -135,7 +135,7 @@ def _objects(database: Database, bucket: str, moment: Moment) -> Iterator[list[o
 def _object(version: ObjectVersion, moment: Moment) -> list[object]:
     if not version.digest:
         raise _purged(str(version.key), moment)
-    headers = {name: value for name in Headers.__slots__ if (value := getattr(version.headers, name))}
+    headers = {name: value for name in Headers._fields if (value := getattr(version.headers, name))}
     return [version.key.key, version.digest, version.size, headers, dict(version.metadata)]
 
 

@@ -19,7 +19,7 @@ COLUMNS = (
 """What a query asks for, before all else, to have its rows read by `from_row`."""
 
 
-_OTHERS = tuple(name for name in Headers.__slots__ if name != "content_type")
+_OTHERS = tuple(name for name in Headers._fields if name != "content_type")
 _others_of = attrgetter(*_OTHERS)
 
 

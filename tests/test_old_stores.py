@@ -26,7 +26,7 @@ from gestalt_cas.errors import (
     VersionRemoved,
 )
 from gestalt_cas.layout import Layout
-from gestalt_cas.objects import Headers, ListQuery
+from gestalt_cas.objects import ListQuery
 from storage import child, payload_path, rows
 from wire import protos
 from wire.client import Client
@@ -81,7 +81,7 @@ def as_record(version: ObjectVersion) -> Record:
         "digest": version.digest,
         "modified_ms": version.modified_ms,
         "current": version.current,
-        "headers": {name: getattr(version.headers, name) for name in Headers.__slots__},
+        "headers": version.headers._asdict(),
         "metadata": dict(version.metadata),
     }
 

@@ -39,7 +39,7 @@ def records(store: Store, bucket: str, *, current: bool) -> list[list[object]]:
             if version.delete_marker:
                 record: list[object] = [version.key.key, None, 0, {}, {}]
             else:
-                headers = {name: getattr(version.headers, name) for name in Headers.__slots__}
+                headers = version.headers._asdict()
                 given = {name: value for name, value in headers.items() if value}
                 record = [version.key.key, version.etag.strip('"'), version.size, given, dict(version.metadata)]
             if not current or (version.current and not version.delete_marker):

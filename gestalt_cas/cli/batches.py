@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _CONDITIONS = ("if_match", "if_none_match", "current_version")
 _FIELDS = {
-    "put": {"key", "file", "text", "base64", "metadata", *Headers.__slots__, *_CONDITIONS},
+    "put": {"key", "file", "text", "base64", "metadata", *Headers._fields, *_CONDITIONS},
     "copy": {"from", "key", "source_version_id", *_CONDITIONS},
     "delete": {"key", "version_id"},
 }
@@ -95,7 +95,7 @@ def _change(changes: Batch, line: _Line, store: Path) -> Change:
     if line.op == "copy":
         version_id = line.text("source_version_id")
         return changes.copy(line.address("from"), key, source_version_id=version_id, conditions=conditions)
-    headers = {name: line.text(name) for name in Headers.__slots__}
+    headers = {name: line.text(name) for name in Headers._fields}
     path = line.text("file")
     headers["content_type"] = headers["content_type"] or guessed_type(path)
     with line.body(store) as chunks:

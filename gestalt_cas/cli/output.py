@@ -62,12 +62,11 @@ def then_record(version: ObjectVersion) -> dict[str, object]:
 
 def stat_record(version: ObjectVersion) -> dict[str, object]:
     """All fields of a version."""
-    headers = {name: getattr(version.headers, name) for name in version.headers.__slots__}
     return {
         **version_record(version),
         "digest": version.digest,
         "seq": version.seq,
-        **headers,
+        **version.headers._asdict(),
         "metadata": dict(version.metadata),
     }
 

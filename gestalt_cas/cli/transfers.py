@@ -11,7 +11,7 @@ import mimetypes
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -47,7 +47,7 @@ class Attributes:
         """The headers of an object that was a file of this name."""
         if self.headers.content_type or not self.guess:
             return self.headers
-        return replace(self.headers, content_type=guessed_type(name))
+        return self.headers._replace(content_type=guessed_type(name))
 
 
 @cache

@@ -165,7 +165,7 @@ def as_record(version: ObjectVersion) -> dict[str, object]:
         "digest": version.digest,
         "modified_ms": version.modified_ms,
         "current": version.current,
-        "headers": {name: getattr(version.headers, name) for name in Headers.__slots__},
+        "headers": version.headers._asdict(),
         "metadata": dict(version.metadata),
     }
 
