@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,7 +116,7 @@ def test_delete_marker_has_no_etag() -> None:
 
 def test_values_cannot_be_changed() -> None:
     version = _version("ab" * 32)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         version.size = 4  # type: ignore[misc]
     with pytest.raises(TypeError):
         version.metadata["a"] = "b"  # type: ignore[index]
@@ -155,7 +153,7 @@ def test_conditions_are_true_when_any_is_given(conditions: Conditions) -> None:
     assert not objects.NO_CONDITIONS
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Headers)])
+@pytest.mark.parametrize("name", Headers._fields)
 @pytest.mark.parametrize("value", ["a\rb", "a\nb", "a\0b", "\r\nX-Other: 1"])
 def test_check_attributes_refuses_line_breaks_in_every_header(name: str, value: str) -> None:
     with pytest.raises(InvalidArgument, match=name):
