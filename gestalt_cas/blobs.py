@@ -99,28 +99,28 @@ class Blobs:
 
         Raises BlobMissing when there is no file, DigestMismatch when it is not a regular file of `size` bytes.
         """
-        path = self.path(digest)
+        path, name = self._name(digest), digest.hex()
         try:
             # Not blocking: a pipe that somebody put there must be found out, not waited for.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
-            raise BlobMissing(f"payload {path.name} is missing", digest=path.name) from None
+            raise BlobMissing(f"payload {name} is missing", digest=name) from None
         except OSError as error:
             if error.errno in _NOT_REGULAR:
-                raise DigestMismatch(f"payload {path.name} is not a regular file", digest=path.name) from None
+                raise DigestMismatch(f"payload {name} is not a regular file", digest=name) from None
             if error.errno == errno.EIO:
-                raise DigestMismatch(f"payload {path.name} cannot be read: {error}", digest=path.name) from error
-            raise fault(f"opening payload {path.name}", error) from error
+                raise DigestMismatch(f"payload {name} cannot be read: {error}", digest=name) from error
+            raise fault(f"opening payload {name}", error) from error
         try:
-            with translated(f"looking at payload {path.name}"):
+            with translated("looking at a payload"):
                 found = os.fstat(fd)
         except StoreError:
             os.close(fd)
             raise
         if not stat.S_ISREG(found.st_mode) or found.st_size != size:
             os.close(fd)
-            raise DigestMismatch(f"payload {path.name} has {found.st_size} bytes instead of {size}", digest=path.name)
-        return BlobFile(fd, path, size, sums)
+            raise DigestMismatch(f"payload {name} has {found.st_size} bytes instead of {size}", digest=name)
+        return BlobFile(fd, path, name, size, sums)
 
     def listed(self, first: int) -> list[tuple[bytes, int]]:
         """The regular files named by a digest that begins with the byte `first`, each with its size in bytes."""
@@ -202,10 +202,10 @@ class Blobs:
 class BlobFile:
     """An open payload; reads are checked against the chunk sums before any byte is handed out."""
 
-    def __init__(self, fd: int, path: Path, size: int, sums: bytes) -> None:
+    def __init__(self, fd: int, path: str, digest: str, size: int, sums: bytes) -> None:
         self._fd = fd
         self._path = path
-        self._digest = path.name
+        self._digest = digest
         self._size = size
         self._sums = sums
 

@@ -145,6 +145,8 @@ def resolve(tx: Connection, key: ObjectKey) -> ObjectKey:
 
 def lookup(tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
     """The current object of a key, or one of its versions; raises NoSuchKey or NoSuchVersion."""
+    if not version_id and (found := versions.current_of(tx, key)) is not None:
+        return found
     target = resolve(tx, key)
     if version_id:
         found = versions.by_id(tx, target, version_id)

@@ -43,9 +43,9 @@ def free_bytes(directory: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def is_path_of(path: Path, fd: int) -> bool:
+def is_path_of(path: str | Path, fd: int) -> bool:
     """Whether the name, links not followed, stands for the very file that is open."""
     try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
     except FileNotFoundError:
         return False
