@@ -65,7 +65,7 @@ class Database:
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
         self.place = Place(layout)
-        self._readers = Readers(layout.database, writer_lock, self._faults, self.place)
+        self._readers = Readers(layout.database, writer_lock, self._faults, self.place, self._wal)
         self._committer = Committer(self._shared_write)
         self._answers = Answers()
 
@@ -193,7 +193,7 @@ class Database:
             except DriverError as error:
                 raise self._faults.noted(error) from error
             finally:
-                connection.close()
+                self._wal.close(connection)
             self._faults.refusal = ""
             self._reopen()
 
@@ -249,7 +249,7 @@ class Database:
     def _close_connections(self) -> None:
         for connection in self._take_connections():
             try:
-                connection.close()
+                self._wal.close(connection)
             except DriverError as error:
                 log.warning("closing the database: %s", error)
 

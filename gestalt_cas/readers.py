@@ -18,6 +18,7 @@ from gestalt_cas.errors import DatabaseDamaged, ShuttingDown, StoreBusy
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.place import Place
 from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.wal import Wal
 
 Result = TypeVar("Result")
 
@@ -31,11 +32,12 @@ _abandoned: list[Connection] = []
 class Readers:
     """The readers of one open database. Thread-safe."""
 
-    def __init__(self, path: Path, writer_lock: WriterLock, faults: Faults, place: Place) -> None:
+    def __init__(self, path: Path, writer_lock: WriterLock, faults: Faults, place: Place, wal: Wal) -> None:
         self._path = path
         self._writer_lock = writer_lock
         self._faults = faults
         self._place = place
+        self._wal = wal
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
@@ -123,7 +125,7 @@ class Readers:
             return
         try:
             with self._writer_lock.held(_LOCK_SECONDS):
-                connection.close()
+                self._wal.close(connection)
         except (StoreBusy, ShuttingDown):
             abandon([connection])
 

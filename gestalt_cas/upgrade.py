@@ -23,6 +23,7 @@ from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock, WriterLock
 from gestalt_cas.sqlite import DriverError
+from gestalt_cas.wal import Wal
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     except DriverError as error:
         raise sqlite.translate(error) from error
     finally:
-        connection.close()
+        Wal(layout.wal, layout.shared_memory).close(connection)
     log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)
 
 
