@@ -183,6 +183,7 @@ class Database:
             self._faults.due = AFTER_DAMAGE
             connection = connect(self._layout.database)
             try:
+                sqlite.spill(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 self._keep_wal()
                 _check_format(connection)

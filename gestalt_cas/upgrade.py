@@ -123,6 +123,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     connection = connect(layout.database)
     try:
         connection.execute("PRAGMA foreign_keys=OFF")
+        sqlite.spill(connection)
         with migrating.migrated(connection):
             if found is None:
                 settings.store(connection, initial)

@@ -46,6 +46,8 @@ from gestalt_cas.locks import FileLock
 from gestalt_cas.sqlite import DriverError
 from storage import Child, Failing, body, child, history, key, put, rows
 
+FILE, MEMORY = 1, 2  # of PRAGMA temp_store
+
 
 class Faulty:
     """A driver connection whose statements that start with `sql` fail, once or `times`; `after` doing their work."""
@@ -841,6 +843,40 @@ def test_an_absent_wal_is_of_no_length(store: Store) -> None:
     store.close()
     assert not (store.directory / "metadata.sqlite3-wal").exists()
     assert store._database.wal_bytes == 0
+
+
+# ---- what is larger than memory ----
+
+
+SMALL_MEMORY = """
+import resource
+store = Store.open(arguments[0])
+for number in range(6):
+    with store._database.write() as tx:
+        for part in range(20):
+            tx.execute("INSERT INTO settings VALUES (?, ?)", (f"long{number}-{part}", '"' + "x" * 1_000_000 + '"'))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20),) * 2)
+store._database.mend(lambda tx: None, vacuum=True)
+with store._database.read() as tx:
+    print(tx.execute("SELECT count(*) FROM settings WHERE name LIKE 'long%'").fetchall()[0][0])
+"""
+
+
+def test_a_database_is_written_anew_in_less_memory_than_it_has(tmp_path: Path) -> None:
+    assert child(SMALL_MEMORY, tmp_path / "store") == "120\n"
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_a_repair_works_in_temporary_files_where_there_can_be_any(
+    store: Store, monkeypatch: pytest.MonkeyPatch, places: bool
+) -> None:
+    found: list[Any] = []
+    if not places:  # as in a container whose root is read-only
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    store._database.mend(lambda tx: found.extend(tx.execute("PRAGMA temp_store").fetchall()))
+    assert found == [(FILE if places else MEMORY,)]
+    assert rows(store, "PRAGMA temp_store") == [(MEMORY,)]
 
 
 # ---- closing ----
