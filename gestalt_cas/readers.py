@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from gestalt_cas import sqlite
 from gestalt_cas.connections import connect
 from gestalt_cas.database_faults import Faults
 from gestalt_cas.errors import DatabaseDamaged, ShuttingDown, StoreBusy
@@ -26,7 +27,7 @@ _IDLE = 16
 _LOCK_SECONDS = 1.0
 
 _abandoned: list[Connection] = []
-"""Connections that could not be closed under write.lock; kept, since collecting one would close it."""
+"""Connections that could not be closed under write.lock; kept, since collecting one closes it."""
 
 
 class Readers:
@@ -131,5 +132,11 @@ class Readers:
 
 
 def abandon(connections: list[Connection]) -> None:
-    """Leave what cannot be closed under write.lock to the end of the process."""
+    """Leave what cannot be closed under write.lock to the end of the process, without a checkpoint.
+
+    The interpreter collects what there is at its own end, and that closes it.
+    """
+    for connection in connections:
+        with suppress(*DriverError):  # another thread is in a statement of it
+            sqlite.leave_wal(connection)
     _abandoned.extend(connections)

@@ -121,6 +121,11 @@ def _takes_files(place: str) -> bool:
     return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
+def leave_wal(connection: Connection) -> None:
+    """Have closing it move nothing out of the WAL, even if it is the last connection of all."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
 def in_memory() -> Connection:
     """A connection to an empty database in memory."""
     return _opened(":memory:")

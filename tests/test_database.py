@@ -982,6 +982,50 @@ def test_without_the_lock_connections_are_left_open(store: Store, abandoned: lis
     holder.close()
 
 
+LEFT_OPEN = """
+store = Store.open(arguments[0])
+store.write(ObjectKey("bucket", "k"), [b"one"])
+print("written", flush=True)
+sys.stdin.readline()
+print(store._database.close(timeout=0.02))
+"""
+
+
+def test_what_is_left_open_without_the_lock_ends_without_a_checkpoint(tmp_path: Path) -> None:
+    """The interpreter collects the connections at its end, which closes them."""
+    wal_ = tmp_path / "store" / "metadata.sqlite3-wal"
+    with Child(LEFT_OPEN, tmp_path / "store") as process:
+        assert process.line() == "written"
+        holder = FileLock(tmp_path / "store" / "write.lock")
+        assert holder.try_acquire()
+        before = wal_.read_bytes()
+        process.tell()
+        assert process.finish() == "False\n"
+        assert wal_.read_bytes() == before
+        holder.close()
+    with Store.open(tmp_path / "store") as store:
+        assert body(store, "k") == b"one"
+
+
+def test_what_another_thread_is_at_work_with_is_left_open_too(store: Store, abandoned: list[Any]) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stay() -> int:
+        begun.set()
+        go_on.wait(60)
+        return 1
+
+    busy = writer(store)
+    busy.create_scalar_function("stay", stay, 0)
+    thread = threading.Thread(target=lambda: busy.execute("SELECT stay()").fetchall())
+    thread.start()
+    assert begun.wait(60)
+    readers.abandon([busy])
+    go_on.set()
+    thread.join()
+    assert abandoned == [busy]
+
+
 @pytest.mark.parametrize("locks_closed", [True, False])
 def test_a_read_that_outlives_the_store_ends_well(store: Store, abandoned: list[Any], locks_closed: bool) -> None:
     put(store, "k", b"one")
