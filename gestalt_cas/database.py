@@ -184,6 +184,7 @@ class Database:
             connection = connect(self._layout.database)
             try:
                 sqlite.spill(connection)
+                sqlite.heed_signals(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 self._keep_wal()
                 _check_format(connection)

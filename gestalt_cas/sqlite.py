@@ -48,6 +48,8 @@ OLDEST = (3, 37, 0)
 
 _STATEMENTS = 256
 """How many compiled statements a connection keeps: more than the store has."""
+_STEPS = 100_000
+"""Of SQLite's between two looks for signals: some milliseconds."""
 _SHOWN_BYTES = 80
 _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 7, 8, 10, 11, 13, 14, 26
 
@@ -121,6 +123,11 @@ def _takes_files(place: str) -> bool:
     return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
+def heed_signals(connection: Connection) -> None:
+    """Have its long statements end at ctrl-C and SIGTERM: the interpreter sees to those between its own steps only."""
+    connection.set_progress_handler(lambda: False, _STEPS)
+
+
 def leave_wal(connection: Connection) -> None:
     """Have closing it move nothing out of the WAL, even if it is the last connection of all."""
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -142,9 +149,9 @@ def _opened(uri: str) -> Connection:
 
 
 def copy(
-    source: Connection, destination: Connection, *, pages: int = -1, progress: Callable[[int, int], None] | None = None
+    source: Connection, destination: Connection, *, pages: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Replace what `destination` holds by what `source` sees, `pages` at a time, or all of them in one step.
+    """Replace what `destination` holds by what `source` sees, `pages` at a time.
 
     After each step `progress` is called with how many pages are left and how many there are; it may raise to stop.
     Raises DriverError.

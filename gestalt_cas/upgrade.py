@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 OPEN_TIMEOUT = 20.0
 """Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
 _LOOK_AGAIN_SECONDS = 0.1
+_STEP_PAGES = 1024
+"""Pages of the old database that are copied between two looks for signals."""
 
 
 def open_schema(
@@ -124,6 +126,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     try:
         connection.execute("PRAGMA foreign_keys=OFF")
         sqlite.spill(connection)
+        sqlite.heed_signals(connection)
         with migrating.migrated(connection):
             if found is None:
                 settings.store(connection, initial)
@@ -183,7 +186,7 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     try:
         with closing(connect(layout.database)) as source, closing(sqlite.connect(part)) as destination:
             destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
-            sqlite.copy(source, destination)
+            sqlite.copy(source, destination, pages=_STEP_PAGES)
         sync_file(fd)
     except DriverError as error:
         raise sqlite.translate(error) from error

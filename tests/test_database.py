@@ -879,6 +879,52 @@ def test_a_repair_works_in_temporary_files_where_there_can_be_any(
     assert rows(store, "PRAGMA temp_store") == [(MEMORY,)]
 
 
+# ---- ctrl-C in a statement on a whole table ----
+
+
+INTERRUPTED = """
+import signal, threading
+from gestalt_cas import settings
+from gestalt_cas.backups.row_copies import RowCopy
+
+finished = []
+
+def long(connection, *_):
+    # A function in C, since signals are seen to wherever Python runs.
+    connection.create_scalar_function("finished", finished.append, 1)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    connection.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000000) "
+        "SELECT finished(count(*)) FROM n"
+    )
+
+def copy():
+    with RowCopy(Path(arguments[0])) as rows:
+        long(rows._connection)
+
+def repair():
+    with Store.open(arguments[0]) as store:
+        store._database.mend(long)
+
+def upgrade():
+    settings.store = long
+    Store.open(arguments[0])
+
+try:
+    {"copy": copy, "repair": repair, "upgrade": upgrade}[arguments[1]]()
+except KeyboardInterrupt:
+    print(finished)
+"""
+
+
+@pytest.mark.parametrize("what", ["copy", "repair", "upgrade"])
+def test_ctrl_c_ends_a_statement_on_a_whole_table(tmp_path: Path, what: str) -> None:
+    assert child(INTERRUPTED, tmp_path / "store", what) == "[]\n"
+    if what != "copy":
+        with Store.open(tmp_path / "store") as store:
+            put(store, "k", b"one")
+
+
 # ---- closing ----
 
 
