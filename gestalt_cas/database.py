@@ -66,7 +66,7 @@ class Database:
         self._proven = False  # that the writer's connection can write
         self._writer: Connection | None = connect(layout.database)
         self.place = Place(layout)
-        self._readers = Readers(layout.database, writer_lock, self._faults, self.place)
+        self._readers = Readers(layout.database, writer_lock, self._faults, self.place, self._wal)
         self._committer = Committer(self._shared_write)
         self._answers = Answers()
 
@@ -184,6 +184,8 @@ class Database:
             self._faults.due = AFTER_DAMAGE
             connection = connect(self._layout.database)
             try:
+                sqlite.spill(connection)
+                sqlite.heed_signals(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 self._keep_wal()
                 _check_format(connection)
@@ -194,7 +196,7 @@ class Database:
             except DriverError as error:
                 raise self._faults.noted(error) from error
             finally:
-                connection.close()
+                self._wal.close(connection)
             self._faults.refusal = ""
             self._reopen()
 
@@ -250,7 +252,7 @@ class Database:
     def _close_connections(self) -> None:
         for connection in self._take_connections():
             try:
-                connection.close()
+                self._wal.close(connection)
             except DriverError as error:
                 log.warning("closing the database: %s", error)
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from gestalt_cas import sqlite
 from gestalt_cas.connections import connect
 from gestalt_cas.database_faults import Faults
 from gestalt_cas.errors import DatabaseDamaged, ShuttingDown, StoreBusy
 from gestalt_cas.locks import WriterLock
 from gestalt_cas.place import Place
 from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.wal import Wal
 
 Result = TypeVar("Result")
 Subject = TypeVar("Subject")
@@ -26,17 +28,18 @@ _IDLE = 16
 _LOCK_SECONDS = 1.0
 
 _abandoned: list[Connection] = []
-"""Connections that could not be closed under write.lock; kept, since collecting one would close it."""
+"""Connections that could not be closed under write.lock; kept, since collecting one closes it."""
 
 
 class Readers:
     """The readers of one open database. Thread-safe."""
 
-    def __init__(self, path: Path, writer_lock: WriterLock, faults: Faults, place: Place) -> None:
+    def __init__(self, path: Path, writer_lock: WriterLock, faults: Faults, place: Place, wal: Wal) -> None:
         self._path = path
         self._writer_lock = writer_lock
         self._faults = faults
         self._place = place
+        self._wal = wal
         self._lock = threading.Lock()
         self._idle: list[Connection] = []
         self._closed = False
@@ -124,11 +127,17 @@ class Readers:
             return
         try:
             with self._writer_lock.held(_LOCK_SECONDS):
-                connection.close()
+                self._wal.close(connection)
         except (StoreBusy, ShuttingDown):
             abandon([connection])
 
 
 def abandon(connections: list[Connection]) -> None:
-    """Leave what cannot be closed under write.lock to the end of the process."""
+    """Leave what cannot be closed under write.lock to the end of the process, without a checkpoint.
+
+    The interpreter collects what there is at its own end, and that closes it.
+    """
+    for connection in connections:
+        with suppress(*DriverError):  # another thread is in a statement of it
+            sqlite.leave_wal(connection)
     _abandoned.extend(connections)

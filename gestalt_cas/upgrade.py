@@ -23,12 +23,15 @@ from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.locks import FileLock, WriterLock
 from gestalt_cas.sqlite import DriverError
+from gestalt_cas.wal import Wal
 
 log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 20.0
 """Seconds that opening waits for another process's upgrade, or for every other process to leave before its own."""
 _LOOK_AGAIN_SECONDS = 0.1
+_STEP_PAGES = 1024
+"""Pages of the old database that are copied between two looks for signals."""
 
 
 def open_schema(
@@ -122,6 +125,8 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     connection = connect(layout.database)
     try:
         connection.execute("PRAGMA foreign_keys=OFF")
+        sqlite.spill(connection)
+        sqlite.heed_signals(connection)
         with migrating.migrated(connection):
             if found is None:
                 settings.store(connection, initial)
@@ -136,7 +141,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
     except DriverError as error:
         raise sqlite.translate(error) from error
     finally:
-        connection.close()
+        Wal(layout.wal, layout.shared_memory).close(connection)
     log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)
 
 
@@ -181,7 +186,7 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     try:
         with closing(connect(layout.database)) as source, closing(sqlite.connect(part)) as destination:
             destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
-            sqlite.copy(source, destination)
+            sqlite.copy(source, destination, pages=_STEP_PAGES)
         sync_file(fd)
     except DriverError as error:
         raise sqlite.translate(error) from error

@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 from gestalt_cas import sizes, sqlite
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.sqlite import Connection, DriverError
 from gestalt_cas.wal_file import WalFile
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,20 @@ class Wal:
     def begin_anew(self, connection: Connection) -> bool:
         """Have the next write use the room that the file has, which stays as long as it is; returns whether it will."""
         return not self._cut(connection, FIRST_PATIENCE, "RESTART")[0]
+
+    def close(self, connection: Connection) -> None:
+        """Close a connection, which may be the last one of all.
+
+        Closing that one moves all pages. The driver lets no other thread run meanwhile, not even one that is to end the
+        process in time, so the pages of a long WAL are moved by a statement first.
+        """
+        try:
+            if self.taken(PASSIVE_BYTES) > PASSIVE_BYTES and not connection.in_transaction:
+                self.move(connection)
+        except DriverError as error:
+            log.warning("checkpoint before closing failed: %s", error)
+        finally:
+            connection.close()
 
     def _shorten(self, connection: Connection, *, wait: bool) -> None:
         found = self._cut(connection, self._patience if wait else 0.0)

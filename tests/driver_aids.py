@@ -29,6 +29,11 @@ def trace_statements(connection: apsw.Connection, begins: Callable[[str], object
     connection.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: begins(event["sql"]))
 
 
+def leave_the_wal(connection: apsw.Connection) -> None:
+    """Have closing this connection move nothing out of the WAL, even if it is the last one of all."""
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
 class _WalForReading(apsw.VFS):
     """SQLite's own way to the files, but that a WAL is opened for reading only."""
 

@@ -46,6 +46,8 @@ from gestalt_cas.locks import FileLock
 from gestalt_cas.sqlite import DriverError
 from storage import Child, Failing, body, child, history, key, put, rows
 
+FILE, MEMORY = 1, 2  # of PRAGMA temp_store
+
 
 class Faulty:
     """A driver connection whose statements that start with `sql` fail, once or `times`; `after` doing their work."""
@@ -847,6 +849,86 @@ def test_an_absent_wal_is_of_no_length(store: Store) -> None:
     assert store._database.wal_bytes == 0
 
 
+# ---- what is larger than memory ----
+
+
+SMALL_MEMORY = """
+import resource
+store = Store.open(arguments[0])
+for number in range(6):
+    with store._database.write() as tx:
+        for part in range(20):
+            tx.execute("INSERT INTO settings VALUES (?, ?)", (f"long{number}-{part}", '"' + "x" * 1_000_000 + '"'))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20),) * 2)
+store._database.mend(lambda tx: None, vacuum=True)
+with store._database.read() as tx:
+    print(tx.execute("SELECT count(*) FROM settings WHERE name LIKE 'long%'").fetchall()[0][0])
+"""
+
+
+def test_a_database_is_written_anew_in_less_memory_than_it_has(tmp_path: Path) -> None:
+    assert child(SMALL_MEMORY, tmp_path / "store") == "120\n"
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_a_repair_works_in_temporary_files_where_there_can_be_any(
+    store: Store, monkeypatch: pytest.MonkeyPatch, places: bool
+) -> None:
+    found: list[Any] = []
+    if not places:  # as in a container whose root is read-only
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    store._database.mend(lambda tx: found.extend(tx.execute("PRAGMA temp_store").fetchall()))
+    assert found == [(FILE if places else MEMORY,)]
+    assert rows(store, "PRAGMA temp_store") == [(MEMORY,)]
+
+
+# ---- ctrl-C in a statement on a whole table ----
+
+
+INTERRUPTED = """
+import signal, threading
+from gestalt_cas import settings
+from gestalt_cas.backups.row_copies import RowCopy
+
+finished = []
+
+def long(connection, *_):
+    # A function in C, since signals are seen to wherever Python runs.
+    connection.create_scalar_function("finished", finished.append, 1)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    connection.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000000) "
+        "SELECT finished(count(*)) FROM n"
+    )
+
+def copy():
+    with RowCopy(Path(arguments[0])) as rows:
+        long(rows._connection)
+
+def repair():
+    with Store.open(arguments[0]) as store:
+        store._database.mend(long)
+
+def upgrade():
+    settings.store = long
+    Store.open(arguments[0])
+
+try:
+    {"copy": copy, "repair": repair, "upgrade": upgrade}[arguments[1]]()
+except KeyboardInterrupt:
+    print(finished)
+"""
+
+
+@pytest.mark.parametrize("what", ["copy", "repair", "upgrade"])
+def test_ctrl_c_ends_a_statement_on_a_whole_table(tmp_path: Path, what: str) -> None:
+    assert child(INTERRUPTED, tmp_path / "store", what) == "[]\n"
+    if what != "copy":
+        with Store.open(tmp_path / "store") as store:
+            put(store, "k", b"one")
+
+
 # ---- closing ----
 
 
@@ -948,6 +1030,50 @@ def test_without_the_lock_connections_are_left_open(store: Store, abandoned: lis
     assert len(abandoned) == 2
     assert before.execute("SELECT count(*) FROM versions").fetchall() == [(1,)]
     holder.close()
+
+
+LEFT_OPEN = """
+store = Store.open(arguments[0])
+store.write(ObjectKey("bucket", "k"), [b"one"])
+print("written", flush=True)
+sys.stdin.readline()
+print(store._database.close(timeout=0.02))
+"""
+
+
+def test_what_is_left_open_without_the_lock_ends_without_a_checkpoint(tmp_path: Path) -> None:
+    """The interpreter collects the connections at its end, which closes them."""
+    wal_ = tmp_path / "store" / "metadata.sqlite3-wal"
+    with Child(LEFT_OPEN, tmp_path / "store") as process:
+        assert process.line() == "written"
+        holder = FileLock(tmp_path / "store" / "write.lock")
+        assert holder.try_acquire()
+        before = wal_.read_bytes()
+        process.tell()
+        assert process.finish() == "False\n"
+        assert wal_.read_bytes() == before
+        holder.close()
+    with Store.open(tmp_path / "store") as store:
+        assert body(store, "k") == b"one"
+
+
+def test_what_another_thread_is_at_work_with_is_left_open_too(store: Store, abandoned: list[Any]) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stay() -> int:
+        begun.set()
+        go_on.wait(60)
+        return 1
+
+    busy = writer(store)
+    busy.create_scalar_function("stay", stay, 0)
+    thread = threading.Thread(target=lambda: busy.execute("SELECT stay()").fetchall())
+    thread.start()
+    assert begun.wait(60)
+    readers.abandon([busy])
+    go_on.set()
+    thread.join()
+    assert abandoned == [busy]
 
 
 @pytest.mark.parametrize("locks_closed", [True, False])

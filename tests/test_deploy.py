@@ -160,6 +160,7 @@ def test_the_image_is_not_root_and_its_store_is_in_its_volume() -> None:
     made = [argument for word, argument in instructions() if word == "RUN" and argument.endswith(f" {volume}")]
     assert made == [f"install --directory --owner={user} --group={group} --mode=0700 {volume}"]
     assert Path(image_environment()["GESTALT_CAS_DATA_DIR"]).parent == Path(volume)
+    assert image_environment()["SQLITE_TMPDIR"] == volume
     assert image_environment()["PATH"].split(":")[0] == str(Path(PROGRAM).parent)
 
 

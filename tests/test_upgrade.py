@@ -488,6 +488,19 @@ def test_an_old_store_is_upgraded_with_its_data(old: Path) -> None:
         assert rows(store, "PRAGMA foreign_key_check") == []
 
 
+def test_an_upgrade_works_in_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    run = migrating._run
+
+    def seen(handed: sqlalchemy.Connection) -> None:
+        found.append(handed.exec_driver_sql("PRAGMA temp_store").scalar_one())
+        run(handed)
+
+    monkeypatch.setattr(migrating, "_run", seen)
+    Store.open(tmp_path / "store").close()
+    assert found == [1]
+
+
 def test_the_old_database_is_kept_aside(old: Path, second: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         next_format.install(second, patch)

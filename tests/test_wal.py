@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gestalt_cas import ObjectKey, Store, wal
-from gestalt_cas.wal import LIMIT_BYTES, RELIEF_BYTES, Wal
+from driver_aids import IOERR, driver_error, leave_the_wal
+from gestalt_cas import ObjectKey, Store, connections, database, readers, settings, sqlite, upgrade, wal
+from gestalt_cas.layout import Layout
+from gestalt_cas.wal import LIMIT_BYTES, PASSIVE_BYTES, RELIEF_BYTES, Wal
 from storage import MIB, Child, put, rows
 from wire import protos
 from wire.client import Client
@@ -291,3 +293,86 @@ def watched(path: Path, writer: Child) -> int:
         threading.Event().wait(0.002)
     assert writer.process.returncode == 0
     return longest
+
+
+# ---- closing: what the driver would move, it moves while no other thread can run ----
+
+
+@pytest.fixture
+def left_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver moves nothing when it closes a connection that was opened from here on."""
+
+    def opened(path: Path, **options: Any) -> sqlite.Connection:
+        connection = connections.connect(path, **options)
+        if path.name == "metadata.sqlite3":  # not the one that is being made
+            leave_the_wal(connection)
+        return connection
+
+    for module in (database, readers, upgrade):
+        monkeypatch.setattr(module, "connect", opened)
+
+
+def moved(directory: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What the database file answers by itself, without the WAL beside it."""
+    assert (directory / "metadata.sqlite3-wal").stat().st_size > PASSIVE_BYTES
+    with closing(sqlite.connect(directory / "metadata.sqlite3", mode="ro", immutable=True)) as alone:
+        return alone.execute(sql).fetchall()
+
+
+LAST = "SELECT substr(value, 2, 7) FROM settings WHERE name = 'long'"
+
+
+@pytest.mark.usefixtures("left_by_the_driver")
+def test_a_long_wal_is_moved_before_the_driver_closes(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        lengthen(store, 10)
+    assert moved(tmp_path / "store", LAST) == [("0000009",)]
+
+
+@pytest.mark.usefixtures("left_by_the_driver")
+def test_a_read_that_outlives_the_store_moves_a_long_wal_before_it_is_closed(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        with store._database.read() as tx:
+            tx.execute("SELECT seq FROM counter").fetchall()
+            lengthen(store, 10)
+            store._database.close()
+        assert moved(tmp_path / "store", LAST) == [("0000009",)]
+
+
+@pytest.mark.usefixtures("left_by_the_driver")
+def test_what_a_repair_has_written_anew_is_moved_before_the_driver_closes(tmp_path: Path) -> None:
+    def fill(tx: sqlite.Connection) -> None:
+        for number in range(10):
+            settings.store(tx, {f"long{number}": f"{number:07d}" * 142_857})
+
+    with Store.open(tmp_path / "store") as store:
+        store._database.mend(fill)
+        assert len(moved(tmp_path / "store", "SELECT 1 FROM settings WHERE name LIKE 'long%'")) == 10
+
+
+@pytest.mark.usefixtures("left_by_the_driver")
+def test_what_an_upgrade_has_written_is_moved_before_the_driver_closes(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "store")
+    layout.make()
+    upgrade._create_or_upgrade(layout, {f"long{number}": f"{number:07d}" * 142_857 for number in range(10)})
+    assert len(moved(layout.root, "SELECT 1 FROM settings WHERE name LIKE 'long%'")) == 10
+
+
+def test_a_disk_that_fails_while_a_long_wal_is_moved_does_not_keep_the_store_open(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    lengthen(store, 10)
+
+    class Broken:
+        in_transaction = closed = False
+
+        def execute(self, sql: str) -> None:
+            raise driver_error(IOERR)
+
+        def close(self) -> None:
+            self.closed = True
+
+    broken = Broken()
+    store._database._wal.close(broken)  # type: ignore[arg-type]
+    assert broken.closed
+    assert "checkpoint before closing failed: made up" in caplog.text

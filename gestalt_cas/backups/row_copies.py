@@ -148,6 +148,7 @@ class RowCopy:
                 self._connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
                 self._connection.execute("PRAGMA synchronous=OFF")
                 self._connection.execute("PRAGMA cache_size=-16384")
+                sqlite.heed_signals(self._connection)
         except BaseException:
             self._connection.close()
             raise

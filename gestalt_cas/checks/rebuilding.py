@@ -2,7 +2,8 @@
 
 An index is dropped and made again, as long as SQLite can walk the old one to give its pages back. Where it cannot, and
 for a table, the old one is struck from the schema, which leaves its pages to nobody, a new one is made from the rows,
-and VACUUM takes the pages back: it writes the database anew, under write.lock, and needs its size of free disk.
+and VACUUM takes the pages back: it writes the database anew, under write.lock, and needs its size of free disk, and as
+much again for a temporary file (`sqlite.spill`).
 """
 
 from __future__ import annotations
