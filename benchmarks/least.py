@@ -69,7 +69,7 @@ class LeastStore:
             group, self._waiting = self._waiting, []
         self._connection.execute("BEGIN IMMEDIATE")
         for member in group:
-            self._connection.execute(_INSERT, member.row)
+            self._connection.kept.execute(_INSERT, member.row)
         self._connection.execute("COMMIT")
         for member in group:
             member.committed = True

@@ -116,7 +116,7 @@ class Lookup(Exchanged):
 
     def _head(self, raw: bytes) -> bytes:
         key = wire_pb2.HeadObjectRequest.FromString(raw).ref.key
-        if not self._connection().execute(self._ROW, (building.BUCKET, key.encode())).fetchall():
+        if not self._connection().kept.execute(self._ROW, (building.BUCKET, key.encode())).fetchall():
             raise KeyError(key)
         return _REPLY
 
