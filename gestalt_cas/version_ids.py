@@ -14,6 +14,8 @@ from blake3 import blake3
 
 _RANDOM = 9
 """Random bytes of a version id."""
+LAST_SEQUENCE = (1 << 48) - 1
+"""What the 6 bytes of a sequence in an id can hold."""
 _CONTEXT = "gestalt-cas 2026 seeded version id"
 
 seed: int | None = None
