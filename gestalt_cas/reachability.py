@@ -22,7 +22,7 @@ _RECORD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = unreac
 # A file whose payload is a row was published by an upload that came to nothing, or came too late: nobody reads it.
 _RECORD_IS_ROW = f"EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest AND blobs.{IS_ROW})"
 _KNOWN = Prepared(f"SELECT digest FROM blobs WHERE {_WITHIN} AND {IS_FILE}")
-_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {IS_ROW}")
+_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {IS_ROW} AND typeof(place) = 'integer'")
 _UNREACHED = Prepared(f"SELECT digest, size, {IS_ROW} FROM blobs WHERE {_WITHIN} AND NOT {REACHED} ORDER BY digest")
 _MARKED = Prepared(f"SELECT digest, size, since_ms FROM unreachable WHERE {_WITHIN} ORDER BY digest")
 _MARK = Prepared("INSERT OR IGNORE INTO unreachable (digest, size, since_ms) VALUES (:digest, :size, :since_ms)")

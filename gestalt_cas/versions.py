@@ -36,8 +36,11 @@ _CURRENT_RUN = Prepared(f"""
     WHERE current.bucket = :bucket AND current.key >= :first AND current.key <= :last ORDER BY current.key
 """)
 _NEWEST = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
-_DRAW = Prepared("""
-    UPDATE counter SET seq = seq + :number, commit_ms = max(commit_ms, :now_ms) RETURNING seq, commit_ms
+# After a text SQLite would begin anew at 1, and it takes a text for later than any time: such a counter gives nothing.
+_DRAW = Prepared(f"""
+    UPDATE counter SET seq = seq + :number, commit_ms = max(commit_ms, :now_ms)
+    WHERE typeof(seq) = 'integer' AND seq >= 0 AND seq < {version_ids.LAST_SEQUENCE} AND typeof(commit_ms) = 'integer'
+    RETURNING seq, commit_ms
 """)
 _INSERT = Prepared("""
     INSERT INTO versions (bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms)

@@ -409,7 +409,10 @@ def test_check_finds_a_held_version_that_has_gone(store: Store) -> None:
     store.hold(BUCKET, "k", version_id=version.version_id)
     assert store.check().clean
     put(store, "k", b"2")
-    change(store, "UPDATE versions SET gone_seq = 2, gone_ms = 1, gone_digest = digest, digest = NULL WHERE seq = 1")
+    change(
+        store,
+        "UPDATE versions SET gone_seq = 2, gone_ms = commit_ms, gone_digest = digest, digest = NULL WHERE seq = 1",
+    )
     (finding,) = store.check().findings
     assert (finding.kind, finding.affected[0].version_id) == ("hold", version.version_id)
     assert f"hold release bucket/k --version-id {version.version_id}" in finding.remedy
