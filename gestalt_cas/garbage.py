@@ -112,6 +112,8 @@ class Collector:
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
         sweep = Sweep(self._parts, until_ms)
+        if sweep.has_any():
+            soundness.require(self._parts)
         self._sweep(sweep, tell)
         self._on_reserve(lambda: strays.collect(self._parts))
         result = self._outcome(sweep, until_ms, staging)
@@ -236,8 +238,6 @@ class Collector:
 
     def _sweep(self, sweep: Sweep, tell: Progress) -> None:
         self._on_reserve(sweep.drop_dead_pins)
-        if sweep.has_any():
-            soundness.require(self._parts)
         while self._on_reserve(sweep.batch):
             tell("removing payloads", sweep.files, 0)
 

@@ -86,6 +86,7 @@ def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tu
     """
     with parts.database.write() as tx:
         holds.require_sound(tx)
+        reachability.require_digests(tx)
         holds.refuse_key(tx, key.bucket, key.key.encode())
         found = versions.everything(tx, key)
         at_ms = now_ms()

@@ -408,6 +408,16 @@ def test_upkeep_removes_nothing_by_such_a_row(name: str, directory: Path) -> Non
     assert kept(directory) == before
 
 
+def test_a_purge_removes_no_payload_that_a_damaged_version_may_have(directory: Path) -> None:
+    with Store.open(directory) as store:
+        put(store, "b/copy", LARGE)
+    damage(directory, "UPDATE versions SET digest = 'x' WHERE key = CAST('a/two' AS BLOB)")
+    before = kept(directory)
+    with Store.open(directory) as store, pytest.raises(DatabaseDamaged, match="bucket/a/two, sequence 2: digest holds"):
+        store.purge(key("b/copy"))
+    assert kept(directory) == before
+
+
 def test_upkeep_of_a_sound_store_goes_on(directory: Path) -> None:
     with Store.open(directory) as store:
         store.change_settings({"retention.rules": {"bucket": {"keepNoncurrent": 0}}})
