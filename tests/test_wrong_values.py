@@ -276,6 +276,16 @@ def test_a_pointer_that_leads_nowhere_is_named(directory: Path, command: Command
     assert command("ls", "-r", "bucket").code == exits.OK
 
 
+def test_a_table_that_is_missing_is_named(directory: Path, command: Command) -> None:
+    damage(directory, "UPDATE current SET seq = 9999 WHERE key = CAST('a/two' AS BLOB)")
+    with closing(sqlite3.connect(directory / "metadata.sqlite3")) as connection:
+        connection.execute("DROP TABLE unreachable")
+    done = command("ls", "-r", "bucket")
+    assert done.code == exits.DAMAGE
+    assert "unreachable: the table is not as every store has it: " in done.err
+    assert "current: bucket/a/two: current names sequence 9999" in done.err
+
+
 def test_an_absent_counter_is_named(directory: Path, command: Command) -> None:
     damage(directory, "DELETE FROM counter")
     done = command("rm", "bucket/a/one")
