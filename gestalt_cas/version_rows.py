@@ -52,12 +52,4 @@ def from_row(bucket: str, row: Sequence[Any], *, current: bool = True) -> Object
             current,
         )
     except (ValueError, TypeError, AttributeError) as error:
-        raise DatabaseDamaged(
-            f"the database is damaged: a version's row in bucket {bucket!r}, {_named(key, seq)}, holds what no write "
-            f"stores: {error}"
-        ) from error
-
-
-def _named(key: object, seq: object) -> str:
-    text = key.decode(errors="backslashreplace") if isinstance(key, bytes) else key
-    return f"key {text!r}, sequence {seq!r}"
+        raise DatabaseDamaged(f"a version's row in bucket {bucket!r} holds what no write stores: {error}") from error
