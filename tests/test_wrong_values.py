@@ -18,7 +18,7 @@ import pytest
 
 from checks import found
 from command_line import Command, command_in
-from gestalt_cas import Store, mounts, settings, soundness, tables, value_rules
+from gestalt_cas import Store, mounts, settings, soundness, sqlite, tables, value_rules
 from gestalt_cas.checks import culprits
 from gestalt_cas.checks.inspection import CheckOptions, Tally
 from gestalt_cas.cli import exits
@@ -165,6 +165,23 @@ def test_rows_of_any_types_do_not_end_or_circle_a_pass(directory: Path) -> None:
         assert place is None
 
 
+def test_keys_that_are_null_do_not_end_or_circle_a_pass() -> None:
+    """SQLite lets nobody store them; a bit in the header of a record does."""
+    with closing(sqlite.in_memory()) as connection:
+        connection.execute("CREATE TABLE current (bucket TEXT, key BLOB, seq INTEGER)")
+        names = [(None, None), (None, b"a"), ("b", None), ("b", b"a"), ("c", None), ("c", b"c"), ("d", "text")]
+        connection.executemany("INSERT INTO current VALUES (?, ?, 1)", names)
+        seen: list[str] = []
+        place: value_rules.Place | None = value_rules.START
+        while place is not None:
+            look = value_rules.look(connection, "current", place, rows=1)
+            seen += [str(wrong) for wrong in look.wrong]
+            place = look.place
+    assert [text.partition(":")[0] for text in seen] == [
+        "current, row NULL/NULL", "current, row b/NULL", "current, row c/NULL", "current, row d/text",
+    ]  # fmt: skip
+
+
 # ---- verbs ----
 
 WRONG = {
@@ -236,6 +253,36 @@ def test_no_verb_ends_in_a_traceback_and_check_names_the_row(
             command(*words)
 
 
+FORMS = {
+    "quotas, row a/b/a/: bucket": "UPDATE quotas SET bucket = 'a/b'",
+    "quotas, row /a/: bucket is empty": "UPDATE quotas SET bucket = ''",
+    "quotas, row bucket/\\xff: prefix": "UPDATE quotas SET prefix = x'ff'",
+    "pins, row old: detail": "UPDATE pins SET detail = '[1]'",
+    "snapshots, row 1st: name": "UPDATE snapshots SET name = '1st'",
+    "holds, row bucket/b/twice, version x: version_id": "UPDATE holds SET version_id = 'x' WHERE version_id <> ''",
+    "horizons, row a/b: bucket": "UPDATE horizons SET bucket = 'a/b'",
+    "versions: bucket/a/two, version": "UPDATE versions SET headers = '[' WHERE key = CAST('a/two' AS BLOB)",
+    "current: c/c: current names sequence 2, the newest": "INSERT INTO current VALUES ('c', x'63', 2)",
+    "current: bucket/a/two: current names nothing, the newest object is sequence 2": (
+        "DELETE FROM current WHERE key = CAST('a/two' AS BLOB)"
+    ),
+}
+
+
+@pytest.mark.parametrize("stretch", [1, 1000])
+@pytest.mark.parametrize("name", FORMS)
+def test_rows_of_the_right_types_are_looked_into(
+    name: str, stretch: int, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(directory, FORMS[name])
+    monkeypatch.setattr(culprits, "_ROWS", stretch)
+    with Store.open(directory) as store:
+        (wrong,) = culprits.find(store._database.read)
+        assert wrong.startswith(name)
+        checked = [finding.message for finding in found(store)]
+    assert any(message in wrong for message in checked), "in the same words"
+
+
 SETTINGS = {
     "bucket": "'[1,2'",
     "versioning": "'\"sideways\"'",
@@ -284,6 +331,14 @@ def test_a_table_that_is_missing_is_named(directory: Path, command: Command) -> 
     assert done.code == exits.DAMAGE
     assert "unreachable: the table is not as every store has it: " in done.err
     assert "current: bucket/a/two: current names sequence 9999" in done.err
+
+
+def test_an_open_that_adopts_settings_says_which_row_keeps_it_from_that(directory: Path) -> None:
+    damage(directory, "UPDATE settings SET value = '{' WHERE name = 'versioning'")
+    with pytest.raises(DatabaseDamaged, match="settings, row versioning: value holds"):
+        Store.open(directory, settings={"bucket": "other"})
+    with Store.open(directory) as store:
+        assert body(store, "a/two") == LARGE, "whatever does not meet the row goes on"
 
 
 def test_an_absent_counter_is_named(directory: Path, command: Command) -> None:
