@@ -58,7 +58,7 @@ COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits
   payloads quotas readers rollback rollback_plans rollback_rows staging statements store version_ids version_rows version_walks versions \
   wal_file
 REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews \
-  retention_runs snapshots strays sweeps
+  retention_runs snapshots soundness strays sweeps
 empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
@@ -66,7 +66,7 @@ coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal 
 	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
 	  commits damage database garbage heartbeats holds horizons inlined parts past pins purging quotas reachability removals \
 	  reserve retention retention_model retention_runs rollback settings stamps statements statistics store strays trust \
-	  version_walks versions wal_file)
+	  version_walks versions wal_file wrong_values)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.

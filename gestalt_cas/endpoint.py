@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import format_datetime
+from functools import partial
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from gestalt_cas import cors, http_errors, http_fields, sigv4, urls
+from gestalt_cas import cors, http_errors, http_fields, sigv4, urls, value_rules
 from gestalt_cas.errors import (
     InvalidArgument,
     InvalidSignatureRequest,
@@ -106,11 +107,14 @@ class Endpoint:
             shared["Date"] = format_datetime(mount.config.stamps.now(), usegmt=True)
         try:
             response = await self._serve(request, mount, shared, call)
-        except StoreError as error:
-            return _failure(request, error, shared, call)
         except Exception as error:
             if isinstance(error, ConnectionError):
                 raise  # the caller has gone: http_server.Connection passes it over
+            explained = error
+            if value_rules.may_be_behind(error):
+                explained = await self._objects.run(partial(mount.store.explained, error))
+            if isinstance(explained, StoreError):
+                return _failure(request, explained, shared, call)
             log.error("%s: unexpected %s", request.method, type(error).__name__, exc_info=error)
             return _failure(request, StoreError("internal error"), shared, call)
         call.end(str(response.status))

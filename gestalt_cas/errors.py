@@ -181,7 +181,10 @@ class DigestMismatch(Damage):
 
 
 class DatabaseDamaged(StoreError):
-    """SQLite found its file malformed; the store refuses writes until it is repaired or restored."""
+    """SQLite found its file malformed, and the store refuses writes until it is repaired or restored.
+
+    Or a row holds what no write stores; then the message names it, and whatever does not meet it goes on.
+    """
 
 
 class StoreFull(StoreError):

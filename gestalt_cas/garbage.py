@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
-from gestalt_cas import clock_guard, pins, reachability, releases, removals, sizes, strays
+from gestalt_cas import clock_guard, pins, reachability, releases, removals, sizes, soundness, strays
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
 from gestalt_cas.layout import out_of_files
@@ -96,8 +96,9 @@ class Collector:
         """Remove what has been unreachable for `grace_seconds`; with `dry_run` only say what would be removed.
 
         Safe beside every other call, in every process. Works on a full disk. `progress` may raise to stop: what is
-        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault, and with a grace
-        ClockSuspect.
+        removed by then stays removed, the rest waits for the next run. Raises StoreBusy, StorageFault, with a grace
+        ClockSuspect, and DatabaseDamaged, with nothing removed, when rows that say what stays are none that a write
+        stores.
         """
         tell, begun_ms = progress or silent, now_ms()
         until_ms = begun_ms - int(grace_seconds * 1000) if grace_seconds else _ALWAYS
@@ -111,6 +112,8 @@ class Collector:
             self._record(first)
             tell(_LOOKING, first + 1, FAN_OUT)
         sweep = Sweep(self._parts, until_ms)
+        if sweep.has_any():
+            soundness.require(self._parts)
         self._sweep(sweep, tell)
         self._on_reserve(lambda: strays.collect(self._parts))
         result = self._outcome(sweep, until_ms, staging)
@@ -213,6 +216,8 @@ class Collector:
             tell(_LOOKING, first + 1, FAN_OUT)
         at = now_ms()
         ripe = [garbage for garbage in found if since.get(garbage.digest, at) <= until_ms]
+        if ripe:
+            soundness.require(self._parts)
         fresh = [garbage.size for garbage in found if since.get(garbage.digest, at) > until_ms]
         return self._foreseen(ripe, fresh, staging)
 

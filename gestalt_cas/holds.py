@@ -20,7 +20,7 @@ import shlex
 from dataclasses import dataclass
 from itertools import takewhile
 
-from gestalt_cas.errors import Held
+from gestalt_cas.errors import DatabaseDamaged, Held
 from gestalt_cas.objects import NULL_VERSION
 from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
@@ -40,6 +40,10 @@ IS_HELD = """
 """
 """SQL, of a row of versions: whether just that version is held."""
 _SOME = Prepared("SELECT 1 FROM holds LIMIT 1")
+_STRANGE = Prepared("""
+    SELECT CAST(bucket AS BLOB), CAST(prefix AS BLOB) FROM holds
+    WHERE (typeof(bucket) = 'text' AND typeof(prefix) = 'blob' AND typeof(version_id) = 'text') IS NOT TRUE LIMIT 1
+""")
 _COUNT = Prepared("SELECT count(*) FROM holds")
 _ALL = Prepared(f"SELECT {_ROW} FROM holds ORDER BY bucket, prefix, version_id")
 _PLACE = Prepared(
@@ -77,8 +81,24 @@ class Hold:
 
 
 def any_stand(connection: Connection) -> bool:
-    """Whether there is a hold at all; most stores have none, and pay for no more than this question."""
-    return bool(_SOME(connection))
+    """Whether there is a hold at all; most stores have none, and pay for no more than this question.
+
+    Raises DatabaseDamaged for a hold that no write stores: what it is to keep would not be found.
+    """
+    if not _SOME(connection):
+        return False
+    require_sound(connection)
+    return True
+
+
+def require_sound(connection: Connection) -> None:
+    """Raise DatabaseDamaged when a row holds what no look-up of holds would find; it may be any version's."""
+    for row in _STRANGE(connection):
+        bucket, prefix = ((part or b"").decode(errors="backslashreplace") for part in row)
+        raise DatabaseDamaged(
+            f"the database is damaged: holds, row {bucket}/{prefix}: it holds what no write stores, so what is held "
+            f"cannot be told; {command_here('check', connection)} tells more"
+        )
 
 
 def count(connection: Connection) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from gestalt_cas import settings
+from gestalt_cas import settings, soundness
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.removals import KEPT_BY_SNAPSHOT
@@ -29,6 +29,7 @@ _OLDEST = Prepared(f"""
 """)
 _DROP = Prepared(f"""
     DELETE FROM versions WHERE bucket = :bucket AND key = :key AND seq = :seq AND gone_ms < :before_ms
+    AND typeof(gone_ms) = 'integer' AND gone_ms >= commit_ms
     AND NOT {KEPT_BY_SNAPSHOT} RETURNING gone_seq, gone_ms
 """)
 _RAISE = Prepared("""
@@ -61,6 +62,8 @@ def drop(parts: Parts, now_ms: int, tell: Progress) -> int:
             if before_ms is None:
                 return dropped
             found, last = _old(tx, after, before_ms)
+        if found and not dropped:
+            soundness.require(parts)
         for start in range(0, len(found), BATCH_ROWS):
             batch = found[start : start + BATCH_ROWS]
             dropped += parts.reserve.spend_on(partial(_drop_batch, parts, batch, now_ms))

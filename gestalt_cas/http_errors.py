@@ -54,8 +54,8 @@ TABLE: dict[type[StoreError], tuple[int, str]] = {
 }
 
 
-_FOR_OPERATORS = {errors.StoreFull: "; ", errors.Held: " (gestalt-cas "}
-"""Errors whose message goes on with commands for whoever runs the store, and what these begin behind."""
+_FOR_OPERATORS = {errors.StoreFull: "; ", errors.Held: " (gestalt-cas ", errors.DatabaseDamaged: ": "}
+"""Errors whose message goes on with what is for whoever runs the store, and what that begins behind: commands, rows."""
 
 
 def answer(error: StoreError, *, resource: str, request_id: str) -> Answer:

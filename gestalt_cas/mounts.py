@@ -11,8 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -99,8 +99,8 @@ class OpenStore:
                     work()
             except Cancelled:
                 return
-            except (StoreError, OSError) as error:
-                self._complain(name, str(error))
+            except Exception as error:  # noqa: BLE001 - _explained() raises again what nobody expects
+                self._complain(name, str(self._explained(error)))
             finally:
                 self.leave()
 
@@ -114,8 +114,16 @@ class OpenStore:
                 work()
             except Cancelled:
                 raise
-            except (StoreError, OSError) as error:
-                self._complain(work.__name__, str(error), _CLOCK_SECONDS if isinstance(error, ClockSuspect) else 0)
+            except Exception as error:  # noqa: BLE001 - _explained() raises again what nobody expects
+                told = str(self._explained(error))
+                self._complain(work.__name__, told, _CLOCK_SECONDS if isinstance(error, ClockSuspect) else 0)
+
+    def _explained(self, error: Exception) -> Exception:
+        """What ended a round, in words; raises the error itself when there are none for it."""
+        explained = self.store.explained(error)
+        if not isinstance(explained, StoreError | OSError):
+            raise error
+        return explained
 
     def _look_at_clock(self) -> None:
         """See that the clock does not jump while nothing is to be removed for more than a day."""
@@ -237,7 +245,7 @@ class Mounts:
                 raise ShuttingDown("the provider is stopping")
             before = self._mount
             if before is not None and _same(before.store.directory, config.data_dir):
-                with self._attach(before.store, config) as public_url:
+                with self.explaining(), self._attach(before.store, config) as public_url:
                     before.store.adopt(config.settings)
                     self._mount = _mounted(config, before.opened, public_url)
                 before.opened.collection, before.opened.retention = config.gc, config.retention
@@ -252,9 +260,12 @@ class Mounts:
                 served.warn(store, store.directory)
                 with self._attach(store, config) as public_url:
                     self._mount = _mounted(config, opened, public_url)
-            except BaseException:
+            except BaseException as error:
+                explained = store.explained(error) if isinstance(error, Exception) else error
                 opened.retire()
-                raise
+                if explained is error:
+                    raise
+                raise explained from error
         if before is not None:
             before.opened.retire()
 
@@ -268,6 +279,18 @@ class Mounts:
                 raise NotConfigured("the provider has not been configured yet")
             if mount.opened.enter():
                 return mount  # a generator would be a twelfth of a lookup
+
+    @contextmanager
+    def explaining(self) -> Iterator[Mount]:
+        """As `use`; what nobody expects is raised as the damage that it comes of, if it does (`Store.explained`)."""
+        with self.use() as mount:
+            try:
+                yield mount
+            except Exception as error:
+                explained = mount.store.explained(error)
+                if explained is error:
+                    raise
+                raise explained from error
 
     def close(self, timeout: float) -> bool:
         """Retire the mount and wait up to `timeout` seconds for its calls; returns whether its store is closed."""

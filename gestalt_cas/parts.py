@@ -43,7 +43,9 @@ class Parts:
 
     def note(self, name: str, value: object) -> None:
         """Note something down for the processes to come; it is no setting and decides nothing in the store."""
-        if self.recall(name) != value:
+        with self.database.read() as tx:
+            noted = store_settings.is_noted(tx, name, value)
+        if not noted:
             with self.database.write() as tx:
                 store_settings.store(tx, {name: value})
 

@@ -85,6 +85,8 @@ def _remove_versions(parts: Parts, key: ObjectKey, quarantined: list[int]) -> tu
     were dropped from quarantine is added to `quarantined`, since that stands even if the transaction is tried again.
     """
     with parts.database.write() as tx:
+        holds.require_sound(tx)
+        reachability.require_digests(tx)
         holds.refuse_key(tx, key.bucket, key.key.encode())
         found = versions.everything(tx, key)
         at_ms = now_ms()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gestalt_cas import removals, schema
+from gestalt_cas.errors import DatabaseDamaged
+from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared
 
@@ -22,7 +24,7 @@ _RECORD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = unreac
 # A file whose payload is a row was published by an upload that came to nothing, or came too late: nobody reads it.
 _RECORD_IS_ROW = f"EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest AND blobs.{IS_ROW})"
 _KNOWN = Prepared(f"SELECT digest FROM blobs WHERE {_WITHIN} AND {IS_FILE}")
-_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {IS_ROW}")
+_PLACES = Prepared(f"SELECT place FROM blobs WHERE {_WITHIN} AND {IS_ROW} AND typeof(place) = 'integer'")
 _UNREACHED = Prepared(f"SELECT digest, size, {IS_ROW} FROM blobs WHERE {_WITHIN} AND NOT {REACHED} ORDER BY digest")
 _MARKED = Prepared(f"SELECT digest, size, since_ms FROM unreachable WHERE {_WITHIN} ORDER BY digest")
 _MARK = Prepared("INSERT OR IGNORE INTO unreachable (digest, size, since_ms) VALUES (:digest, :size, :since_ms)")
@@ -39,6 +41,11 @@ _STANDING = Prepared("""
     SELECT count(*) FILTER (WHERE since_ms <= :until_ms), coalesce(sum(size) FILTER (WHERE since_ms <= :until_ms), 0),
         count(*), coalesce(sum(size), 0)
     FROM unreachable
+""")
+# One seek of the index: what is no BLOB lies before all that are.
+_STRANGE = Prepared("""
+    SELECT CAST(bucket AS BLOB), key, seq FROM versions INDEXED BY versions_by_digest
+    WHERE digest IS NOT NULL AND digest < x'' LIMIT 1
 """)
 _IS_REACHED = Prepared("SELECT seq FROM versions WHERE digest = :digest LIMIT 1")
 _REFERENCES = Prepared(f"""
@@ -118,6 +125,19 @@ def ripe(connection: Connection, after: bytes, until_ms: int, limit: int) -> lis
 def is_reached(connection: Connection, digest: bytes) -> bool:
     """Whether any version has this payload."""
     return bool(_IS_REACHED(connection, digest=digest))
+
+
+def require_digests(connection: Connection) -> None:
+    """Raise DatabaseDamaged when a version's digest is no BLOB: the payload that it had seems to be nobody's.
+
+    For a removal that cannot wait for all rows to be looked through, as `soundness` does.
+    """
+    for bucket, key, seq in _STRANGE(connection):
+        name = "/".join(part.decode(errors="backslashreplace") for part in (bucket, key) if isinstance(part, bytes))
+        raise DatabaseDamaged(
+            f"the database is damaged: versions, row {name}, sequence {seq}: digest holds what no write stores; "
+            f"{command_here('check', connection)} tells more"
+        )
 
 
 def references(connection: Connection, digest: bytes, most: int = -1) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from gestalt_cas import reachability, removals
+from gestalt_cas import reachability, removals, soundness
 from gestalt_cas.parts import Parts
 from gestalt_cas.reachability import Garbage
 from gestalt_cas.removals import Kept
@@ -24,8 +24,11 @@ def release(parts: Parts, tell: Callable[[int], None]) -> None:
 
     Works on a full disk.
     """
-    released = 0
+    released, sound = 0, False
     for found in _unkept(parts):
+        if found and not sound:
+            soundness.require(parts)
+            sound = True
         for start in range(0, len(found), BATCH_ROWS):
             released += parts.reserve.spend_on(partial(_let_go, parts, found[start : start + BATCH_ROWS]))
             tell(released)

@@ -29,10 +29,18 @@ class Kept(NamedTuple):
     digest: bytes
 
 
+_IS_WHOLE = (
+    "(typeof(snapshots.bucket) = 'text' AND typeof(snapshots.prefix) = 'blob' AND typeof(snapshots.seq) = 'integer')"
+)
+
+
 def _reaching(bucket: str, key: str, seq: str) -> str:
-    """SQL, of a row of snapshots: whether it covers the key, and shows this version of it rather than a newer one."""
+    """SQL, of a row of snapshots: whether it covers the key, and shows this version of it rather than a newer one.
+
+    One that holds what no write stores is taken to show everything: nobody can tell what it is to keep.
+    """
     return f"""
-        (snapshots.bucket = '' OR snapshots.bucket = {bucket})
+        {_IS_WHOLE} IS NOT TRUE OR (snapshots.bucket = '' OR snapshots.bucket = {bucket})
         AND substr({key}, 1, length(snapshots.prefix)) = snapshots.prefix AND snapshots.seq >= {seq}
         AND NOT EXISTS (
             SELECT 1 FROM versions AS newer
@@ -42,16 +50,22 @@ def _reaching(bucket: str, key: str, seq: str) -> str:
     """
 
 
+def _before(gone_seq: str) -> str:
+    """SQL, of a row of snapshots: whether it is of before this change, as far as that can be told."""
+    return f"(snapshots.seq < {gone_seq} OR typeof(snapshots.seq) <> 'integer')"
+
+
 _REACHING = _reaching("versions.bucket", "versions.key", "versions.seq")
-KEPT_BY_SNAPSHOT = f"EXISTS (SELECT 1 FROM snapshots WHERE snapshots.seq < versions.gone_seq AND {_REACHING})"
+KEPT_BY_SNAPSHOT = f"EXISTS (SELECT 1 FROM snapshots WHERE {_before('versions.gone_seq')} AND ({_REACHING}))"
 """SQL, of a row of versions that was removed: whether a snapshot reaches it."""
 
 # What a snapshot shows when the version goes: it keeps its digest.
-_SHOWN = f"EXISTS (SELECT 1 FROM snapshots WHERE snapshots.seq < :gone_seq AND {_REACHING})"
+_SHOWN = f"EXISTS (SELECT 1 FROM snapshots WHERE {_before(':gone_seq')} AND ({_REACHING}))"
 _THIS = "bucket = :bucket AND key = :key AND seq = :seq"
 _GONE = "bucket = :bucket AND key = :key AND gone_seq IS NOT NULL"
 _SNAPSHOTS_OF = Prepared(
-    f"SELECT name FROM snapshots WHERE seq < :gone_seq AND {_reaching(':bucket', ':key', ':seq')} ORDER BY seq, name"
+    f"SELECT name FROM snapshots WHERE {_before(':gone_seq')} AND ({_reaching(':bucket', ':key', ':seq')})"
+    " ORDER BY seq, name"
 )
 _LEAVE = Prepared(f"""
     UPDATE versions SET

@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 
-from gestalt_cas import clock_guard, holds, horizons, retention, settings, versions
+from gestalt_cas import clock_guard, holds, horizons, retention, settings, soundness, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.objects import NO_HEADERS, NULL_VERSION, ObjectKey, ObjectVersion
 from gestalt_cas.parts import Parts
@@ -61,7 +61,7 @@ def apply(parts: Parts, bucket: str | None, prefix: bytes, progress: Progress | 
     """Remove what the rules say, and without a bucket also drop what is older than `history.keepDays`.
 
     With a bucket ("": the default one) only of its keys that start with `prefix`. Raises ClockSuspect, StoreBusy,
-    StorageFault.
+    StorageFault, and DatabaseDamaged when rows that say what stays are none that a write stores.
     """
     run = _Run(parts, bucket, prefix, progress or silent, now_ms())
     clock_guard.require(parts, run.now_ms)
@@ -86,6 +86,7 @@ class _Run:
         self._prefix = prefix
         self._rules: dict[str, dict[str, object]] = {}
         self._most = FIRST_BATCH_ROWS
+        self._sound = False
         self.tell = tell
         self.now_ms = begun_ms
         self.applied = Applied()
@@ -108,6 +109,9 @@ class _Run:
             with self._parts.database.read() as tx:
                 found, lower = retention.candidates(tx, stretch, lower, self.now_ms)
             self._tell()
+            if found and not self._sound:
+                soundness.require(self._parts)
+                self._sound = True
             at, after = 0, -1
             while at < len(found):
                 at, after = self._parts.reserve.spend_on(partial(self._batch, stretch.rule, found, at, after))

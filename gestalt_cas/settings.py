@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from gestalt_cas import inlined, quotas, retention
 from gestalt_cas.config import key_range
-from gestalt_cas.errors import InvalidConfig, SettingsConflict
+from gestalt_cas.errors import DatabaseDamaged, InvalidConfig, SettingsConflict
 from gestalt_cas.objects import check_bucket
 from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
@@ -134,8 +134,17 @@ def retention_rules(connection: Connection) -> dict[str, dict[str, object]]:
 
 def history_keep_days(connection: Connection) -> int:
     """How many days removed versions stay known, in the transaction at hand; 0 is for ever."""
-    found = recall(connection, _KEEP_DAYS)
-    return found if isinstance(found, int) else Settings().history_keep_days
+    rows = connection.execute("SELECT value FROM settings WHERE name = ?", (_KEEP_DAYS,)).fetchall()
+    if not rows:
+        return Settings().history_keep_days
+    try:
+        return retention.whole(_KEEP_DAYS, json.loads(rows[0][0]), 0, retention.MOST_DAYS, "days")
+    except (ValueError, TypeError, InvalidConfig) as error:
+        # Whatever the default is: what somebody meant to keep for longer must not go by it.
+        raise DatabaseDamaged(
+            f"the database is damaged: settings, row {_KEEP_DAYS}: value holds what no write stores: {error}; see "
+            f"{command_here('check', connection)}"
+        ) from error
 
 
 def default_bucket(connection: Connection) -> str:
@@ -151,8 +160,12 @@ def store(connection: Connection, changes: Mapping[str, object]) -> None:
         quotas.replace(connection, {key_range(name, _QUOTAS): most for name, most in wanted.items()})
     connection.executemany(
         "INSERT INTO settings (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        [(name, json.dumps(value, default=dict)) for name, value in changes.items() if name != _QUOTAS],
+        [(name, _stored(value)) for name, value in changes.items() if name != _QUOTAS],
     )
+
+
+def _stored(value: object) -> str:
+    return json.dumps(value, default=dict)
 
 
 def refuse_conflict(connection: Connection, wanted: Mapping[str, object]) -> None:
@@ -165,6 +178,12 @@ def refuse_conflict(connection: Connection, wanted: Mapping[str, object]) -> Non
                 f"{name}: a running server uses {stored[name]!r} on this directory, this one is configured with "
                 f"{value!r}; stop the other one, or change the setting with: {remedy}"
             )
+
+
+def is_noted(connection: Connection, name: str, value: object) -> bool:
+    """Whether just this is noted down; what stands there need be no JSON."""
+    rows = connection.execute("SELECT CAST(value AS BLOB) FROM settings WHERE name = ?", (name,)).fetchall()
+    return bool(rows) and rows[0][0] == _stored(value).encode()
 
 
 def recall(connection: Connection, name: str) -> object:

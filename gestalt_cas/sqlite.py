@@ -63,6 +63,7 @@ _STATEMENTS = 256
 _STEPS = 100_000
 """Of SQLite's between two looks for signals: some milliseconds."""
 _SHOWN_BYTES = 80
+_ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH = 1, 18, 19, 20
 _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 7, 8, 10, 11, 13, 14, 26
 
 
@@ -204,6 +205,16 @@ def is_read_only(error: Exception) -> bool:
 def is_damage(error: Exception) -> bool:
     """Whether SQLite found its file malformed."""
     return primary_code(error) in (_CORRUPT, _NOTADB)
+
+
+def comes_of_values(error: BaseException | None) -> bool:
+    """Whether a statement failed at what it worked with, as at JSON that is none, rather than at the file or the disk.
+
+    So does a text that is no UTF-8.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    return isinstance(error, apsw.Error) and primary_code(error) in (_ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH)
 
 
 def told(error: Exception) -> str:

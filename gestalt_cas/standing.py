@@ -76,6 +76,8 @@ class Standing:
         Raises InvalidConfig, or SettingsConflict when another process serves the directory with other values.
         """
         checked = store_settings.validate(wanted)
+        if not checked:
+            return  # without a look: a setting that cannot be read keeps nobody from opening the store
         present = self.settings().by_name()
         if all(present[name] == value for name, value in checked.items()):
             return

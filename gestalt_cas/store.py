@@ -113,9 +113,12 @@ class Store(Past):
         store = cls(open_parts(data_dir, create=create, settings=wanted, limits=limits or Limits()))
         try:
             store.adopt(wanted)
-        except BaseException:
+        except BaseException as error:
+            explained = store.explained(error) if isinstance(error, Exception) else error
             store.close()
-            raise
+            if explained is error:
+                raise
+            raise explained from error
         return store
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from gestalt_cas import inlined, reachability
+from gestalt_cas import inlined, reachability, soundness
 from gestalt_cas.parts import Parts
 from gestalt_cas.sqlite import Connection
 
@@ -29,6 +29,7 @@ def collect(parts: Parts) -> int:
     candidates = _candidates(parts)
     if not candidates:
         return 0
+    soundness.require(parts)
     with parts.database.write() as tx:
         gone = [place for place in sorted(reachability.strays(tx, candidates)) if not _is_needed(tx, place)]
         for place in gone:

@@ -57,6 +57,11 @@ class Sweep:
             log.warning("dropped the pin %s: its owner has given no sign of life", pin.name)
         return bool(dead)
 
+    def has_any(self) -> bool:
+        """Whether there is anything to remove, as far as a view can tell."""
+        with self._parts.database.read() as tx:
+            return bool(self._next(tx))
+
     def batch(self) -> bool:
         """Remove one batch; returns whether there may be more."""
         with self._parts.database.read() as tx:

@@ -7,6 +7,7 @@ ones are loaded by the first call that needs them, since the command is started 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from gestalt_cas.standing import Standing
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp
+    from gestalt_cas.checks.culprits import Culprits
     from gestalt_cas.retention_previews import Foreseen, Going
     from gestalt_cas.retention_runs import Applied
     from gestalt_cas.statistics import Glance, Stats
@@ -38,6 +40,8 @@ class Upkeep(Standing):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self._collector = Collector(parts)
+        self._culprits_lock = threading.Lock()
+        self._culprits: Culprits | None = None
 
     def collect_garbage(
         self, *, grace_seconds: float = 0.0, dry_run: bool = False, progress: Progress | None = None
@@ -66,6 +70,27 @@ class Upkeep(Standing):
         from gestalt_cas.checks import checking
 
         return checking.check(self._parts, options, progress, on_finding, on_resume)
+
+    def explained(self, error: Exception) -> Exception:
+        """What to answer in place of an exception that ended a call: DatabaseDamaged if rows that no write stores did.
+
+        Else the exception itself. For whoever catches what nobody expects; see `checks/culprits.py`. Takes long only
+        for an exception that is not the store's or the system's.
+        """
+        from gestalt_cas import value_rules
+
+        if not value_rules.may_be_behind(error):
+            return error
+        from gestalt_cas.checks import culprits
+
+        with self._culprits_lock:
+            if self._culprits is None:
+                self._culprits = culprits.Culprits(self._parts)
+        damage = self._culprits.behind(error)
+        if damage is None:
+            return error
+        damage.__cause__ = error
+        return damage
 
     def reclaimable_bytes(self) -> Reclaimable:
         """What `collect_garbage` would free, as far as a quarter of a second can tell."""

@@ -17,6 +17,8 @@ _RANDOM = 9
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _SHIFTS = range(110, -1, -10)
+LAST_SEQUENCE = (1 << 48) - 1
+"""What the 6 bytes of a sequence in an id can hold."""
 _CONTEXT = "gestalt-cas 2026 seeded version id"
 
 seed: int | None = None
@@ -34,7 +36,7 @@ def new(first: int, number: int) -> list[str]:
 
 def _text(seq: int, drawn: bytes) -> str:
     """The 24 digits of the 15 bytes, as base32hex has them; the library's way takes five times as long."""
-    bits = seq << 8 * _RANDOM | int.from_bytes(drawn)
+    bits = int.from_bytes(seq.to_bytes(6) + drawn)
     return "".join([_PAIRS[bits >> shift & 0x3FF] for shift in _SHIFTS])
 
 

@@ -16,7 +16,9 @@ from types import MappingProxyType
 from typing import Any
 
 from gestalt_cas import holds, quotas, removals, version_ids
+from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.objects import NO_METADATA, NULL_VERSION, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.remedies import command_here
 from gestalt_cas.sqlite import Connection
 from gestalt_cas.statements import Prepared
 from gestalt_cas.version_rows import COLUMNS, from_row, headers_json
@@ -36,8 +38,11 @@ _CURRENT_RUN = Prepared(f"""
     WHERE current.bucket = :bucket AND current.key >= :first AND current.key <= :last ORDER BY current.key
 """)
 _NEWEST = Prepared(f"SELECT {COLUMNS} FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
-_DRAW = Prepared("""
-    UPDATE counter SET seq = seq + :number, commit_ms = max(commit_ms, :now_ms) RETURNING seq, commit_ms
+# After a text SQLite would begin anew at 1, and it takes a text for later than any time: such a counter gives nothing.
+_DRAW = Prepared(f"""
+    UPDATE counter SET seq = seq + :number, commit_ms = max(commit_ms, :now_ms)
+    WHERE typeof(seq) = 'integer' AND seq >= 0 AND seq <= {version_ids.LAST_SEQUENCE} - :number
+    AND typeof(commit_ms) = 'integer' RETURNING seq, commit_ms
 """)
 _INSERT = Prepared("""
     INSERT INTO versions (bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms)
@@ -247,7 +252,25 @@ def repoint(connection: Connection, bucket: str, key: bytes) -> None:
 def draw(connection: Connection, now_ms: int, number: int = 1) -> tuple[int, int]:
     """Draw the next sequence, or the first of so many, and its commit time.
 
-    That is the clock, or the last commit time when the clock is behind it.
+    That is the clock, or the last commit time when the clock is behind it. Raises DatabaseDamaged for a counter that no
+    write stores.
     """
-    seq, commit_ms = _DRAW(connection, now_ms=now_ms, number=number)[0]
+    drawn = _DRAW(connection, now_ms=now_ms, number=number)
+    if not drawn:
+        raise _no_counter(connection)
+    seq, commit_ms = drawn[0]
     return seq - number + 1, commit_ms
+
+
+def _no_counter(connection: Connection) -> DatabaseDamaged:
+    found = connection.execute("SELECT seq, commit_ms FROM counter").fetchall()
+    if not found:
+        wrong = "seq is missing: the table has no row"
+    else:
+        ((seq, commit_ms),) = found
+        numbers = isinstance(seq, int) and 0 <= seq < version_ids.LAST_SEQUENCE
+        wrong = f"commit_ms holds {commit_ms!r}" if numbers else f"seq holds {seq!r}"
+    return DatabaseDamaged(
+        f"the database is damaged: counter: {wrong}, so no change can be numbered; {command_here('check', connection)} "
+        "tells more"
+    )

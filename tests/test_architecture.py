@@ -30,8 +30,8 @@ LAYERS = (
     | {"dbapi", "durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
     | {"payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers", "refusals", "remedies"}
     | {"removals", "reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging"}
-    | {"statements", "tables", "upgrade", "version_ids", "version_rows", "version_walks", "versions", "wal"}
-    | {"wal_file"},
+    | {"statements", "tables", "upgrade", "value_rules", "version_ids", "version_rows", "version_walks", "versions"}
+    | {"wal", "wal_file"},
     {
         "allowances",
         "backups",
@@ -53,7 +53,18 @@ LAYERS = (
         "paths",
     }
     | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback"}
-    | {"rollback_plans", "standing", "statistics", "store", "strays", "sweeps", "transfer_plans", "upkeep", "walking"},
+    | {
+        "rollback_plans",
+        "soundness",
+        "standing",
+        "statistics",
+        "store",
+        "strays",
+        "sweeps",
+        "transfer_plans",
+        "upkeep",
+        "walking",
+    },
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
     | {"mounts", "observing", "patience", "pools", "provider", "reach", "rpc", "server"}

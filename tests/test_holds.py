@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateTable
 
 import backups
-from clocks import DAY, Clock, clock_fixture  # noqa: F401
+from clocks import Clock, clock_fixture  # noqa: F401
 from command_line import command_in
 from driver_aids import values_of
 from gestalt_cas import ObjectKey, Store, holds, restore, sqlite, tables
@@ -283,7 +283,7 @@ def test_a_held_object_expires_unless_that_would_replace_it(store: Store, clock:
     held = put(store, "held", b"1")
     put(store, "free", b"2")
     store.hold(BUCKET, "held", version_id=held.version_id)
-    clock.advance(DAY * 2)
+    clock.advance(2)
     store.accept_clock()
     wanted = 2 if versioning == "enabled" else 1
     foreseen, done = store.preview_retention(), store.apply_retention()
@@ -411,7 +411,10 @@ def test_check_finds_a_held_version_that_has_gone(store: Store) -> None:
     store.hold(BUCKET, "k", version_id=version.version_id)
     assert store.check().clean
     put(store, "k", b"2")
-    change(store, "UPDATE versions SET gone_seq = 2, gone_ms = 1, gone_digest = digest, digest = NULL WHERE seq = 1")
+    change(
+        store,
+        "UPDATE versions SET gone_seq = 2, gone_ms = commit_ms, gone_digest = digest, digest = NULL WHERE seq = 1",
+    )
     (finding,) = store.check().findings
     assert (finding.kind, finding.affected[0].version_id) == ("hold", version.version_id)
     assert f"hold release bucket/k --version-id {version.version_id}" in finding.remedy

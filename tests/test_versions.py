@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,6 +188,24 @@ def test_a_store_that_was_put_back_gives_no_id_a_second_time(store: Store) -> No
             assert made.seq == 42
             tx.execute("DELETE FROM versions")
     assert len(ids) == 200
+
+
+@pytest.mark.parametrize("seq", [-1, (1 << 48) - 1, "x", 1.5, b"5"])
+def test_a_counter_that_is_no_sequence_gives_no_number(seq: object, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store, store._database.write() as tx:
+        tx.execute("UPDATE counter SET seq = ?", (seq,))
+        with pytest.raises(DatabaseDamaged, match="counter: seq holds .*, so no change can be numbered"):
+            versions.draw(tx, 1)
+        tx.execute("UPDATE counter SET seq = 5, commit_ms = 'x'")
+        with pytest.raises(DatabaseDamaged, match="counter: commit_ms holds 'x'"):
+            versions.draw(tx, 1)
+
+
+@pytest.mark.parametrize("seq", [0, (1 << 48) - 2])
+def test_the_first_and_the_last_sequence_can_be_drawn(seq: int, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store, store._database.write() as tx:
+        tx.execute("UPDATE counter SET seq = ?", (seq,))
+        assert versions.draw(tx, 7) == (seq + 1, 7)
 
 
 def test_ids_are_opaque_text_that_suits_urls(store: Store) -> None:

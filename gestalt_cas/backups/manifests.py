@@ -30,11 +30,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import ownership, sqlite
+from gestalt_cas import ownership, sqlite, value_rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.connections import connect
 from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.errors import StoreError, StoreUnusable
+from gestalt_cas.errors import DatabaseDamaged, StoreError, StoreUnusable
 from gestalt_cas.layout import Layout
 from gestalt_cas.sqlite import Connection, DriverError
 
@@ -207,9 +207,15 @@ def marks_of(rows: Path) -> Marks:
             backup = store_settings.recall(connection, BACKUP_NOTE)
             sequence = connection.execute("SELECT seq FROM counter").fetchall()[0][0]
             form = connection.execute("PRAGMA user_version").fetchall()[0][0]
+            return Marks(str(store or ""), str(backup or ""), int(sequence), int(form))
     except DriverError as error:
         raise sqlite.translate(error) from error
-    return Marks(str(store or ""), str(backup or ""), int(sequence), int(form))
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        with closing(open_rows(rows)) as connection:
+            wrong = value_rules.first(connection)
+        if wrong is None:
+            raise
+        raise DatabaseDamaged(f"{rows}: the rows hold what no write stores: {wrong}") from error
 
 
 def open_rows(rows: Path) -> Connection:

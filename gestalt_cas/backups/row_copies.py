@@ -40,7 +40,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from gestalt_cas import history, ownership, sqlite
+from gestalt_cas import history, ownership, sqlite, value_rules
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
 from gestalt_cas.database import WRITE_TIMEOUT
@@ -156,8 +156,18 @@ class RowCopy:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Close the file. What nobody expects while it is open is raised as damage, if its rows are behind that."""
+        wrong = self._wrong() if value_rules.may_be_behind(error) else None
         self._connection.close()
+        if wrong is not None:
+            raise DatabaseDamaged(f"{self.path}: the rows hold what no write stores: {wrong}") from error
+
+    def _wrong(self) -> value_rules.Wrong | None:
+        try:
+            return value_rules.first(self._connection)
+        except DriverError:
+            return None  # closed by now
 
     def become_a_store_of_its_own(self, notes: dict[str, object]) -> None:
         """Take out what belongs to the directory or to the processes that the rows come from, and keep `notes`.
@@ -212,7 +222,7 @@ class RowCopy:
         """How many payloads there are, and their bytes."""
         with _translated(self.path):
             count, total = _TOTALS(self._connection)[0]
-        return count, total
+        return int(count), int(total)
 
     def payloads(self) -> Generator[list[Payload], None, None]:
         """All payloads that are files, by digest, a few hundred at a time; to be closed before the copy is."""

@@ -4,6 +4,7 @@
     schema      tables, indexes, and what is fixed at creation
     integrity   SQLite's own check, table by table
     layout      directories and modes
+    values      types and forms of what every row holds
     rows        versions and current, in key order
     order       commit times against sequences
     payloads    rows of blobs against files both ways, and the bytes that are to be read
@@ -26,7 +27,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from gestalt_cas.checks import inspection, row_checks, row_reading
+from gestalt_cas import value_rules
+from gestalt_cas.checks import culprits, inspection, row_checks, row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.hold_checks import check_holds
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken, unreadable
@@ -37,6 +39,7 @@ from gestalt_cas.checks.payload_checks import PayloadPass
 from gestalt_cas.checks.quota_checks import check_quotas
 from gestalt_cas.checks.repairs import check_backup
 from gestalt_cas.checks.schema_checks import check_schema
+from gestalt_cas.checks.value_checks import check_values
 from gestalt_cas.checks.wal_checks import check_wal
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError, TooManyStreams
@@ -52,8 +55,6 @@ POSITION_SECONDS = 10.0
 """How often a run notes where it stands; each time is a commit."""
 POSITION_LASTS_MS = 7 * 24 * 3600 * 1000
 """A run that was cut off longer ago is not gone on with: too much may have changed since."""
-_UNJUDGED = (TypeError, ValueError, LookupError, OverflowError)
-"""What values that no write stores make of arithmetic on them."""
 
 
 def check(
@@ -121,6 +122,7 @@ class _Course:
             "schema": self._once(check_schema),
             "integrity": self._once(self._check_integrity),
             "layout": self._once(check_layout),
+            "values": self._once(check_values),
             "rows": self._rows,
             "order": self._once(check_order),
             "payloads": self._payloads,
@@ -205,9 +207,13 @@ class _Course:
                 raise TooManyStreams(f"the check cannot go on: {error.strerror}; it can be gone on with") from error
             text = f"{error.filename or name}: {error.strerror or error}"
             run.report(Finding("unreadable", f"the stage {name!r} was cut short: {text}", where=name))
-        except _UNJUDGED as error:
-            log.exception("check: %s", name)
-            text = f"the stage {name!r} met values that no write stores: {error}"
+        except Exception as error:
+            # Rows that no write stores are named by the stage `values`; where there are none it is a fault of ours.
+            found = next(culprits.find(run.view), None) if value_rules.may_be_behind(error) else None
+            if found is None:
+                raise
+            log.warning("check: %s: %s: %s", name, type(error).__name__, found)
+            text = f"the stage {name!r} was cut short by what no write stores: {found}"
             run.report(Finding("database", text, where=name, remedy=run.restore_command()))
 
     def _recall(self) -> None:
@@ -217,15 +223,18 @@ class _Course:
             if not broken(error):
                 raise
             return  # the stages will say more
+        except ValueError:
+            return  # no JSON: the stage `values` names it
         if not isinstance(found, dict) or not self._resumable:
             return
         self._has_note = True
-        fresh = now_ms() - int(found.get("at_ms", 0)) < POSITION_LASTS_MS
         same = found.get("identity") == self._run.options.identity and found.get("stage") in self._stages
-        if same and fresh and not self._run.options.restart:
+        if same and _is_position(found) and not self._run.options.restart:
+            if now_ms() - found["at_ms"] >= POSITION_LASTS_MS:
+                return
             self._run.tally = tally = Tally(**found["tally"])
             self._stand(str(found["stage"]), found["place"])
-            self._indexes, self._resumed_ms = bool(found["indexes"]), int(found["began_ms"])
+            self._indexes, self._resumed_ms = bool(found["indexes"]), found["began_ms"]
             if self._on_resume is not None:
                 self._on_resume(self._resumed_ms, tally.damage + tally.faults)
 
@@ -259,3 +268,22 @@ class _Course:
     def _payloads(self, place: Any) -> Iterator[Any]:
         for digest in PayloadPass(self._run).batches(bytes.fromhex(place) if place else b""):
             yield digest.hex()
+
+
+def _is_position(note: dict[str, Any]) -> bool:
+    """Whether a note says where a run stood, in a form that a run notes; one that does not is not gone on with."""
+    tally, place = note.get("tally"), note.get("place")
+    if not isinstance(tally, dict) or tally.keys() != asdict(Tally()).keys() or "indexes" not in note:
+        return False
+    if not all(isinstance(count, int) for count in (*tally.values(), note.get("at_ms"), note.get("began_ms"))):
+        return False
+    try:
+        if note["stage"] == "rows" and place is not None:
+            bucket, key, seq = place
+            bytes.fromhex(key)
+            return isinstance(bucket, str) and isinstance(seq, int)
+        if note["stage"] == "payloads" and place is not None:
+            bytes.fromhex(place)
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -55,6 +55,8 @@ def check_order(run: Inspection) -> None:
         return
     with run.view() as tx:
         ((last, _),) = tx.execute(COUNTER).fetchall()
+    if not isinstance(last, int):
+        return  # `value_checks` reports it
     groups = max(1, min(last + 1, _MOST_GROUPS))
     least, greatest = array("q", [LAST]) * groups, array("q", [UNTOUCHED]) * groups
     place: Place = START

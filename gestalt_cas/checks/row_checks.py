@@ -16,7 +16,15 @@ from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.checks.payload_judging import judge_row
 from gestalt_cas.checks.row_reading import LAST, UNTOUCHED, Batch, Name, Place, RowReader
-from gestalt_cas.checks.row_rules import NULL_ID, broken_rules, named, shown, version_id_of
+from gestalt_cas.checks.row_rules import (
+    NULL_ID,
+    broken_rules,
+    named,
+    pointer_sentence,
+    sentence,
+    shown,
+    version_id_of,
+)
 from gestalt_cas.errors import StoreError
 
 
@@ -107,18 +115,20 @@ class RowPass:
         expected: dict[Name, int] = {}
         for row in batch.rows:
             self._run.tally.versions += row[10] is None
+            if not row[15]:
+                continue  # `value_checks` reports it; of such values nothing can be concluded
             self._enter(row, expected)
             self._judge_row(row, batch.counter)
         if batch.complete:
             self._settle(expected)
             if batch.rows:
                 self._settled = batch.rows[-1][:2]
-        elif self._state is not None:
-            before = [row[:2] for row in batch.rows if row[:2] != self._state.name]
+        else:
+            before = [row[:2] for row in batch.rows if row[:2] != batch.rows[-1][:2]]
             self._settled = before[-1] if before else self._settled
         if batch.pointers is None:
             return
-        found = {(bucket, key): seq for bucket, key, seq in batch.pointers}
+        found = {(bucket, key): seq for bucket, key, seq in batch.pointers if _is_name(bucket, key)}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 try:
@@ -171,7 +181,7 @@ class RowPass:
         self._run.report(
             Finding(
                 "row",
-                f"{shown(*name)}{', version ' + version_id if version_id else ''}: {message}",
+                sentence(name, version_id, message),
                 where="versions",
                 expected=expected,
                 found=found,
@@ -205,7 +215,7 @@ class RowPass:
             return
         finding = Finding(
             "current",
-            f"{shown(*name)}: current names {_version_text(found)}, the newest object is {_version_text(wanted)}",
+            pointer_sentence(name, wanted, found),
             where="current",
             expected="" if wanted is None else str(wanted),
             found="" if found is None else str(found),
@@ -220,5 +230,6 @@ class RowPass:
         self._run.report(finding)
 
 
-def _version_text(seq: int | None) -> str:
-    return "nothing" if seq is None else f"sequence {seq}"
+def _is_name(bucket: object, key: object) -> bool:
+    """Whether these are of the types of a bucket and a key; `value_checks` reports what is not."""
+    return isinstance(bucket, str) and isinstance(key, bytes)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gestalt_cas import value_rules
 from gestalt_cas.checks import index_checks
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
@@ -31,18 +32,26 @@ _COLUMNS = """
     v.bucket, v.key, v.seq, CAST(v.version_id AS BLOB), v.digest, v.size, CAST(v.content_type AS BLOB),
     CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq, v.gone_digest
 """
+_VALUES = f"v.gone_ms, {value_rules.is_fine('versions', 'v.')}"
+"""What the rows end with: the last column to be judged, and whether all have the types that a write stores."""
 _AFTER = "WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?"
 _ROWS = f"""
-    SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL
+    SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL, {_VALUES}
     FROM versions AS v LEFT JOIN blobs AS b ON b.digest = v.digest {_AFTER}
 """
-_ROWS_ALONE = f"SELECT {_COLUMNS}, v.size, 1 FROM versions AS v {_AFTER}"
+_ROWS_ALONE = f"SELECT {_COLUMNS}, v.size, 1, {_VALUES} FROM versions AS v {_AFTER}"
 _POINTERS = """
     SELECT bucket, key, seq FROM current WHERE (bucket, key) > (?, ?) AND (bucket, key) <= (?, ?)
     ORDER BY bucket, key LIMIT ?
 """
 _POINTERS_REST = "SELECT bucket, key, seq FROM current WHERE (bucket, key) > (?, ?) ORDER BY bucket, key LIMIT ?"
 COUNTER = "SELECT seq, commit_ms FROM counter"
+RAW_ROWS = f"""
+    SELECT {_COLUMNS.replace("v.bucket", "CAST(v.bucket AS BLOB)", 1)}, v.size, 1, {_VALUES}, current.seq
+    FROM versions AS v LEFT JOIN current ON current.bucket = v.bucket AND current.key = v.key
+    WHERE (v.bucket, v.key, v.seq) > (CAST(? AS TEXT), ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?
+"""
+"""The same with the bucket as bytes too, and what `current` has of the key, for rows whose types are right."""
 _SKIP = "SELECT bucket, key FROM current WHERE (bucket, key) > (?, ?) ORDER BY bucket, key LIMIT 1 OFFSET ?"
 
 
@@ -118,7 +127,9 @@ class RowReader:
         if "counter" in self._run.lost:
             return LAST, LAST
         seq, commit_ms = tx.execute(COUNTER).fetchall()[0]
-        return int(seq), int(commit_ms)
+        if isinstance(seq, int) and isinstance(commit_ms, int):
+            return seq, commit_ms
+        return LAST, LAST  # `value_checks` reports it
 
     def _lost_part(self, place: Place, settled: Name, limit: int, error: StoreError) -> bool:
         """Find the table beside versions that cannot be read, to go on without it; False when there is none."""
@@ -155,7 +166,7 @@ class RowReader:
         if batch.at_end:
             return tx.execute(_POINTERS_REST, (*settled, LAST)).fetchall()
         last = batch.rows[-1][:2]
-        bound = last if batch.complete else max((row[:2] for row in batch.rows if row[:2] < last), default=None)
+        bound = last if batch.complete else next((row[:2] for row in reversed(batch.rows) if row[:2] != last), None)
         if bound is None:
             return []
         return tx.execute(_POINTERS, (*settled, *bound, LAST)).fetchall()

@@ -19,10 +19,10 @@ NULL_ID = NULL_VERSION.encode()
 def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
     """What is wrong with a row in itself: one sentence for each rule that it breaks.
 
-    The row's first columns are those of versions in their order without `gone_ms`, texts as bytes.
+    The row's first columns are those of versions in their order, texts as bytes; `gone_ms` comes behind two others.
     """
     bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms = row[:10]
-    gone_seq, gone_digest = row[10:12]
+    gone_seq, gone_digest, gone_ms = row[10], row[11], row[14]
     yield from _broken_name(bucket, key)
     if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
@@ -33,9 +33,11 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         yield "the digest is not one of 32 bytes"
     yield from _broken_removal(seq, digest, gone_seq, gone_digest)
+    if gone_ms is not None and isinstance(commit_ms, int) and not (isinstance(gone_ms, int) and gone_ms >= commit_ms):
+        yield f"removed at {gone_ms!r}, which is not after it came at {commit_ms}"
     try:
         _check_texts(content_type, headers, metadata)
-    except (ValueError, TypeError, InvalidArgument) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, InvalidArgument) as error:
         yield f"headers or metadata cannot be read: {error}"
 
 
@@ -69,6 +71,20 @@ def _check_texts(content_type: bytes, headers: bytes | None, metadata: bytes | N
     """Raise unless the stored texts are what a write could have stored."""
     others, pairs = _mapping(headers), _mapping(metadata)
     check_attributes(Headers(content_type.decode(), **others), pairs)
+
+
+def sentence(name: tuple[object, object], version_id: str, message: str) -> str:
+    """What is wrong with a version, or with its key, for a person."""
+    return f"{shown(*name)}{', version ' + version_id if version_id else ''}: {message}"
+
+
+def pointer_sentence(name: tuple[object, object], wanted: int | None, found: int | None) -> str:
+    """That `current` names another version of a key than its newest object, None standing for none."""
+    return f"{shown(*name)}: current names {_told(found)}, the newest object is {_told(wanted)}"
+
+
+def _told(seq: int | None) -> str:
+    return "nothing" if seq is None else f"sequence {seq}"
 
 
 def version_id_of(row: tuple[Any, ...]) -> str:

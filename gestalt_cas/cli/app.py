@@ -160,10 +160,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return exits.INTERRUPTED
     except click.ClickException as error:
         return _report(session, words, error.__class__.__name__, _usage(error), exits.USAGE)
-    except StoreError as error:
-        return _report(session, words, error.__class__.__name__, str(error), exits.code_of(error))
     except OSError as error:
         return _report(session, words, error.__class__.__name__, _about(error), exits.code_of(error))
+    except Exception as error:
+        explained = session.explained(error)
+        if not isinstance(explained, StoreError):
+            raise
+        return _report(session, words, explained.__class__.__name__, str(explained), exits.code_of(explained))
 
 
 def _report(session: Session, words: list[str], kind: str, message: str, code: int) -> int:

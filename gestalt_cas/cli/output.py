@@ -73,7 +73,7 @@ def stat_record(version: ObjectVersion) -> dict[str, object]:
 
 def dump(record: Record) -> str:
     """One line of JSON in ASCII."""
-    return json.dumps(record, ensure_ascii=True)
+    return json.dumps(record, ensure_ascii=True, default=dict)
 
 
 class Output:

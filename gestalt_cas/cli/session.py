@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gestalt_cas.cli.output import Output
-from gestalt_cas.errors import NoStore
+from gestalt_cas.errors import NoStore, StoreError
 
 if TYPE_CHECKING:
     from gestalt_cas.store import Store
@@ -31,6 +31,8 @@ class Session:
 
     data_dir: str = ""
     json: bool = False
+    opened: bool = False
+    """Whether the verb has opened the store."""
 
     @property
     def directory(self) -> Path:
@@ -60,9 +62,28 @@ class Session:
         if not (log := logging.getLogger("gestalt_cas")).hasHandlers():
             log.addHandler(logging.NullHandler())
         try:
-            return Store.open(self.directory, create=False)
+            store = Store.open(self.directory, create=False)
         except NoStore as error:
             raise self.hinted(error) from None
+        self.opened = True
+        return store
+
+    def explained(self, error: Exception) -> Exception:
+        """What a verb ended with, or DatabaseDamaged where rows of the store that it opened are behind that.
+
+        The store is closed by now, so it is opened anew.
+        """
+        if not self.opened:
+            return error
+        from gestalt_cas import value_rules
+
+        if not value_rules.may_be_behind(error):
+            return error
+        try:
+            with self._opened() as store:
+                return store.explained(error)
+        except (StoreError, OSError):
+            return error
 
     def hinted(self, error: NoStore) -> NoStore:
         """The error with what makes a store, where none was."""

@@ -65,7 +65,7 @@ def config(session: Session, key: str | None, value: str | None) -> int:
 
 def _shown(value: object) -> str:
     """A value as it would be set: text as it is, an object as JSON."""
-    return json.dumps(value) if isinstance(value, Mapping) else str(value)
+    return json.dumps(value, default=dict) if isinstance(value, Mapping) else str(value)
 
 
 def _parsed(text: str, present: object) -> object:

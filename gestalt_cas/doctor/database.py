@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite
+from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite, value_rules
 from gestalt_cas.backups import manifests
 from gestalt_cas.checks import inspection
 from gestalt_cas.clock import instant, now_ms
@@ -64,7 +64,7 @@ def _look(layout: Layout) -> tuple[Finding | None, Facts]:
     at_rest = not layout.wal.exists()
     try:
         with _opened(layout, at_rest=at_rest) as connection:
-            trouble = _identity(layout, connection)
+            trouble = _identity(layout, connection) or _strange(layout, connection)
             return trouble, Facts() if trouble else _facts(connection)
     except DriverError:
         if not at_rest or not layout.wal.exists():
@@ -104,6 +104,16 @@ def _identity(layout: Layout, connection: Connection) -> Finding | None:
     if form < schema.FORMAT:
         text = f"format {form}, revision {revision}, is older than this release; the next server upgrades it"
         return Finding(Severity.WARNING, "database", text, command("serve", layout.root))
+    return None
+
+
+def _strange(layout: Layout, connection: Connection) -> Finding | None:
+    """A row of those that are looked at here that no write stores, if there is one; of others `check` knows."""
+    for table in ("counter", "settings", "pins"):
+        for wrong in value_rules.look(connection, table).wrong:
+            text = f"the database is damaged: it holds what no write stores: {wrong}"
+            remedy = f"{command('check', layout.root)}; then gestalt-cas restore, from a backup"
+            return Finding(Severity.DAMAGE, "database", text, remedy)
     return None
 
 
