@@ -194,9 +194,19 @@ def test_a_store_that_was_put_back_gives_no_id_a_second_time(store: Store) -> No
 def test_a_counter_that_is_no_sequence_gives_no_number(seq: object, tmp_path: Path) -> None:
     with Store.open(tmp_path / "store") as store, store._database.write() as tx:
         tx.execute("UPDATE counter SET seq = ?", (seq,))
-        with pytest.raises(DatabaseDamaged, match="counter: seq holds .*, so no change can be numbered"):
+        with pytest.raises(DatabaseDamaged, match=r"counter: seq holds .*, so no change can be numbered"):
             versions.draw(tx, 1)
         tx.execute("UPDATE counter SET seq = 5, commit_ms = 'x'")
+        with pytest.raises(DatabaseDamaged, match="counter: commit_ms holds 'x'"):
+            versions.draw(tx, 1)
+
+
+def test_a_counter_without_a_row_gives_no_number(store: Store) -> None:
+    with store._database.write() as tx:
+        tx.execute("DELETE FROM counter")
+        with pytest.raises(DatabaseDamaged, match="counter: seq is missing: the table has no row, so no change"):
+            versions.draw(tx, 1)
+        tx.execute("INSERT INTO counter VALUES (1, 0, 'x')")
         with pytest.raises(DatabaseDamaged, match="counter: commit_ms holds 'x'"):
             versions.draw(tx, 1)
 
@@ -305,6 +315,15 @@ def test_a_version_is_current_by_its_own_key_and_bucket(store: Store) -> None:
             assert found.current
         assert [v.current for v in versions.everything(tx, key("k"))] == [True]
         assert [v.current for v in history(tx, BUCKET, b"", None, 9)] == [True] * 3
+
+
+def test_a_marker_is_current_by_its_own_key_and_bucket(store: Store) -> None:
+    with store._database.write() as tx:
+        markers = [append(tx, key(name), None) for name in ("k", "covered")]
+        for later in (key("k", "other"), key("l"), key("covered")):
+            append(tx, later, None)
+        found = [versions.by_id(tx, marker.key, marker.version_id) for marker in markers]
+    assert [version is not None and version.current for version in found] == [True, False]
 
 
 def test_everything_of_a_key(store: Store) -> None:
