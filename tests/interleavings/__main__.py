@@ -21,7 +21,9 @@ from interleavings.scenarios import PAIRS
 from interleavings.schedules import Arena, Fault, everything, sample, shuffled
 
 
-def main(command: str, *words: str) -> None:
+def main(command: str = "", *words: str) -> None:
+    if command not in COMMANDS:
+        sys.exit(__doc__)
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="gestalt-cas-interleavings-", dir=place) as name:
         COMMANDS[command](Path(name), *words)
