@@ -11,8 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -214,8 +214,14 @@ class Mount:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.opened.leave()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if isinstance(error, Exception):
+                explained = self.store.explained(error)
+                if explained is not error:
+                    raise explained from error
+        finally:
+            self.opened.leave()
 
 
 Attach = Callable[[Store, Config], AbstractContextManager[str]]
@@ -245,7 +251,7 @@ class Mounts:
                 raise ShuttingDown("the provider is stopping")
             before = self._mount
             if before is not None and _same(before.store.directory, config.data_dir):
-                with self.explaining(), self._attach(before.store, config) as public_url:
+                with self.use(), self._attach(before.store, config) as public_url:
                     before.store.adopt(config.settings)
                     self._mount = _mounted(config, before.opened, public_url)
                 before.opened.collection, before.opened.retention = config.gc, config.retention
@@ -270,7 +276,10 @@ class Mounts:
             before.opened.retire()
 
     def use(self) -> AbstractContextManager[Mount]:
-        """The mount in force, kept open for the block; raises NotConfigured before the first configuration."""
+        """The mount in force, kept open for the block; raises NotConfigured before the first configuration.
+
+        What nobody expects in the block is raised as the damage that it comes of, if it does (`Store.explained`).
+        """
         while True:
             mount = self._mount
             if self._closed:
@@ -279,18 +288,6 @@ class Mounts:
                 raise NotConfigured("the provider has not been configured yet")
             if mount.opened.enter():
                 return mount  # a generator would be a twelfth of a lookup
-
-    @contextmanager
-    def explaining(self) -> Iterator[Mount]:
-        """As `use`; what nobody expects is raised as the damage that it comes of, if it does (`Store.explained`)."""
-        with self.use() as mount:
-            try:
-                yield mount
-            except Exception as error:
-                explained = mount.store.explained(error)
-                if explained is error:
-                    raise
-                raise explained from error
 
     def close(self, timeout: float) -> bool:
         """Retire the mount and wait up to `timeout` seconds for its calls; returns whether its store is closed."""

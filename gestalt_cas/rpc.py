@@ -95,7 +95,7 @@ class S3Service(grpc.GenericRpcHandler):
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> bytes:
             call = GrpcCall(method, context)
             try:
-                with self._mounts.explaining() as mount:
+                with self._mounts.use() as mount:
                     answer = serve(mount, raw).SerializeToString(**mount.packing)
                 call.done()
                 return answer
@@ -109,7 +109,7 @@ class S3Service(grpc.GenericRpcHandler):
         def behaviour(raw: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = GrpcCall(method, context)
             try:
-                with self._mounts.explaining() as mount, self._calls.track(call) as stream:
+                with self._mounts.use() as mount, self._calls.track(call) as stream:
                     yield from _read(mount, raw, stream)
                 call.done()
                 return
@@ -126,7 +126,7 @@ class S3Service(grpc.GenericRpcHandler):
         def behaviour(frames: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             call = GrpcCall(method, context)
             try:
-                with self._mounts.explaining() as mount, self._calls.track(call) as stream:
+                with self._mounts.use() as mount, self._calls.track(call) as stream:
                     upload = Upload(frames, stream)
                     try:
                         answer = _write(mount, upload).SerializeToString(**mount.packing)

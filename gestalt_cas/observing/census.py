@@ -64,5 +64,5 @@ class Census:
 
     def _counted(self, of: OpenStore) -> Stats | None:
         """The figures of this store; None when another one has taken its place."""
-        with self._mounts.explaining() as mount:
+        with self._mounts.use() as mount:
             return mount.store.stats(progress=of.stop_if_retired) if mount.opened is of else None

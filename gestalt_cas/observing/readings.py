@@ -30,7 +30,7 @@ class Readings:
         """Every figure; one that nothing can be said of now has no samples."""
         found = [*_process(), *_calls(self._observer), *_pools(self._pools), *self._exporter()]
         try:
-            with self._mounts.explaining() as mount:
+            with self._mounts.use() as mount:
                 return [*found, *at_a_glance(mount), *counted(self._census.latest(mount), self._census.counted_at)]
         except (NotConfigured, ShuttingDown):
             return [*found, *at_a_glance(None), *counted(None, 0.0)]
