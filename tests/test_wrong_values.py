@@ -453,8 +453,12 @@ KEEPERS = {
 }
 
 
+@pytest.mark.parametrize("stretch", [1, 3, value_rules.STRETCH_ROWS])
 @pytest.mark.parametrize("name", KEEPERS)
-def test_upkeep_removes_nothing_by_such_a_row(name: str, directory: Path) -> None:
+def test_upkeep_removes_nothing_by_such_a_row(
+    name: str, stretch: int, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(value_rules, "STRETCH_ROWS", stretch)
     with Store.open(directory) as store:
         store.change_settings({"retention.rules": {"bucket": {"keepDays": 0, "keepNoncurrent": 0}}})
         put(store, "b/garbage", b"garbage" * 100)
