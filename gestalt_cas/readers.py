@@ -26,6 +26,9 @@ Subject = TypeVar("Subject")
 
 _IDLE = 16
 _LOCK_SECONDS = 1.0
+_CACHE_KIB = 2048
+"""Pages that each reader keeps. With 16 MiB lookups and listings of a million objects take as long, and upkeep that goes
+through all rows fills one reader's after another's."""
 
 _abandoned: list[Connection] = []
 """Connections that could not be closed under write.lock; kept, since collecting one closes it."""
@@ -101,6 +104,7 @@ class Readers:
             raise
         try:
             connection.execute("PRAGMA query_only=ON")
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         except DriverError as error:
             self._discard(connection)
             raise self._faults.noted(error) from error
