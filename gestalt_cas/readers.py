@@ -27,8 +27,8 @@ Subject = TypeVar("Subject")
 _IDLE = 16
 _LOCK_SECONDS = 1.0
 _CACHE_KIB = 2048
-"""Pages that each reader keeps. With 16 MiB lookups and listings of a million objects take as long, and upkeep that goes
-through all rows fills one reader's after another's."""
+"""Pages that each reader keeps. With 16 MiB lookups and listings of a million objects take as long, and upkeep that
+goes through all rows fills one reader's after another's."""
 
 _abandoned: list[Connection] = []
 """Connections that could not be closed under write.lock; kept, since collecting one closes it."""
