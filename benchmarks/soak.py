@@ -5,8 +5,8 @@
 Callers write, overwrite, read whole and in part, leave reads and uploads half-way, look up, list, copy and delete, over
 a bounded set of keys in a store without versions, whose garbage is collected meanwhile. What was removed leaves its
 row, so the database grows, and until it is beyond the pages that the writer keeps, so do these; hence it has many other
-objects from the start, and what grows then is not the data. Each second is sampled. The first third warms up; over the rest a line is fitted through each series, and the run
-fails (exit code 1) when a line rises by more than its allowance.
+objects from the start, and what grows then is not the data. Each second is sampled. The first third warms up; over the
+rest a line is fitted through each series, and the run fails (exit code 1) when a line rises by more than its allowance.
 """
 
 from __future__ import annotations
