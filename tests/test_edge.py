@@ -386,7 +386,7 @@ def test_a_stopped_server_does_not_blame_callers_over_http(tmp_path: Path) -> No
 def test_an_excuse_moves_no_call_into_the_future() -> None:
     request = GrpcCall(Observer().method(GRPC, "ReadObject"), None)  # type: ignore[arg-type]
     request.done()  # else this thread's log would name it from here on
-    call = OpenCall(request)
+    call = OpenCall(request, lambda _: None)
     began = call.last_progress
     call.excuse(0.0)
     assert call.last_progress == began

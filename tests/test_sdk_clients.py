@@ -37,13 +37,12 @@ def test_a_provider_that_is_wrong_fails_under_a_release(tmp_path: Path) -> None:
         f"import sys; sys.path.append({str(ROOT)!r})\n"
         "from gestalt_cas import messages\n"
         "from gestalt_cas.provider import provider\n"
-        "def forget(field):\n"
-        "    def without(*args, **kwargs):\n"
-        "        meta = field(*args, **kwargs)\n"
+        "def forget(fill):\n"
+        "    def without(self, meta, *args):\n"
+        "        fill(self, meta, *args)\n"
         "        meta.content_type = ''\n"
-        "        return meta\n"
         "    return without\n"
-        "messages.Namespace.meta = forget(messages.Namespace.meta)\n"
+        "messages.Namespace.fill = forget(messages.Namespace.fill)\n"
     )
     row = judge(named("a29"), "forgetful:provider", tmp_path)
     assert "head" in row.steps["round trip"].failure

@@ -104,7 +104,7 @@ def _deleted(store: Store, turn: Turn) -> None:
 def _removed_long_ago(store: Store, turn: Turn) -> None:
     two_versions(store, turn)
     remove_newest(store, turn)
-    change(store, "UPDATE versions SET gone_ms = 1 WHERE gone_seq IS NOT NULL")
+    change(store, "UPDATE versions SET commit_ms = 1, gone_ms = 1 WHERE gone_seq IS NOT NULL")
 
 
 def _forgotten(store: Store, turn: Turn) -> bool:
