@@ -154,7 +154,8 @@ def lookup(tx: Connection, key: ObjectKey, version_id: str) -> ObjectVersion:
             what = "no such version" if found is None else "that version is a delete marker"
             raise NoSuchVersion(f"{target}, version {version_id}: {what}", delete_marker=found is not None)
         return found
-    found = versions.current(tx, target)
+    # With a bucket's name that was answered above; without, it was not in a store that has no row for its default one.
+    found = None if key.bucket else versions.current(tx, target)
     if found is None:
         marker = versions.newest(tx, target) is not None
         raise NoSuchKey(f"{target}: no such object" + (", it was deleted" if marker else ""), delete_marker=marker)

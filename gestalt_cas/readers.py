@@ -98,13 +98,12 @@ class Readers:
             if self._idle:
                 return self._idle.pop()
         try:
-            connection = connect(self._path)
+            connection = connect(self._path, cache_kib=_CACHE_KIB)
         except DatabaseDamaged as damage:
             self._faults.suspect_damage(damage)
             raise
         try:
             connection.execute("PRAGMA query_only=ON")
-            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         except DriverError as error:
             self._discard(connection)
             raise self._faults.noted(error) from error

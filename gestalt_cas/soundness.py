@@ -85,8 +85,7 @@ def _stretch(tx: Connection, after: _Place) -> tuple[str, _Place | None]:
 
 
 def _untold(bucket: bytes, key: bytes, seq: int) -> str:
-    name = f"{bucket.decode(errors='backslashreplace')}/{key.decode(errors='backslashreplace')}"
-    return f"versions, row {name}, sequence {seq}: what it says of its payload cannot be"
+    return f"versions, row {value_rules.named('versions', (bucket, key, seq))}: what it says of its payload cannot be"
 
 
 def _refusal(parts: Parts, what: str) -> DatabaseDamaged:

@@ -269,10 +269,10 @@ def _wrong(table: str, row: Sequence[Any]) -> Wrong:
     if column in _LONG:
         held = "something else"
     why = f"holds {held}, which is not {FORMS[table][column].what}"
-    return Wrong(table, _named(table, row[3:]), column, why, tuple(row[3:]))
+    return Wrong(table, named(table, row[3:]), column, why, tuple(row[3:]))
 
 
-def _named(table: str, key: Sequence[Any]) -> str:
+def named(table: str, key: Sequence[Any]) -> str:
     """A row as people name it."""
     if table == "counter":
         return ""
@@ -309,7 +309,7 @@ def _judged(
         try:
             judge(held)
         except _Refused as refused:
-            found.append(Wrong(table, _named(table, [held[name] for name in KEYS[table]]), *refused.args))
+            found.append(Wrong(table, named(table, [held[name] for name in KEYS[table]]), *refused.args))
     return found
 
 

@@ -970,7 +970,9 @@ def test_a_new_reader_that_fails_at_once_is_closed(store: Store, monkeypatch: py
     monkeypatch.setattr(
         readers,
         "connect",
-        lambda path: made.append(Faulty(connect(path), "PRAGMA query_only", driver_error(IOERR))) or made[-1],
+        lambda path, **options: (
+            made.append(Faulty(connect(path, **options), "PRAGMA query_only", driver_error(IOERR))) or made[-1]
+        ),
     )
     with pytest.raises(StorageFault):
         body(store, "k")
@@ -979,7 +981,7 @@ def test_a_new_reader_that_fails_at_once_is_closed(store: Store, monkeypatch: py
 
 
 def test_a_new_reader_that_finds_damage_has_it_checked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, **_: object) -> None:
         raise DatabaseDamaged("the database is damaged: file is not a database")
 
     with store._database.read(), monkeypatch.context() as patch:
