@@ -92,7 +92,14 @@ class Telemetry:
         return self.metrics != "off" or self.healthz != "off"
 
 
-_Group = Limits | Collection | Retention | Telemetry
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How the process runs: whether the threads that need the interpreter share one processor (`processors.py`)."""
+
+    one_processor: bool = True
+
+
+_Group = Limits | Collection | Retention | Telemetry | Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,7 @@ class Config:
     retention: Retention = Retention()
     http: Http = Http()
     telemetry: Telemetry = Telemetry()
+    threads: Threads = Threads()
     signing: KeyPair | None = None
     stamps: Stamps = SYSTEM
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
@@ -129,6 +137,7 @@ def parse(mapping: Mapping[str, object], *, name: str = "default") -> Config:
         retention=Retention(**_given("retention", Retention, values)),
         http=_http(values),
         telemetry=Telemetry(**_given("telemetry", Telemetry, values)),
+        threads=Threads(**_given("threads", Threads, values)),
         signing=_signing(values),
         stamps=stamps.parse(str(values.get("clock", "system")), str(values.get("versionIds", "random"))),
         settings=MappingProxyType({key: values[key] for key in STORE_KEYS if key in values}),

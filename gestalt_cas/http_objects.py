@@ -26,6 +26,7 @@ from gestalt_cas.mounts import Mount
 from gestalt_cas.objects import ByteRange, Conditions, ObjectKey, ObjectVersion
 from gestalt_cas.observing.calls import ABORTED, HttpCall
 from gestalt_cas.pools import CountedPool
+from gestalt_cas.processors import PROCESSORS
 from gestalt_cas.urls import RequestTarget
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ class ObjectMethods:
 
     def __init__(self) -> None:
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
-        self._senders = ThreadPoolExecutor(SEND_THREADS, thread_name_prefix="gestalt-cas-http-send")
+        self._senders = ThreadPoolExecutor(
+            SEND_THREADS, thread_name_prefix="gestalt-cas-http-send", initializer=PROCESSORS.leave
+        )
         self._writers = CountedPool("http-write", threads=1, limit=1)
 
     async def head(self, asked: Asked) -> web.StreamResponse:
@@ -120,7 +123,7 @@ class ObjectMethods:
             version = await self.run(
                 lambda: mount.store.write(
                     key,
-                    upload.pieces(),
+                    PROCESSORS.moving(upload.pieces()),
                     headers=http_fields.stored_headers(request.headers),
                     metadata=http_fields.user_metadata(fields),
                     conditions=conditions,

@@ -23,6 +23,7 @@ from gestalt_cas.config import Collection, Config, Retention
 from gestalt_cas.errors import Cancelled, ClockSuspect, NotConfigured, ShuttingDown, StoreError
 from gestalt_cas.keys import SigningKeys
 from gestalt_cas.messages import Namespace
+from gestalt_cas.processors import PROCESSORS
 from gestalt_cas.store import Store
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class OpenStore:
         self.closed.set()
 
     def _rounds(self, work: Callable[[], None], name: str) -> None:
+        PROCESSORS.leave()
         while not self._retired.wait(_CARE_SECONDS):
             if not self.enter():
                 return

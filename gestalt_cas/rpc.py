@@ -28,6 +28,7 @@ from gestalt_cas.mounts import Mount, Mounts
 from gestalt_cas.objects import check_names
 from gestalt_cas.observing.calls import GRPC, GrpcCall, Method, Observer
 from gestalt_cas.pools import CountedPool, Pools, on_pool, verified
+from gestalt_cas.processors import PROCESSORS
 from gestalt_cas.uploads import Upload
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def _write(mount: Mount, upload: Upload) -> wire_pb2.MetaResponse:
     opening = upload.opening()
     version = mount.store.write(
         mount.namespace.key(opening.ref),
-        upload.data(),
+        PROCESSORS.moving(upload.data()),
         headers=messages.headers(opening),
         metadata=opening.metadata,
         conditions=messages.write_conditions(opening),
@@ -182,7 +183,7 @@ def _read(mount: Mount, raw: bytes, call: OpenCall) -> Iterator[bytes]:
         mount.namespace.fill(opening.meta, reader.version, request.ref.bucket)
         yield opening.SerializeToString(**mount.packing)
         first = True
-        for piece in reader:
+        for piece in PROCESSORS.moving(reader):
             call.progress()
             call.request.sent += len(piece)
             if first and len(piece) > FIRST_FRAME_BYTES:

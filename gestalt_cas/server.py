@@ -37,6 +37,7 @@ from gestalt_cas.observing.calls import Observer
 from gestalt_cas.observing.readings import Readings
 from gestalt_cas.observing.spans import Spans
 from gestalt_cas.pools import Pools
+from gestalt_cas.processors import PROCESSORS
 from gestalt_cas.rpc import S3Service
 from gestalt_cas.stamps import Stamps
 from gestalt_cas.targets import Target
@@ -68,6 +69,7 @@ class Provider:
         self.readings = self.http.readings = Readings(self.observer, self.mounts, self.pools)
         self._spans: Spans | None = None
         self._target, self._fixed = target, fixed
+        self._registered = self._gathers = False
         self._wound_down = threading.Event()
 
     def configure(self, config: Config) -> None:
@@ -77,7 +79,16 @@ class Provider:
         self.calls.idle_seconds = config.limits.stream_idle_seconds
         self.pools.resize(config.limits.concurrent_reads, config.limits.concurrent_writes)
         self._observe(config.telemetry)
+        self._gathers = config.threads.one_processor
+        self._place_threads()
         log.info("%s", sqlite.describe())
+
+    def _place_threads(self) -> None:
+        """Not before there is a grpc.Server: its own threads start where the one is that makes it, and may be many."""
+        if self._registered and self._gathers:
+            PROCESSORS.gather()
+        else:
+            PROCESSORS.scatter()
 
     def _observe(self, telemetry: Telemetry) -> None:
         if telemetry.log_format:
@@ -114,6 +125,8 @@ class Provider:
             log.warning("%s", warnings[0])
         lifecycle = LifecycleService(self, fixed=self._fixed, warnings=warnings)
         server.add_generic_rpc_handlers((lifecycle, service))
+        self._registered = True
+        self._place_threads()
 
     def stop(self) -> None:
         """Begin to stop, without waiting; the process ends in 1.5 s at the latest, with exit code 0.

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 import in_memory
 from gestalt_cas import Store, reserve
+from gestalt_cas.processors import PROCESSORS
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit and tests of ctrl-C would wait for.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -90,6 +91,13 @@ def small_reserve() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reserve, "_LARGEST", 1 << 16)
         yield
+
+
+@pytest.fixture(autouse=True)
+def anywhere() -> Iterator[None]:
+    """A server of this process may have put its threads on one processor, the tests' among them."""
+    yield
+    PROCESSORS.scatter()
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ LAYERS = (
     },
     {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
     | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
-    | {"mounts", "observing", "patience", "pools", "provider", "reach", "rpc", "server"}
+    | {"mounts", "observing", "patience", "pools", "processors", "provider", "reach", "rpc", "server"}
     | {"targets", "uploads", "wire_pb2"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

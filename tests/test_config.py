@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from gestalt_cas import config, config_schema
-from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Telemetry, default_data_dir, parse
+from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Telemetry, Threads, default_data_dir, parse
 from gestalt_cas.config_sources import assignments, load_file, merge
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.sigv4 import KeyPair
@@ -58,6 +58,7 @@ KEYS = [
     "telemetry.spansPerSecond",
     "telemetry.logFormat",
     "telemetry.logCalls",
+    "threads.oneProcessor",
     "clock",
     "versionIds",
     "signing.accessKeyId",
@@ -99,6 +100,7 @@ FULL: dict[str, Any] = {
         "logFormat": "json",
         "logCalls": "refused",
     },
+    "threads": {"oneProcessor": False},
     "clock": "fixed:2026-01-02T03:04:05.678Z",
     "versionIds": "seeded:7",
     "signing": {"accessKeyId": "AKID", "secretAccessKey": "se/cret+"},
@@ -140,6 +142,7 @@ def test_everything_given() -> None:
         retention=Retention(0.25),
         http=Http(False, "::1", 8080, "https://files.example.com", ("https://app.example.com", "*")),
         telemetry=Telemetry("loopback", "everyone", 10.0, False, 11.0, "json", "refused"),
+        threads=Threads(False),
         signing=KeyPair("AKID", "se/cret+"),
         stamps=Stamps(1_767_323_045_678, 7),
         settings={
@@ -682,6 +685,7 @@ def test_defaults_of_the_code_are_the_schemas() -> None:
     assert with_defaults.gc == parse({"dataDir": "d"}).gc == Collection()
     assert with_defaults.http == parse({"dataDir": "d"}).http == Http()
     assert with_defaults.telemetry == parse({"dataDir": "d"}).telemetry == Telemetry()
+    assert with_defaults.threads == parse({"dataDir": "d"}).threads == Threads()
     assert with_defaults.signing is parse({"dataDir": "d"}).signing is None
     assert with_defaults.key_prefix == parse({"dataDir": "d"}).key_prefix == Config(Path("d")).key_prefix
     assert with_defaults.settings == {key: defaults[key] for key in config.STORE_KEYS}
