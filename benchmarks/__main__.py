@@ -17,6 +17,7 @@ from benchmarks import (
     listing,
     memory,
     past,
+    processors,
     reads,
     runs,
     start,
@@ -42,6 +43,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": memory.benchmark,
     "disk": disk.benchmark,
     "threshold": threshold.benchmark,
+    "processors": processors.benchmark,
     "telemetry": telemetry.benchmark,
 }
 

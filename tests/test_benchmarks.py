@@ -23,6 +23,7 @@ from benchmarks import (
     instructions,
     listing,
     memory,
+    processors,
     reads,
     soak,
     start,
@@ -41,7 +42,7 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
 
 TINY = ["--repetitions", "2"]
-QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "threshold", "telemetry", "--quick"]
+QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "threshold", "processors", "telemetry", "--quick"]
 BUILD = Path(__file__).resolve().parents[1] / ".build"
 SMALL, KEYS = "2,000", "4,000"
 
@@ -150,6 +151,13 @@ def test_the_threshold_compares_writes_and_reads_of_both_places(quick: Tables) -
     rows = quick["Payloads in the database beside payloads in files, raw Python client"]
     assert [row[1] for row in rows] == ["write, one caller", "write, 16 callers", "read, 16 callers"]
     assert all(value > 0 for row in rows for value in numbers(row[2:]))
+
+
+def test_threads_on_one_processor_stand_beside_threads_anywhere(quick: Tables) -> None:
+    for place in ("files", "the database"):
+        rows = quick[f"Threads on one processor, small payloads in {place}, raw Python client"]
+        assert len(rows) == len(processors.loads(Run(Path(), []), "", ""))
+        assert all(float(value) > 0 for row in rows for value in row[1:3])
 
 
 def test_telemetry_compares_watched_servers_with_unwatched_ones(quick: Tables) -> None:
