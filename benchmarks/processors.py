@@ -2,8 +2,8 @@
 
     python -m benchmarks.processors [--dir DIR] [--repetitions 9] [--quick]
 
-The same server twice, with and without, in turn; every payload that is written is new. Time per call, of one caller that
-of the median call, and the server's CPU per call. Where the machine has one processor only there is no difference.
+The same server twice, with and without, in turn; every payload that is written is new. Time per call, with one caller
+that of the median call, and the server's CPU per call. With one processor only there is no difference.
 """
 
 from __future__ import annotations
