@@ -5,9 +5,9 @@ which has to be woken, too, and has none of the data in its caches: with 16 call
 time (docs/performance.md). grpc's own threads, which run no Python, stay where the system puts them, and so does the
 background work. A thread that hashes, checks or copies megabytes lets go of the interpreter and may leave meanwhile.
 
-The processor is one of those that the process may use. Every two seconds it is looked at: when other programs take much
-of it while another one has more to give, the threads move there. What is said here is said of Linux; elsewhere, with
-one processor, or in a Python without that lock, nothing is done.
+The processor is one of those that the process may use, and of the strongest where they are not alike. Every two
+seconds it is looked at: when other programs take much of it while another one has more to give, the threads move there.
+What is said here is said of Linux; elsewhere, with one processor, or in a Python without that lock, nothing is done.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ _CROWDED = 0.3
 _WORTHWHILE = 0.2
 """By how much less another one has to be busy."""
 _STATISTICS = Path("/proc/stat")
+_DESCRIBED = Path("/sys/devices/system/cpu")
+_STRENGTHS = ("cpu_capacity", "cpufreq/cpuinfo_max_freq")
+"""Files of a processor there, either of which tells it from weaker ones. Not every system has them."""
+_ALIKE = 0.9
+"""What share of the greatest strength is no weakness: even equal processors have somewhat different clocks."""
 
 Piece = TypeVar("Piece", bytes, memoryview)
 
@@ -43,6 +48,7 @@ class Processors:
         self._lock = threading.Lock()
         self._home: int | None = None
         self._allowed: frozenset[int] = frozenset()
+        self._homes: frozenset[int] = frozenset()
         self._away: set[int] = set()
         self._ended = threading.Event()
 
@@ -59,8 +65,9 @@ class Processors:
             self._allowed = frozenset(os.sched_getaffinity(0))
             if len(self._allowed) < 2:
                 return
+            self._homes = strongest(self._allowed)
             # Whichever: processes that started together should not all have the same one.
-            home = sorted(self._allowed)[os.getpid() % len(self._allowed)]
+            home = sorted(self._homes)[os.getpid() % len(self._homes)]
             if not self._move_to(home):
                 log.info("the system does not let this process say where its threads run: they run anywhere")
                 return
@@ -138,7 +145,7 @@ class Processors:
         while before is not None and not ended.wait(_LOOK_SECONDS):
             now = _Ticks.now()
             if now is not None:
-                self.look(*now.since(before, self._allowed))
+                self.look(*now.since(before, self._homes))
             before = now
 
 
@@ -174,13 +181,13 @@ class _Ticks:
             log.debug("%s cannot be read: the threads stay where they are: %s", _STATISTICS, error)
             return None
 
-    def since(self, before: _Ticks, allowed: frozenset[int]) -> tuple[dict[int, float], float]:
+    def since(self, before: _Ticks, chosen: frozenset[int]) -> tuple[dict[int, float], float]:
         """`busy` and `own` for `better`, of the time between the two."""
         length = self.at - before.at
         return {
             processor: (total - before.worked[processor]) / length
             for processor, total in self.worked.items()
-            if processor in allowed and processor in before.worked
+            if processor in chosen and processor in before.worked
         }, (self.own - before.own) / length
 
 
@@ -193,6 +200,19 @@ def worked(lines: list[str], ticks: int) -> dict[int, float]:
             user, nice, system, _idle, _waiting, *interrupts = (int(count) for count in counts[:7])
             found[int(name[3:])] = (user + nice + system + sum(interrupts)) / ticks
     return found
+
+
+def strongest(allowed: frozenset[int]) -> frozenset[int]:
+    """Those that no other one is clearly stronger than; all of them where the system does not tell."""
+    for name in _STRENGTHS:
+        try:
+            strengths = {
+                processor: int((_DESCRIBED / f"cpu{processor}" / name).read_text("ascii")) for processor in allowed
+            }
+        except (OSError, ValueError):
+            continue
+        return frozenset(one for one, strength in strengths.items() if strength >= _ALIKE * max(strengths.values()))
+    return allowed
 
 
 def _can_gather() -> bool:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from gestalt_cas import processors
-from gestalt_cas.processors import LONG_BYTES, Processors, better, worked
+from gestalt_cas.processors import LONG_BYTES, Processors, better, strongest, worked
 from wire import protos
 from wire.client import Client, eventually
 from wire.process import Server
@@ -269,6 +269,42 @@ def test_what_the_system_has_counted() -> None:
         "ctxt 5",
     ]
     assert worked(lines, 100) == {0: 1.65, 12: 0.01}
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"cpu_capacity": (446, 446, 1024, 1024)}, {2, 3}),
+        ({"cpu_capacity": (1024, 1024, 1024, 1024)}, {0, 1, 2, 3}),
+        ({"cpufreq/cpuinfo_max_freq": (5_800_000, 5_600_000, 4_300_000, 4_300_000)}, {0, 1}),
+        ({"cpu_capacity": (446, 446, 1024, 1024), "cpufreq/cpuinfo_max_freq": (9, 9, 9, 1)}, {2, 3}),
+        ({"cpu_capacity": (446, 446, 1024), "cpufreq/cpuinfo_max_freq": (9, 9, 9, 1)}, {0, 1, 2}),
+        ({"cpu_capacity": ("much", "much", "more", "more")}, {0, 1, 2, 3}),
+    ],
+)
+def test_which_are_the_strongest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, tuple[object, ...]], found: set[int]
+) -> None:
+    monkeypatch.setattr(processors, "_DESCRIBED", tmp_path)
+    for name, strengths in files.items():
+        for processor, strength in enumerate(strengths):
+            path = tmp_path / f"cpu{processor}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{strength}\n")
+    assert strongest(frozenset(range(4))) == found
+
+
+@several
+def test_threads_gather_on_a_strong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    strong = max(ALLOWED)
+    monkeypatch.setattr(processors, "strongest", lambda _: frozenset({strong}))
+    for pid in range(len(ALLOWED)):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        found = Processors()
+        found.gather()
+        assert placed() == {found.home} == {strong}
+        found.scatter()
 
 
 def test_this_system_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
