@@ -26,8 +26,9 @@ from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Retention
 from gestalt_cas.errors import BlobMissing, DatabaseDamaged, StoreBusy
 from gestalt_cas.mounts import OpenStore
+from gestalt_cas.objects import Headers
 from presigned import Site
-from storage import Failing, body, change, child, key, payloads, put, rows
+from storage import Failing, body, change, child, history, key, payloads, put, rows
 from wire import protos
 from wire.client import Client
 from wire.process import Server
@@ -441,6 +442,8 @@ KEEPERS = {
     "no sequence of a snapshot": "UPDATE snapshots SET seq = NULL",
     "a digest that is NULL": "UPDATE versions SET digest = NULL WHERE key = CAST('a/two' AS BLOB)",
     "a digest that is text": "UPDATE versions SET digest = 'x' WHERE key = CAST('a/two' AS BLOB)",
+    "a digest of an empty object that is NULL": "UPDATE versions SET digest = NULL WHERE key = CAST('e/typed' AS BLOB)",
+    "a digest that is NULL, of an object": "UPDATE versions SET digest = NULL WHERE key = CAST('e/bare' AS BLOB)",
     "a digest of nothing": "UPDATE versions SET digest = zeroblob(32) WHERE key = CAST('a/two' AS BLOB)",
     "a bucket that is bytes": "UPDATE versions SET bucket = x'ff' WHERE key = CAST('a/two' AS BLOB)",
     "a hold's prefix": "UPDATE holds SET prefix = 'c/' WHERE version_id = ''",
@@ -462,6 +465,8 @@ def test_upkeep_removes_nothing_by_such_a_row(
     with Store.open(directory) as store:
         store.change_settings({"retention.rules": {"bucket": {"keepDays": 0, "keepNoncurrent": 0}}})
         put(store, "b/garbage", b"garbage" * 100)
+        put(store, "e/typed", b"", headers=Headers("text/plain"))
+        put(store, "e/bare", b"")
         store.delete(key("b/garbage"), version_id=store.head(key("b/garbage")).version_id)
     damage(directory, KEEPERS[name])
     before = kept(directory)
@@ -475,6 +480,73 @@ def test_upkeep_removes_nothing_by_such_a_row(
         assert kept(directory)["versions"] == before["versions"]
         return
     assert kept(directory) == before
+
+
+NULLED = "UPDATE versions SET digest = NULL WHERE key = CAST('{}' AS BLOB)"
+LOST_DIGESTS = {
+    "a/two": "its size is not 0",
+    "e/typed": "it has a content type",
+    "e/cached": "it has headers",
+    "e/coloured": "it has metadata",
+    "e/bare": "`current` names it as its key's object",
+}
+"""Objects, and what tells that their rows are no delete markers once their digests are NULL."""
+
+
+def put_empty_objects(directory: Path) -> None:
+    with Store.open(directory) as store:
+        put(store, "e/typed", b"", headers=Headers("text/plain"))
+        put(store, "e/cached", b"", headers=Headers(cache_control="no-store"))
+        put(store, "e/coloured", b"", metadata={"colour": "blue"})
+        put(store, "e/bare", b"")
+        put(store, "e/deleted", b"")
+        store.delete(key("e/deleted"))
+
+
+@pytest.mark.parametrize("name", LOST_DIGESTS)
+def test_no_object_that_lost_its_digest_passes_for_a_delete_marker(
+    name: str, directory: Path, tmp_path: Path, command: Command
+) -> None:
+    put_empty_objects(directory)
+    backup = tmp_path / "backup"
+    assert command("backup", backup).code == exits.OK, "neither a marker nor an empty object is in its way"
+    before = contents(backup)
+    damage(directory, NULLED.format(name))
+    done = command("backup", backup)
+    assert done.code == exits.DAMAGE
+    row = f"versions, row bucket/{name}, sequence "
+    why = f"digest holds NULL, as only a delete marker's does, but {LOST_DIGESTS[name]}"
+    assert row in done.err
+    assert why in done.err
+    assert f"gestalt-cas check --data-dir {directory} tells more" in done.err
+    assert contents(backup) == before, "what it held is as it was"
+    with Store.open(directory) as store, pytest.raises(DatabaseDamaged) as refused:
+        soundness.require(store._parts)
+    assert row in str(refused.value)
+    assert why in str(refused.value)
+    checked = command("check")
+    assert checked.code in (exits.DAMAGE, exits.NOT_FOUND)
+    if name == "e/bare":
+        assert f"bucket/{name}: current names sequence" in checked.text
+    else:
+        assert f"bucket/{name}, version " in checked.text
+        assert why in checked.text
+
+
+def test_what_was_removed_is_no_object_that_lost_its_digest(directory: Path, tmp_path: Path, command: Command) -> None:
+    """Purged rows keep their sizes, and markers that were removed lie in the history, too."""
+    put_empty_objects(directory)
+    with Store.open(directory) as store:
+        (marker, _) = history(store, "e/deleted")
+        assert marker.delete_marker
+        store.delete(key("e/deleted"), version_id=marker.version_id)
+        for name in ("e/typed", "e/coloured", "a/two"):
+            store.delete(key(name), version_id=store.head(key(name)).version_id)
+        for name in ("e/typed", "b/removed"):
+            store.purge(key(name))
+        assert rows(store, "SELECT count(*) FROM versions WHERE digest IS NULL AND size > 0") != [(0,)]
+    assert command("backup", tmp_path / "backup").code == exits.OK
+    assert command("check").code == exits.OK
 
 
 def test_a_purge_removes_no_payload_that_a_damaged_version_may_have(directory: Path) -> None:
