@@ -482,6 +482,46 @@ def test_upkeep_removes_nothing_by_such_a_row(
     assert kept(directory) == before
 
 
+@pytest.mark.parametrize("work", ["versions", "history"])
+@pytest.mark.parametrize("name", KEEPERS)
+def test_a_preview_of_retention_says_what_the_run_says(name: str, work: str, directory: Path, command: Command) -> None:
+    put_empty_objects(directory)
+    with Store.open(directory) as store:
+        if work == "versions":
+            store.change_settings({"retention.rules": {"bucket": {"keepDays": 0, "keepNoncurrent": 0}}})
+        else:
+            store.change_settings({"retention.rules": {}, "history.keepDays": 1})
+            change(store, f"UPDATE versions SET commit_ms = commit_ms - {3 * DAY_MS}, gone_ms = gone_ms - {3 * DAY_MS}")
+    damage(directory, KEEPERS[name])
+    before = contents(directory)
+    preview = command("retention", "preview")
+    assert contents(directory) == before
+    run = command("retention", "run")
+    assert (preview.code, preview.err) == (run.code, run.err)
+    assert run.code == exits.DAMAGE or run.text.startswith("removed 0 versions"), "what keeps everything is in no way"
+    assert not preview.text or run.code == exits.OK, "no version is shown, and no sum"
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_preview_by_which_nothing_goes_looks_nothing_through(
+    days: int, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundness, "require", Failing(soundness.require, AssertionError("it looked")))
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {}, "history.keepDays": days})
+        assert not any(asdict(store.preview_retention()).values())
+
+
+def test_a_preview_is_told_nothing_of_before_the_rows_were_looked_through(directory: Path) -> None:
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {"bucket": {"keepNoncurrent": 0}}})
+        told: list[object] = []
+        assert store.preview_retention(each=told.append).versions == len(told) > 0, "each once"
+    damage(directory, KEEPERS["a digest that is text"])
+    with Store.open(directory) as store, pytest.raises(DatabaseDamaged, match="nothing is removed while that stands"):
+        store.preview_retention(each=lambda _: pytest.fail("it was told"))
+
+
 NULLED = "UPDATE versions SET digest = NULL WHERE key = CAST('{}' AS BLOB)"
 LOST_DIGESTS = {
     "a/two": "its size is not 0",
