@@ -18,7 +18,7 @@ import pytest
 
 from checks import found
 from command_line import Command, command_in
-from gestalt_cas import Store, mounts, settings, soundness, sqlite, tables, value_rules
+from gestalt_cas import Store, mounts, quotas, settings, soundness, sqlite, tables, value_rules
 from gestalt_cas.checks import culprits
 from gestalt_cas.checks.inspection import CheckOptions, Tally
 from gestalt_cas.cli import exits
@@ -26,7 +26,7 @@ from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Retention
 from gestalt_cas.errors import BlobMissing, DatabaseDamaged, StoreBusy
 from gestalt_cas.mounts import OpenStore
-from gestalt_cas.objects import Headers
+from gestalt_cas.objects import Headers, ObjectKey
 from presigned import Site
 from storage import Failing, body, change, child, history, key, payloads, put, rows
 from wire import protos
@@ -642,6 +642,68 @@ def test_no_change_is_numbered_or_dated_by_a_broken_counter(
     assert done.code == exits.DAMAGE
     assert f"counter: {column} holds" in done.err
     assert contents(directory) == before
+
+
+# ---- quotas ----
+
+QUOTAS = {
+    "prefix is of type text, not blob": "UPDATE quotas SET prefix = 'a/'",
+    "bucket is of type blob, not text": "UPDATE quotas SET bucket = CAST('bucket' AS BLOB)",
+    "prefix is of type integer, not blob": "UPDATE quotas SET prefix = 7",
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_what_grows_below_a_quota_that_cannot_be_read_is_refused(name: str, directory: Path, command: Command) -> None:
+    damage(directory, QUOTAS[name])
+    refusal = rf"quotas, row bucket/(a/|7): {name}; gestalt-cas check --data-dir {directory} tells of every such row"
+    with Store.open(directory) as store:
+        for _ in range(2):  # the second one knows by then that there are quotas
+            with pytest.raises(DatabaseDamaged, match=refusal):
+                put(store, "a/new", b"new")
+        with pytest.raises(DatabaseDamaged, match=refusal):
+            store.copy(key("c/held"), key("a/copy"))
+        with pytest.raises(DatabaseDamaged, match=refusal):
+            store.quotas()
+        assert not history(store, "a/new") + history(store, "a/copy"), "nothing was added"
+        before = rows(store, "SELECT used_bytes FROM quotas")[0][0]
+        store.delete(key("a/one"), version_id=store.head(key("a/one")).version_id)
+        store.delete(key("a/two"))
+        assert rows(store, "SELECT used_bytes FROM quotas") == [(before - len(SMALL),)], "removals count, and work"
+        if "integer" in name:
+            with pytest.raises(DatabaseDamaged, match=refusal):
+                put(store, "b/beside", b"which prefix it is of cannot be told")
+        else:
+            put(store, "b/beside", b"what does not meet it goes on")
+        store.write(ObjectKey("elsewhere", "a/new"), [b"new"])
+    assert f"quotas, row bucket/{'7' if 'integer' in name else 'a/'}: " in command("check").text
+
+
+@pytest.mark.parametrize("name", list(QUOTAS)[:2])
+@pytest.mark.parametrize("words", [("set", "bucket/a/", "1M"), ("rm", "bucket/a/")])
+def test_a_quota_that_cannot_be_read_is_set_anew_or_removed(
+    name: str, words: tuple[str, ...], directory: Path, command: Command
+) -> None:
+    damage(directory, QUOTAS[name])
+    advice = f"and this one is set anew with: gestalt-cas quota set bucket/a/ SIZE --data-dir {directory}"
+    assert advice in command("quota", "list").err
+    assert command("quota", *words).code == exits.OK
+    assert command("check").code == exits.OK
+    with Store.open(directory) as store:
+        put(store, "a/new", b"new")
+        used = len(SMALL) + len(LARGE) + len(b"new")
+        assert [quota.used_bytes for quota in store.quotas()] == ([used] if words[0] == "set" else [])
+
+
+def test_a_quota_whose_prefix_is_null_is_met_by_its_bucket() -> None:
+    """SQLite lets nobody store it; a bit in the header of a record does."""
+    with closing(sqlite.in_memory()) as connection:
+        connection.execute("CREATE TABLE quotas (bucket TEXT, prefix BLOB, max_bytes INTEGER, used_bytes INTEGER)")
+        connection.execute("INSERT INTO quotas VALUES ('bucket', NULL, 5, 0)")
+        with pytest.raises(DatabaseDamaged, match="quotas, row bucket: prefix is of type null, not blob"):
+            quotas.charge(connection, "bucket", b"k", 1)
+        quotas.charge(connection, "bucket", b"k", -1)
+        quotas.charge(connection, "elsewhere", b"k", 1)
 
 
 # ---- servers ----
