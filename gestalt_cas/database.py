@@ -194,7 +194,7 @@ class Database:
                 if vacuum:
                     connection.execute("VACUUM")
             except DriverError as error:
-                raise self._faults.noted(error) from error
+                raise self._faults.noted(error, spilled=connection) from error
             finally:
                 self._wal.close(connection)
             self._faults.refusal = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gestalt_cas import sqlite
 from gestalt_cas.errors import DatabaseDamaged, DiskFull, StoreError
+from gestalt_cas.sqlite import Connection
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,14 @@ class Faults:
         """Why writes are refused, for good or until the disk works again; "" while they are not."""
         return self.refusal or self._failing
 
-    def noted(self, error: Exception) -> StoreError:
-        """The store's word for a driver error, which is remembered for the writes to come."""
+    def noted(self, error: Exception, spilled: Connection | None = None) -> StoreError:
+        """The store's word for a driver error, which is remembered for the writes to come.
+
+        `spilled` is the connection if it works in temporary files.
+        """
         self.note(error)
-        failure = sqlite.translate(error)
-        if not isinstance(failure, DiskFull):
+        failure = sqlite.translate(error) if spilled is None else sqlite.translate_spilled(spilled, error)
+        if not isinstance(failure, DiskFull) or failure.directory:
             return failure
         self.no_room = True
         return DiskFull(f"{failure}; it holds {self._directory}", directory=str(self._directory))

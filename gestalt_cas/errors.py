@@ -194,7 +194,8 @@ class StoreFull(StoreError):
 class DiskFull(StoreFull):
     """The disk itself has no room, or less than `limits.minFreeBytes`; collecting garbage may help.
 
-    `directory` is the store's whose database found none, "" where it was something else.
+    `directory` is the store's whose database found none, or that of SQLite's temporary files; "" where it was something
+    else.
     """
 
     def __init__(self, message: str, *, directory: str = "") -> None:

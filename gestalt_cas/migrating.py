@@ -44,7 +44,9 @@ def migrated(connection: Connection) -> Iterator[None]:
             yield
             transaction.close()
     except sqlalchemy.exc.DBAPIError as error:
-        raise sqlite.translate(error.orig if isinstance(error.orig, DriverError) else error) from error
+        raise sqlite.translate_spilled(
+            connection, error.orig if isinstance(error.orig, DriverError) else error
+        ) from error
 
 
 def _run(handed: sqlalchemy.Connection) -> None:

@@ -6,6 +6,9 @@ within each other; a change must keep all of them. What is used is kept in the q
 change, so two writers cannot both take the last bytes, and what was refused has changed nothing.
 
 Only what makes the use grow is ever refused: removals always work, and a quota may be set below what is used already.
+
+A row whose bucket or prefix has another type than every write stores would equal no key's, and limit nothing without a
+word. So rows are found by their bytes, whatever type these have, and what grows below such a one is refused as damage.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gestalt_cas.errors import InvalidArgument, QuotaExceeded
+from gestalt_cas.errors import DatabaseDamaged, InvalidArgument, QuotaExceeded
 from gestalt_cas.listing import successor
 from gestalt_cas.objects import check_bucket, check_prefix
 from gestalt_cas.remedies import command_here
@@ -24,18 +27,23 @@ from gestalt_cas.statements import Prepared
 MOST_BYTES = 1 << 53
 """As config.schema.json has it: hosts send numbers as floats, which are exact up to here."""
 
-_ROW = "bucket, prefix, max_bytes, used_bytes"
-_ABOVE = "bucket = :bucket AND prefix = substr(:key, 1, length(prefix))"
-_CHARGE = Prepared(f"UPDATE quotas SET used_bytes = used_bytes + :count WHERE {_ABOVE} RETURNING {_ROW}")
+_READ = "CAST(bucket AS BLOB), CAST(prefix AS BLOB), max_bytes, used_bytes, typeof(bucket), typeof(prefix)"
+"""As bytes, which can be read whatever they are."""
+_OF_BUCKET = "bucket IN (:bucket, CAST(:bucket AS BLOB))"
+_ABOVE = f"""
+    {_OF_BUCKET} AND (
+        CAST(prefix AS BLOB) = substr(:key, 1, length(CAST(prefix AS BLOB))) OR typeof(prefix) NOT IN ('blob', 'text')
+    )
+"""
+_CHARGE = Prepared(f"UPDATE quotas SET used_bytes = used_bytes + :count WHERE {_ABOVE} RETURNING {_READ}")
 _CHARGE_ONE = Prepared("UPDATE quotas SET used_bytes = used_bytes + :count WHERE bucket = :bucket AND prefix = :prefix")
-_ABOVE_KEY = Prepared(f"SELECT {_ROW} FROM quotas WHERE {_ABOVE} ORDER BY prefix")
+_ABOVE_KEY = Prepared(f"SELECT {_READ} FROM quotas WHERE {_ABOVE} ORDER BY bucket, prefix")
 _SOME = Prepared("SELECT 1 FROM quotas LIMIT 1")
-_ALL = Prepared(f"SELECT {_ROW} FROM quotas ORDER BY bucket, prefix")
-_SET = Prepared(f"""
-    INSERT INTO quotas ({_ROW}) VALUES (:bucket, :prefix, :max_bytes, :used_bytes)
-    ON CONFLICT (bucket, prefix) DO UPDATE SET max_bytes = excluded.max_bytes, used_bytes = excluded.used_bytes
+_ALL = Prepared(f"SELECT {_READ} FROM quotas ORDER BY bucket, prefix")
+_SET = Prepared("""
+    INSERT INTO quotas (bucket, prefix, max_bytes, used_bytes) VALUES (:bucket, :prefix, :max_bytes, :used_bytes)
 """)
-_REMOVE = Prepared("DELETE FROM quotas WHERE bucket = :bucket AND prefix = :prefix RETURNING max_bytes")
+_REMOVE = Prepared(f"DELETE FROM quotas WHERE {_OF_BUCKET} AND CAST(prefix AS BLOB) = :prefix RETURNING max_bytes")
 _SUM = "SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = :bucket AND gone_seq IS NULL AND key >= :lower"
 _USED, _USED_TO_THE_END = Prepared(f"{_SUM} AND key < :upper"), Prepared(_SUM)
 
@@ -72,7 +80,7 @@ def check(bucket: str, prefix: str, max_bytes: object) -> None:
 
 def standing(connection: Connection) -> list[Quota]:
     """All quotas, in byte order of bucket and prefix."""
-    return [_quota(*row) for row in _ALL(connection)]
+    return [_quota(connection, *row) for row in _ALL(connection)]
 
 
 def any_stand(connection: Connection) -> bool:
@@ -82,19 +90,21 @@ def any_stand(connection: Connection) -> bool:
 
 def over(connection: Connection, bucket: str, key: bytes) -> list[Quota]:
     """The quotas that a key counts against."""
-    return [_quota(*row) for row in _ABOVE_KEY(connection, bucket=bucket, key=key)]
+    return [_quota(connection, *row) for row in _ABOVE_KEY(connection, bucket=bucket, key=key)]
 
 
 def charge(connection: Connection, bucket: str, key: bytes, count: int) -> None:
     """Count `count` more bytes (negative: fewer) of a key; for every change of versions, in its transaction.
 
-    Raises QuotaExceeded when the use grows beyond a quota; the caller's transaction must end with that.
+    Raises QuotaExceeded when the use grows beyond a quota, and DatabaseDamaged when it grows below one that cannot be
+    read; the caller's transaction must end with that.
     """
     if not count:
         return
-    for row in _CHARGE(connection, bucket=bucket, key=key, count=count):
-        quota = _quota(*row)
-        if count > 0 and quota.left_bytes < 0:
+    charged = _CHARGE(connection, bucket=bucket, key=key, count=count)
+    for row in charged if count > 0 else ():
+        quota = _quota(connection, *row)
+        if quota.left_bytes < 0:
             raise exceeded(quota, quota.used_bytes - count, count, raised_by(connection, quota))
 
 
@@ -126,6 +136,7 @@ def exceeded(quota: Quota, used: int, count: int, remedy: str) -> QuotaExceeded:
 def place(connection: Connection, bucket: str, prefix: str, max_bytes: int) -> Quota:
     """Set a quota, or another maximum of one. Adds up what is used, which reads every version below it."""
     used = count(connection, bucket, prefix.encode())
+    drop(connection, bucket, prefix)  # also a damaged row, which would stand beside the new one
     _SET(connection, bucket=bucket, prefix=prefix.encode(), max_bytes=max_bytes, used_bytes=used)
     return Quota(bucket, prefix, max_bytes, used)
 
@@ -160,5 +171,32 @@ def count(connection: Connection, bucket: str, prefix: bytes) -> int:
     return int(rows[0][0])
 
 
-def _quota(bucket: str, prefix: bytes, max_bytes: int, used_bytes: int) -> Quota:
-    return Quota(bucket, prefix.decode(), max_bytes, used_bytes)
+def _quota(
+    connection: Connection,
+    bucket: bytes,
+    prefix: bytes,
+    max_bytes: int,
+    used_bytes: int,
+    bucket_type: str,
+    prefix_type: str,
+) -> Quota:
+    if bucket_type != "text" or prefix_type != "blob":
+        raise _damaged(connection, bucket, prefix, bucket_type, prefix_type)
+    return Quota(bucket.decode(), prefix.decode(), max_bytes, used_bytes)
+
+
+def _damaged(
+    connection: Connection, bucket: bytes | None, prefix: bytes | None, bucket_type: str, prefix_type: str
+) -> DatabaseDamaged:
+    """A row that equals no key's bucket or prefix; `None` for what has become NULL."""
+    name = "/".join(part.decode(errors="backslashreplace") for part in (bucket, prefix) if part)
+    column, found, wanted = "prefix", prefix_type, "blob"
+    if bucket_type != "text":
+        column, found, wanted = "bucket", bucket_type, "text"
+    remedy = f"{command_here('check', connection)} tells of every such row"
+    if {bucket_type, prefix_type} <= {"text", "blob"}:
+        remedy += f", and this one is set anew with: {command_here(f'quota set {shlex.quote(name)} SIZE', connection)}"
+    return DatabaseDamaged(
+        f"the database is damaged: it holds what no write stores: quotas, row {name}: {column} is of type {found}, not "
+        f"{wanted}; {remedy}"
+    )

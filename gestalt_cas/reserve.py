@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gestalt_cas import ownership, platforms, sizes
-from gestalt_cas.errors import StorageFault, StoreFull
+from gestalt_cas.errors import DiskFull, StorageFault, StoreFull
 from gestalt_cas.layout import Layout, out_of_files
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Reserve:
         try:
             return removal()
         except StoreFull as full:
-            if not self.give_up():
+            if not self._helps(full) or not self.give_up():
                 raise
             try:
                 return removal()
@@ -140,6 +140,10 @@ class Reserve:
                 raise full from fault
             finally:
                 self._take_back()
+
+    def _helps(self, full: StoreFull) -> bool:
+        """Whether the room is wanted here, as far as is known, and not where temporary files are."""
+        return not isinstance(full, DiskFull) or full.directory in ("", str(self._path.parent))
 
     def _size(self) -> int:
         try:

@@ -2,6 +2,10 @@
 
 Everything is judged in one view, by the same functions as a run (`retention_runs.py`), so the two agree unless the
 store changes in between. Bytes count where nothing else reaches a payload: no version that stays, and no snapshot.
+
+Like a run, a preview that has found something looks through the rows that say what stays before it goes on
+(`soundness.py`), since a run would refuse by one that is damaged. That takes views of its own, so the one view ends
+with what was found first and is then begun anew; where nothing would go, as mostly, nothing is looked through.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gestalt_cas import horizons, reachability, removals, retention, settings, versions
+from gestalt_cas import horizons, reachability, removals, retention, settings, soundness, versions
 from gestalt_cas.clock import now_ms
 from gestalt_cas.objects import NULL_VERSION, ObjectKey, ObjectVersion
 from gestalt_cas.parts import Parts
@@ -55,13 +59,35 @@ def preview(parts: Parts, bucket: str | None, prefix: bytes, each: Callable[[Goi
     """What `retention_runs.apply` would do now, judged in one view.
 
     `each` is told every version, keys in order, the oldest first, and should be quick: while the view is open the WAL
-    is not shortened.
+    is not shortened. Raises DatabaseDamaged, before `each` is told anything, where a run would.
     """
-    begun_ms, applied = now_ms(), Applied()
+    begun_ms = now_ms()
+    try:
+        return _foreseen(parts, bucket, prefix, each, begun_ms, sound=False)
+    except _SomethingGoes:
+        soundness.require(parts)
+    return _foreseen(parts, bucket, prefix, each, begun_ms, sound=True)
+
+
+class _SomethingGoes(Exception):
+    """A run would now have the rows looked through."""
+
+
+def _foreseen(
+    parts: Parts,
+    bucket: str | None,
+    prefix: bytes,
+    each: Callable[[Going], None] | None,
+    begun_ms: int,
+    *,
+    sound: bool,
+) -> Foreseen:
+    """Raises _SomethingGoes at the first that a run would look at more closely, unless the rows are `sound`."""
+    applied = Applied()
     with parts.database.read() as tx:
         ledger = _Ledger(tx)
         for stretch in stretches(tx, settings.retention_rules(tx), bucket, prefix):
-            for one in _going(tx, stretch, begun_ms):
+            for one in _going(tx, stretch, begun_ms, sound=sound):
                 if one.reason == "expired":
                     applied.expired += 1
                 else:
@@ -71,6 +97,8 @@ def preview(parts: Parts, bucket: str | None, prefix: bytes, each: Callable[[Goi
                     each(one)
         payloads, freed_bytes = ledger.freed()
         dropped = horizons.droppable(tx, begun_ms) if bucket is None else 0
+        if dropped and not sound:
+            raise _SomethingGoes
     return Foreseen(
         applied.versions,
         applied.markers,
@@ -83,11 +111,13 @@ def preview(parts: Parts, bucket: str | None, prefix: bytes, each: Callable[[Goi
     )
 
 
-def _going(tx: Connection, stretch: Stretch, begun_ms: int) -> Iterator[Going]:
+def _going(tx: Connection, stretch: Stretch, begun_ms: int, *, sound: bool) -> Iterator[Going]:
     """Everything that happens to the keys of a stretch."""
     lower: bytes | None = stretch.lower
     while lower is not None:
         found, lower = retention.candidates(tx, stretch, lower, begun_ms)
+        if found and not sound:
+            raise _SomethingGoes
         for candidate in found:
             verdict = retention.judge(tx, candidate, stretch.rule, begun_ms)
             yield from _removed(tx, candidate, verdict)

@@ -23,11 +23,11 @@ _DECIDING = ("counter", "settings", "snapshots", "holds")
 _AFTER = "WHERE (bucket, key, seq) > (CAST(? AS TEXT), ?, ?)"
 # After types and ranges, versions whose payload cannot be told: its bytes may be those that seem to be nobody's.
 _WRONG = f"""
-    SELECT CAST(bucket AS BLOB), key, seq, ({value_rules.is_fine("versions")}) IS NOT TRUE FROM (
-        SELECT * FROM versions {{after}} ORDER BY bucket, key, seq LIMIT ?
+    SELECT CAST(bucket AS BLOB), key, seq, ({value_rules.is_fine("versions")}) IS NOT TRUE, lost FROM (
+        SELECT *, {value_rules.no_marker("versions")} AS lost FROM versions {{after}} ORDER BY bucket, key, seq LIMIT ?
     )
     WHERE ({value_rules.is_fine("versions")}) IS NOT TRUE
-    OR (digest IS NULL AND gone_digest IS NULL AND size > 0)
+    OR lost IS NOT NULL
     OR (digest IS NOT NULL AND length(digest) <> 32)
     OR (gone_seq IS NULL) <> (gone_ms IS NULL) OR gone_seq <= seq OR gone_ms < commit_ms
     OR (gone_digest IS NOT NULL AND (gone_seq IS NULL OR digest IS NOT NULL OR length(gone_digest) NOT IN (0, 32)))
@@ -75,17 +75,18 @@ def _stretch(tx: Connection, after: _Place) -> tuple[str, _Place | None]:
     bound = _AFTER if after else ""  # none at first: a bucket that is no text may lie before all that are
     wrong = tx.execute(_WRONG.format(after=bound), (*after, value_rules.STRETCH_ROWS)).fetchall()
     if wrong:
-        bucket, key, seq, unfit = wrong[0]
+        bucket, key, seq, unfit, lost = wrong[0]
         if not unfit:
-            return _untold(bucket, key, seq), None
+            return _untold(bucket, key, seq, lost), None
         place = tuple(zip(("text", "blob", "integer"), after, strict=True)) if after else value_rules.START
         return str(value_rules.look(tx, "versions", place).wrong[0]), None
     last = tx.execute(_END.format(after=bound), (*after, value_rules.STRETCH_ROWS - 1)).fetchall()
     return "", last[0] if last else None
 
 
-def _untold(bucket: bytes, key: bytes, seq: int) -> str:
-    return f"versions, row {value_rules.named('versions', (bucket, key, seq))}: what it says of its payload cannot be"
+def _untold(bucket: bytes, key: bytes, seq: int, lost: str | None = None) -> str:
+    why = f"digest {value_rules.lost_digest(lost)}" if lost else "what it says of its payload cannot be"
+    return f"versions, row {value_rules.named('versions', (bucket, key, seq))}: {why}"
 
 
 def _refusal(parts: Parts, what: str) -> DatabaseDamaged:

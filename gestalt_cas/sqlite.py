@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import apsw
 
+from gestalt_cas import sizes
 from gestalt_cas.errors import DatabaseDamaged, DiskFull, StorageFault, StoreBusy, StoreError, TooManyStreams
 
 DriverError = (apsw.Error, UnicodeDecodeError)
@@ -63,6 +64,8 @@ _STATEMENTS = 256
 _STEPS = 100_000
 """Of SQLite's between two looks for signals: some milliseconds."""
 _SHOWN_BYTES = 80
+_ROOM_BYTES = 256 << 10
+"""What a disk has left at least that no statement can have found full."""
 _ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH = 1, 18, 19, 20
 _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 7, 8, 10, 11, 13, 14, 26
 
@@ -123,8 +126,58 @@ def spill(connection: Connection) -> None:
     For what works on whole tables: in memory the index of ten million versions by digest takes 1.4 GB while it is made,
     and VACUUM what the database has.
     """
-    if any(_takes_files(place) for place in _temporary_places()):
+    if _temporary_directory():
         connection.execute("PRAGMA temp_store=FILE")
+
+
+def translate_spilled(connection: Connection, error: Exception) -> StoreError:
+    """`translate` for a connection that works in temporary files (`spill`), while it is still open.
+
+    SQLite has one word for want of room, wherever it met it, and has given the temporary files back by then. So it is
+    told of their directory only where the database's own disk, another one, has room left, and that one has less than
+    what SQLite had put there or would have had to: what it counts for sorting, and for VACUUM what the database has.
+    """
+    place = _temporary_directory()
+    if primary_code(error) == _FULL and place:
+        try:
+            shortage = _shortage(connection, place)
+        except (OSError, *DriverError):
+            shortage = ""
+        if shortage:
+            return DiskFull(f"{shortage}: {error}", directory=os.path.abspath(place))
+    return translate(error)
+
+
+def _shortage(connection: Connection, place: str) -> str:
+    """That the disk of the temporary files is full, in words; "" where that cannot be told."""
+    directory = os.path.dirname(connection.filename)
+    if os.stat(directory).st_dev == os.stat(place).st_dev:
+        return ""
+    left, left_here = _free_bytes(place), _free_bytes(directory)
+    if left_here < _ROOM_BYTES or left > _needed_bytes(connection):
+        return ""
+    return (
+        f"the disk is full that holds {os.path.abspath(place)}, where SQLite puts temporary files ({sizes.told(left)} "
+        f"are free, and {sizes.told(left_here)} on that of {directory}); make room there, or name another directory in "
+        "$SQLITE_TMPDIR"
+    )
+
+
+def _needed_bytes(connection: Connection) -> int:
+    """How much a statement on whole tables puts into temporary files; at least what one has put there by now."""
+    pages, size = (connection.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("page_count", "page_size"))
+    counted = getattr(apsw, "SQLITE_DBSTATUS_TEMPBUF_SPILL", None)  # of newer releases of SQLite
+    return max(int(pages * size), connection.status(counted)[0] if counted is not None else 0)
+
+
+def _free_bytes(directory: str) -> int:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def _temporary_directory() -> str:
+    """Where SQLite puts temporary files; "" for nowhere."""
+    return next((place for place in _temporary_places() if _takes_files(place)), "")
 
 
 def _temporary_places() -> list[str]:

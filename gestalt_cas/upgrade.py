@@ -139,7 +139,7 @@ def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
             sync_directory(layout.root)
             connection.execute("COMMIT")
     except DriverError as error:
-        raise sqlite.translate(error) from error
+        raise sqlite.translate_spilled(connection, error) from error
     finally:
         Wal(layout.wal, layout.shared_memory).close(connection)
     log.info("store at %s %s at revision %s", layout.root, "upgraded" if found else "created", schema.REVISION)

@@ -196,7 +196,8 @@ class Upkeep(Standing):
     ) -> Foreseen:
         """What `apply_retention` would do now, and how many bytes gc would then free, exactly: judged in one view.
 
-        `each` is called with every version that would go, keys in byte order, and should be quick.
+        `each` is called with every version that would go, keys in byte order, and should be quick. Raises
+        DatabaseDamaged, before that, where `apply_retention` would.
         """
         from gestalt_cas import retention_previews
 

@@ -18,7 +18,7 @@ import pytest
 
 from checks import found
 from command_line import Command, command_in
-from gestalt_cas import Store, mounts, settings, soundness, sqlite, tables, value_rules
+from gestalt_cas import Store, mounts, quotas, settings, soundness, sqlite, tables, value_rules
 from gestalt_cas.checks import culprits
 from gestalt_cas.checks.inspection import CheckOptions, Tally
 from gestalt_cas.cli import exits
@@ -26,8 +26,9 @@ from gestalt_cas.clock import now_ms
 from gestalt_cas.config import Collection, Retention
 from gestalt_cas.errors import BlobMissing, DatabaseDamaged, StoreBusy
 from gestalt_cas.mounts import OpenStore
+from gestalt_cas.objects import Headers, ObjectKey
 from presigned import Site
-from storage import Failing, body, change, child, key, payloads, put, rows
+from storage import Failing, body, change, child, history, key, payloads, put, rows
 from wire import protos
 from wire.client import Client
 from wire.process import Server
@@ -441,6 +442,8 @@ KEEPERS = {
     "no sequence of a snapshot": "UPDATE snapshots SET seq = NULL",
     "a digest that is NULL": "UPDATE versions SET digest = NULL WHERE key = CAST('a/two' AS BLOB)",
     "a digest that is text": "UPDATE versions SET digest = 'x' WHERE key = CAST('a/two' AS BLOB)",
+    "a digest of an empty object that is NULL": "UPDATE versions SET digest = NULL WHERE key = CAST('e/typed' AS BLOB)",
+    "a digest that is NULL, of an object": "UPDATE versions SET digest = NULL WHERE key = CAST('e/bare' AS BLOB)",
     "a digest of nothing": "UPDATE versions SET digest = zeroblob(32) WHERE key = CAST('a/two' AS BLOB)",
     "a bucket that is bytes": "UPDATE versions SET bucket = x'ff' WHERE key = CAST('a/two' AS BLOB)",
     "a hold's prefix": "UPDATE holds SET prefix = 'c/' WHERE version_id = ''",
@@ -462,6 +465,8 @@ def test_upkeep_removes_nothing_by_such_a_row(
     with Store.open(directory) as store:
         store.change_settings({"retention.rules": {"bucket": {"keepDays": 0, "keepNoncurrent": 0}}})
         put(store, "b/garbage", b"garbage" * 100)
+        put(store, "e/typed", b"", headers=Headers("text/plain"))
+        put(store, "e/bare", b"")
         store.delete(key("b/garbage"), version_id=store.head(key("b/garbage")).version_id)
     damage(directory, KEEPERS[name])
     before = kept(directory)
@@ -475,6 +480,113 @@ def test_upkeep_removes_nothing_by_such_a_row(
         assert kept(directory)["versions"] == before["versions"]
         return
     assert kept(directory) == before
+
+
+@pytest.mark.parametrize("work", ["versions", "history"])
+@pytest.mark.parametrize("name", KEEPERS)
+def test_a_preview_of_retention_says_what_the_run_says(name: str, work: str, directory: Path, command: Command) -> None:
+    put_empty_objects(directory)
+    with Store.open(directory) as store:
+        if work == "versions":
+            store.change_settings({"retention.rules": {"bucket": {"keepDays": 0, "keepNoncurrent": 0}}})
+        else:
+            store.change_settings({"retention.rules": {}, "history.keepDays": 1})
+            change(store, f"UPDATE versions SET commit_ms = commit_ms - {3 * DAY_MS}, gone_ms = gone_ms - {3 * DAY_MS}")
+    damage(directory, KEEPERS[name])
+    before = contents(directory)
+    preview = command("retention", "preview")
+    assert contents(directory) == before
+    run = command("retention", "run")
+    assert (preview.code, preview.err) == (run.code, run.err)
+    assert run.code == exits.DAMAGE or run.text.startswith("removed 0 versions"), "what keeps everything is in no way"
+    assert not preview.text or run.code == exits.OK, "no version is shown, and no sum"
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_preview_by_which_nothing_goes_looks_nothing_through(
+    days: int, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soundness, "require", Failing(soundness.require, AssertionError("it looked")))
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {}, "history.keepDays": days})
+        assert not any(asdict(store.preview_retention()).values())
+
+
+def test_a_preview_is_told_nothing_of_before_the_rows_were_looked_through(directory: Path) -> None:
+    with Store.open(directory) as store:
+        store.change_settings({"retention.rules": {"bucket": {"keepNoncurrent": 0}}})
+        told: list[object] = []
+        assert store.preview_retention(each=told.append).versions == len(told) > 0, "each once"
+    damage(directory, KEEPERS["a digest that is text"])
+    with Store.open(directory) as store, pytest.raises(DatabaseDamaged, match="nothing is removed while that stands"):
+        store.preview_retention(each=lambda _: pytest.fail("it was told"))
+
+
+NULLED = "UPDATE versions SET digest = NULL WHERE key = CAST('{}' AS BLOB)"
+LOST_DIGESTS = {
+    "a/two": "its size is not 0",
+    "e/typed": "it has a content type",
+    "e/cached": "it has headers",
+    "e/coloured": "it has metadata",
+    "e/bare": "`current` names it as its key's object",
+}
+"""Objects, and what tells that their rows are no delete markers once their digests are NULL."""
+
+
+def put_empty_objects(directory: Path) -> None:
+    with Store.open(directory) as store:
+        put(store, "e/typed", b"", headers=Headers("text/plain"))
+        put(store, "e/cached", b"", headers=Headers(cache_control="no-store"))
+        put(store, "e/coloured", b"", metadata={"colour": "blue"})
+        put(store, "e/bare", b"")
+        put(store, "e/deleted", b"")
+        store.delete(key("e/deleted"))
+
+
+@pytest.mark.parametrize("name", LOST_DIGESTS)
+def test_no_object_that_lost_its_digest_passes_for_a_delete_marker(
+    name: str, directory: Path, tmp_path: Path, command: Command
+) -> None:
+    put_empty_objects(directory)
+    backup = tmp_path / "backup"
+    assert command("backup", backup).code == exits.OK, "neither a marker nor an empty object is in its way"
+    before = contents(backup)
+    damage(directory, NULLED.format(name))
+    done = command("backup", backup)
+    assert done.code == exits.DAMAGE
+    row = f"versions, row bucket/{name}, sequence "
+    why = f"digest holds NULL, as only a delete marker's does, but {LOST_DIGESTS[name]}"
+    assert row in done.err
+    assert why in done.err
+    assert f"gestalt-cas check --data-dir {directory} tells more" in done.err
+    assert contents(backup) == before, "what it held is as it was"
+    with Store.open(directory) as store, pytest.raises(DatabaseDamaged) as refused:
+        soundness.require(store._parts)
+    assert row in str(refused.value)
+    assert why in str(refused.value)
+    checked = command("check")
+    assert checked.code in (exits.DAMAGE, exits.NOT_FOUND)
+    if name == "e/bare":
+        assert f"bucket/{name}: current names sequence" in checked.text
+    else:
+        assert f"bucket/{name}, version " in checked.text
+        assert why in checked.text
+
+
+def test_what_was_removed_is_no_object_that_lost_its_digest(directory: Path, tmp_path: Path, command: Command) -> None:
+    """Purged rows keep their sizes, and markers that were removed lie in the history, too."""
+    put_empty_objects(directory)
+    with Store.open(directory) as store:
+        (marker, _) = history(store, "e/deleted")
+        assert marker.delete_marker
+        store.delete(key("e/deleted"), version_id=marker.version_id)
+        for name in ("e/typed", "e/coloured", "a/two"):
+            store.delete(key(name), version_id=store.head(key(name)).version_id)
+        for name in ("e/typed", "b/removed"):
+            store.purge(key(name))
+        assert rows(store, "SELECT count(*) FROM versions WHERE digest IS NULL AND size > 0") != [(0,)]
+    assert command("backup", tmp_path / "backup").code == exits.OK
+    assert command("check").code == exits.OK
 
 
 def test_a_purge_removes_no_payload_that_a_damaged_version_may_have(directory: Path) -> None:
@@ -530,6 +642,68 @@ def test_no_change_is_numbered_or_dated_by_a_broken_counter(
     assert done.code == exits.DAMAGE
     assert f"counter: {column} holds" in done.err
     assert contents(directory) == before
+
+
+# ---- quotas ----
+
+QUOTAS = {
+    "prefix is of type text, not blob": "UPDATE quotas SET prefix = 'a/'",
+    "bucket is of type blob, not text": "UPDATE quotas SET bucket = CAST('bucket' AS BLOB)",
+    "prefix is of type integer, not blob": "UPDATE quotas SET prefix = 7",
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_what_grows_below_a_quota_that_cannot_be_read_is_refused(name: str, directory: Path, command: Command) -> None:
+    damage(directory, QUOTAS[name])
+    refusal = rf"quotas, row bucket/(a/|7): {name}; gestalt-cas check --data-dir {directory} tells of every such row"
+    with Store.open(directory) as store:
+        for _ in range(2):  # the second one knows by then that there are quotas
+            with pytest.raises(DatabaseDamaged, match=refusal):
+                put(store, "a/new", b"new")
+        with pytest.raises(DatabaseDamaged, match=refusal):
+            store.copy(key("c/held"), key("a/copy"))
+        with pytest.raises(DatabaseDamaged, match=refusal):
+            store.quotas()
+        assert not history(store, "a/new") + history(store, "a/copy"), "nothing was added"
+        before = rows(store, "SELECT used_bytes FROM quotas")[0][0]
+        store.delete(key("a/one"), version_id=store.head(key("a/one")).version_id)
+        store.delete(key("a/two"))
+        assert rows(store, "SELECT used_bytes FROM quotas") == [(before - len(SMALL),)], "removals count, and work"
+        if "integer" in name:
+            with pytest.raises(DatabaseDamaged, match=refusal):
+                put(store, "b/beside", b"which prefix it is of cannot be told")
+        else:
+            put(store, "b/beside", b"what does not meet it goes on")
+        store.write(ObjectKey("elsewhere", "a/new"), [b"new"])
+    assert f"quotas, row bucket/{'7' if 'integer' in name else 'a/'}: " in command("check").text
+
+
+@pytest.mark.parametrize("name", list(QUOTAS)[:2])
+@pytest.mark.parametrize("words", [("set", "bucket/a/", "1M"), ("rm", "bucket/a/")])
+def test_a_quota_that_cannot_be_read_is_set_anew_or_removed(
+    name: str, words: tuple[str, ...], directory: Path, command: Command
+) -> None:
+    damage(directory, QUOTAS[name])
+    advice = f"and this one is set anew with: gestalt-cas quota set bucket/a/ SIZE --data-dir {directory}"
+    assert advice in command("quota", "list").err
+    assert command("quota", *words).code == exits.OK
+    assert command("check").code == exits.OK
+    with Store.open(directory) as store:
+        put(store, "a/new", b"new")
+        used = len(SMALL) + len(LARGE) + len(b"new")
+        assert [quota.used_bytes for quota in store.quotas()] == ([used] if words[0] == "set" else [])
+
+
+def test_a_quota_whose_prefix_is_null_is_met_by_its_bucket() -> None:
+    """SQLite lets nobody store it; a bit in the header of a record does."""
+    with closing(sqlite.in_memory()) as connection:
+        connection.execute("CREATE TABLE quotas (bucket TEXT, prefix BLOB, max_bytes INTEGER, used_bytes INTEGER)")
+        connection.execute("INSERT INTO quotas VALUES ('bucket', NULL, 5, 0)")
+        with pytest.raises(DatabaseDamaged, match="quotas, row bucket: prefix is of type null, not blob"):
+            quotas.charge(connection, "bucket", b"k", 1)
+        quotas.charge(connection, "bucket", b"k", -1)
+        quotas.charge(connection, "elsewhere", b"k", 1)
 
 
 # ---- servers ----

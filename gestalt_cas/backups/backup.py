@@ -50,6 +50,7 @@ from gestalt_cas.layout import Layout
 from gestalt_cas.locks import StoreLocks
 from gestalt_cas.parts import Parts
 from gestalt_cas.progress import Progress, silent
+from gestalt_cas.remedies import command
 from gestalt_cas.reserve import Reserve
 from gestalt_cas.sqlite import DriverError
 
@@ -185,11 +186,13 @@ class _Backup:
             }
             rows.become_a_store_of_its_own(notes)
             rows.check()
+            rows.require_digests()
             return rows.contents()
         except DatabaseDamaged as damage:
+            root = self._parts.layout.root
             raise DatabaseDamaged(
-                f"no backup was made of {self._parts.layout.root}: {damage}; what {self._target.root} held before is "
-                "as it was"
+                f"no backup was made of {root}: {damage}; {command('check', root)} tells more; what "
+                f"{self._target.root} held before is as it was"
             ) from damage
 
     def _bring_payloads(self, rows: RowCopy, blobs: Blobs, total: int) -> Tally:

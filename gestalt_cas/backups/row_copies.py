@@ -201,6 +201,16 @@ class RowCopy:
         if found != "ok":
             raise DatabaseDamaged(f"the rows are damaged: {found}")
 
+    def require_digests(self) -> None:
+        """Raise DatabaseDamaged, naming the row, for an object that has lost its digest.
+
+        It looks like a delete marker then, so its payload would be left out.
+        """
+        with _translated(self.path):
+            wrong = value_rules.first_lost_digest(self._connection)
+        if wrong is not None:
+            raise DatabaseDamaged(f"the rows are damaged: {wrong}")
+
     def contents(self) -> Contents:
         """Read every row once; see the module for the root digest."""
         hasher, counts = blake3(), dict.fromkeys(_LINES, 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from gestalt_cas import version_ids
+from gestalt_cas import value_rules, version_ids
 from gestalt_cas.checks.findings import Affected
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, Headers, check_attributes, check_bucket
@@ -28,8 +28,10 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
     elif version_id != NULL_ID and not version_ids.could_be(version_id_of(row), seq):
         yield f"the version id {version_id_of(row)!r} is not one that sequence {seq} can have"
-    if not isinstance(size, int) or size < 0 or (digest is None and gone_digest is None and size):
+    if not isinstance(size, int) or size < 0:
         yield f"the size {size!r} cannot be"
+    elif digest is None and gone_digest is None:
+        yield from _broken_marker(size, content_type, headers, metadata)
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         yield "the digest is not one of 32 bytes"
     yield from _broken_removal(seq, digest, gone_seq, gone_digest)
@@ -39,6 +41,15 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
         _check_texts(content_type, headers, metadata)
     except (ValueError, TypeError, AttributeError, RecursionError, InvalidArgument) as error:
         yield f"headers or metadata cannot be read: {error}"
+
+
+def _broken_marker(size: int, content_type: bytes, headers: bytes | None, metadata: bytes | None) -> Iterator[str]:
+    """What no delete marker has; as `value_rules.no_marker` has it, but for what `current` says."""
+    held = {"size": size, "content_type": content_type}
+    held |= {name: True for name, value in (("headers", headers), ("metadata", metadata)) if value is not None}
+    by = next((name for name, value in held.items() if value), None)
+    if by is not None:
+        yield f"digest {value_rules.lost_digest(by)}"
 
 
 def _broken_removal(seq: object, digest: object, gone_seq: object, gone_digest: object) -> Iterator[str]:
