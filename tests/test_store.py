@@ -805,3 +805,14 @@ def test_closing_under_a_long_transaction_lets_nobody_in(
     finally:
         go_on.set()
         other.close()
+
+
+def test_a_store_without_a_row_for_its_default_bucket(store: Store) -> None:
+    made = store.write(ObjectKey("", "k"), [b"x"])
+    with store._database.write() as tx:
+        tx.execute("DELETE FROM settings WHERE name = 'bucket'")
+    assert store.head(ObjectKey("", "k")).version_id == made.version_id
+    with store.read(ObjectKey("", "k")) as reader:
+        assert reader.read() == b"x"
+    with pytest.raises(NoSuchKey):
+        store.head(ObjectKey("", "other"))
