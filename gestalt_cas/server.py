@@ -24,7 +24,7 @@ from types import FrameType
 
 import grpc
 
-from gestalt_cas import cycles, exhaustion, host, logs, reach, request_ids, sqlite, targets, version_ids
+from gestalt_cas import cycles, exhaustion, host, logs, platforms, reach, request_ids, sqlite, targets, version_ids
 from gestalt_cas.calls import Calls
 from gestalt_cas.clock import instant
 from gestalt_cas.config import Config, Limits, Telemetry
@@ -116,6 +116,7 @@ class Provider:
 
     def register(self, server: grpc.Server) -> None:
         exhaustion.end_process_with_thread()
+        platforms.keep_freed_memory()
         service = S3Service(self.mounts, self.calls, self.pools, self.observer)
         warnings: tuple[str, ...] = ()
         if not service.on_own_pools():
