@@ -23,11 +23,11 @@ SQLITE_PRAGMAS = ("PRAGMA fullfsync=ON", "PRAGMA checkpoint_fullfsync=ON") if sy
 """What has SQLite sync its files as `flush` does."""
 _SYNC_FILE_RANGE_WRITE = 2
 _ZEROS = bytes(1 << 20)
-_KEPT_BYTES, _MAPPED_BYTES, _ARENAS = 8 << 20, 4 << 20, 8
-_MALLOPT = {  # number of the parameter in <malloc.h>, the variable by which whoever starts a process sets it, our value
-    -1: ("MALLOC_TRIM_THRESHOLD_", _KEPT_BYTES),
-    -3: ("MALLOC_MMAP_THRESHOLD_", _MAPPED_BYTES),
-    -8: ("MALLOC_ARENA_MAX", _ARENAS),
+_MALLOPT = {
+    # Number of the parameter in <malloc.h>: our value, and the names by which whoever starts a process sets it.
+    -1: (8 << 20, "MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold"),
+    -3: (4 << 20, "MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold"),
+    -8: (8, "MALLOC_ARENA_MAX", "glibc.malloc.arena_max"),
 }
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
 
@@ -84,6 +84,6 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for parameter, (variable, value) in _MALLOPT.items():
-            if variable not in os.environ:
+        for parameter, (value, variable, tunable) in _MALLOPT.items():
+            if variable not in os.environ and tunable not in os.environ.get("GLIBC_TUNABLES", ""):
                 mallopt(parameter, value)

@@ -60,6 +60,8 @@ def test_memory_that_is_freed_and_taken_again() -> None:
 
     assert pages("kept") < 1024 < 10_000 < pages("as it is")
     assert pages("kept", MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="131072") > 10_000
+    tunables = "glibc.malloc.trim_threshold=0:glibc.malloc.mmap_threshold=131072"
+    assert pages("kept", GLIBC_TUNABLES=tunables) > 10_000
 
 
 def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
