@@ -1,9 +1,10 @@
 """Where a server's threads run: those that need the interpreter on one processor, whatever moves many bytes on any.
 
 Only one thread of the interpreter runs at a time. Left to itself the system wakes the next one on another processor,
-which has to be woken, too, and has none of the data in its caches: with 16 callers that took half of a call's processor
-time (docs/performance.md). grpc's own threads, which run no Python, stay where the system puts them, and so does the
-background work. A thread that hashes, checks or copies megabytes lets go of the interpreter and may leave meanwhile.
+which has to be woken, too, and has none of the data in its caches: with 16 callers that took a quarter to a half of a
+small call's processor time (docs/performance.md). grpc's own threads, which run no Python, stay where the system puts
+them, and so does the background work. A thread that hashes, checks or copies megabytes lets go of the interpreter and
+may leave meanwhile.
 
 The processor is one of those that the process may use, and of the strongest where they are not alike. Every two
 seconds it is looked at: when other programs take much of it while another one has more to give, the threads move there.
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,11 +109,14 @@ class Processors:
 
     def moving(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The pieces as they come; from LONG_BYTES on, who takes them may run anywhere until they end."""
-        moved = 0
-        with ExitStack() as away:
-            for piece in pieces:
-                if moved < LONG_BYTES <= (moved := moved + len(piece)):
-                    away.enter_context(self.anywhere())
+        moved, coming = 0, iter(pieces)
+        for piece in coming:
+            moved += len(piece)
+            if moved >= LONG_BYTES:
+                with self.anywhere():
+                    yield piece
+                    yield from coming
+            else:
                 yield piece
 
     def look(self, busy: Mapping[int, float], own: float) -> None:
