@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from gestalt_cas import settings, value_rules
+from gestalt_cas import lost_digests, settings, value_rules, wrong_rows
 from gestalt_cas.errors import DatabaseDamaged
 from gestalt_cas.parts import Parts
 from gestalt_cas.remedies import command
@@ -24,7 +24,7 @@ _AFTER = "WHERE (bucket, key, seq) > (CAST(? AS TEXT), ?, ?)"
 # After types and ranges, versions whose payload cannot be told: its bytes may be those that seem to be nobody's.
 _WRONG = f"""
     SELECT CAST(bucket AS BLOB), key, seq, ({value_rules.is_fine("versions")}) IS NOT TRUE, lost FROM (
-        SELECT *, {value_rules.no_marker("versions")} AS lost FROM versions {{after}} ORDER BY bucket, key, seq LIMIT ?
+        SELECT *, {lost_digests.no_marker("versions")} AS lost FROM versions {{after}} ORDER BY bucket, key, seq LIMIT ?
     )
     WHERE ({value_rules.is_fine("versions")}) IS NOT TRUE
     OR lost IS NOT NULL
@@ -85,8 +85,8 @@ def _stretch(tx: Connection, after: _Place) -> tuple[str, _Place | None]:
 
 
 def _untold(bucket: bytes, key: bytes, seq: int, lost: str | None = None) -> str:
-    why = f"digest {value_rules.lost_digest(lost)}" if lost else "what it says of its payload cannot be"
-    return f"versions, row {value_rules.named('versions', (bucket, key, seq))}: {why}"
+    why = f"digest {lost_digests.why(lost)}" if lost else "what it says of its payload cannot be"
+    return f"versions, row {wrong_rows.named('versions', (bucket, key, seq))}: {why}"
 
 
 def _refusal(parts: Parts, what: str) -> DatabaseDamaged:

@@ -2,9 +2,9 @@
 
 SQLite keeps whatever it is given: text in a column of numbers, NULL where a bit of a record's header has flipped, JSON
 that ends in the midst. Nothing that serves a call looks for that, since every write has looked before it stored. This
-says, for each table of `tables.py`, what a write stores: types and ranges as SQL, asked of a stretch of rows at once,
-and of the tables that stay small also what their texts have to be. What a row of versions has to be beyond that is said
-by `checks/row_rules.py`. A stretch is one short question, so whoever asks holds no view for long.
+says, for each table of `tables.py`, what a write stores: types and ranges as SQL, asked of a stretch of rows at once.
+What the texts of the tables that stay small have to be is said by `text_rules.py`, what a row of versions has to be
+beyond its types by `checks/row_rules.py`. A stretch is one short question, so whoever asks holds no view for long.
 
 `check` reports what is found here, `checks/culprits.py` names it when a call fails at it, and `soundness.py` keeps
 upkeep from removing anything while such a row stands.
@@ -12,46 +12,26 @@ upkeep from removing anything while such a row stands.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gestalt_cas import exhaustion, retention, settings, snapshots, sqlite, version_ids
-from gestalt_cas.errors import DatabaseDamaged, InvalidArgument, StoreError
-from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, check_bucket
+from gestalt_cas import exhaustion, sqlite, version_ids
+from gestalt_cas.errors import DatabaseDamaged, StoreError
+from gestalt_cas.objects import MAX_KEY_BYTES
 from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.text_rules import JUDGES, LAST_MOMENT_MS, Judge, Refused
+from gestalt_cas.wrong_rows import Wrong, describe, named, readable
 
-LAST_MOMENT_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999: what can be told as a date."""
 STRETCH_ROWS = 5_000
 """Rows that one look passes: some milliseconds."""
-_SHOWN = 60
 _LONG = ("data", "sums")
 """Columns whose values are not read: what type they have stands in the row's header."""
 
 Place = tuple[tuple[str, Any], ...]
 """Where a look ended: type and value of each column of the primary key, texts as bytes."""
 START: Place = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """A row that no write stores. `row` names it as people do; `column` is the first one that is wrong.
-
-    `key` is its primary key, texts as bytes.
-    """
-
-    table: str
-    row: str
-    column: str
-    why: str
-    key: tuple[Any, ...] = ()
-
-    def __str__(self) -> str:
-        row = f", row {self.row}" if self.row else ""
-        return f"{self.table}{row}: {self.column} {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +140,7 @@ def look(
     bound, values = _after(table, place)
     judged = connection.execute(_judging(table, chosen, bound), (*values, rows)).fetchall()
     wrong = [_wrong(table, row) for row in judged]
-    judge = _JUDGES.get(table)
+    judge = JUDGES.get(table)
     if judge is not None and not columns:
         wrong += _judged(connection, table, judge, bound, values, rows)
     if table == "counter" and place == START and not connection.execute("SELECT 1 FROM counter").fetchall():
@@ -199,67 +179,9 @@ def first(connection: Connection) -> Wrong | None:
     return None
 
 
-_NO_MARKER = {
-    "size": "its size is not 0",
-    "content_type": "it has a content type",
-    "headers": "it has headers",
-    "metadata": "it has metadata",
-    "current": "`current` names it as its key's object",
-}
-"""What no delete marker has, and no row of `current` says of one; in the order of `no_marker`."""
-
-
-def no_marker(row: str) -> str:
-    """SQL, of a row of versions without a digest: what of `_NO_MARKER` tells that it is no delete marker, or NULL.
-
-    A digest that has become NULL makes a marker of an object, which then seems to need no payload. That of an empty
-    object of which none of this is known cannot be told.
-    """
-    return f"""
-        CASE WHEN {row}.digest IS NOT NULL OR {row}.gone_digest IS NOT NULL THEN NULL
-        WHEN {row}.size <> 0 THEN 'size' WHEN {row}.content_type <> '' THEN 'content_type'
-        WHEN {row}.headers IS NOT NULL THEN 'headers' WHEN {row}.metadata IS NOT NULL THEN 'metadata'
-        WHEN EXISTS (
-            SELECT 1 FROM current
-            WHERE current.bucket = {row}.bucket AND current.key = {row}.key AND current.seq = {row}.seq
-        ) THEN 'current' END
-    """
-
-
-def lost_digest(by: str) -> str:
-    """Why the digest of a row is wrong that `no_marker` has told by this."""
-    return f"holds NULL, as only a delete marker's does, but {_NO_MARKER[by]}"
-
-
-def first_lost_digest(connection: Connection) -> Wrong | None:
-    """The first row of versions whose digest has become NULL, as far as that can be told; reads all rows at once."""
-    found = connection.execute(_LOST_DIGEST).fetchall()
-    if not found:
-        return None
-    *key, by = found[0]
-    return Wrong("versions", named("versions", key), "digest", lost_digest(by), tuple(key))
-
-
-_LOST_DIGEST = f"""
-    SELECT CAST(bucket AS BLOB), key, seq, {no_marker("versions")} AS lost FROM versions
-    WHERE digest IS NULL AND lost IS NOT NULL LIMIT 1
-"""
-
-
 def is_fine(table: str, prefix: str = "") -> str:
     """SQL, of a row: whether every column has a type and a range that a write stores; `prefix` names the table."""
     return " AND ".join(f"({form.sql.format(prefix + name)}) IS TRUE" for name, form in FORMS[table].items())
-
-
-def describe(value: object) -> str:
-    """A value for a message: what it is, cut short."""
-    if value is None:
-        return "NULL"
-    text = ascii(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
-
-
-# ---- the questions ----
 
 
 @cache
@@ -312,38 +234,15 @@ def _place(table: str, row: Sequence[Any]) -> Place:
 
 def _wrong(table: str, row: Sequence[Any]) -> Wrong:
     column, kind, value = row[:3]
-    held = f"{describe(_text(value) if kind == 'text' and isinstance(value, bytes) else value)} ({kind})"
+    held = f"{describe(readable(value) if kind == 'text' and isinstance(value, bytes) else value)} ({kind})"
     if column in _LONG:
         held = "something else"
     why = f"holds {held}, which is not {FORMS[table][column].what}"
     return Wrong(table, named(table, row[3:]), column, why, tuple(row[3:]))
 
 
-def named(table: str, key: Sequence[Any]) -> str:
-    """A row as people name it."""
-    if table == "counter":
-        return ""
-    if table in ("blobs", "unreachable"):
-        return key[0].hex() if isinstance(key[0], bytes) and len(key[0]) == 32 else describe(key[0])
-    texts = [_text(part) if isinstance(part, bytes) else describe(part) for part in key]
-    if table == "versions":
-        return f"{texts[0]}/{texts[1]}, sequence {texts[2]}"
-    if table == "holds":
-        return f"{texts[0]}/{texts[2]}" + (f", version {texts[1]}" if texts[1] else "")
-    return "/".join(texts) or "''"
-
-
-def _text(value: bytes) -> str:
-    return value.decode(errors="backslashreplace")
-
-
-# ---- the texts of small tables ----
-
-_Row = Mapping[str, Any]
-
-
 def _judged(
-    connection: Connection, table: str, judge: Callable[[_Row], None], bound: str, values: Sequence[Any], rows: int
+    connection: Connection, table: str, judge: Judge, bound: str, values: Sequence[Any], rows: int
 ) -> list[Wrong]:
     """What is wrong with rows whose types are right."""
     names = tuple(FORMS[table])
@@ -355,117 +254,6 @@ def _judged(
         held = dict(zip(names, row, strict=True))
         try:
             judge(held)
-        except _Refused as refused:
+        except Refused as refused:
             found.append(Wrong(table, named(table, [held[name] for name in KEYS[table]]), *refused.args))
     return found
-
-
-class _Refused(Exception):
-    """A column, and why no write stores what it holds."""
-
-
-def _utf8(row: _Row, *columns: str) -> None:
-    for column in columns:
-        try:
-            row[column].decode()
-        except UnicodeDecodeError:
-            raise _Refused(column, f"holds {describe(row[column])}, which is not UTF-8") from None
-
-
-def _bucket(row: _Row, *, every: bool = False) -> None:
-    """The name of a bucket; with `every` the empty name is one."""
-    _utf8(row, "bucket")
-    try:
-        check_bucket(row["bucket"].decode())
-    except InvalidArgument as error:
-        raise _Refused("bucket", f"holds what is no bucket: {error}") from None
-    if not row["bucket"] and not every:
-        raise _Refused("bucket", "is empty")
-
-
-def _json(row: _Row, column: str) -> Any:
-    """The value of a column that holds JSON."""
-    _utf8(row, column)
-    try:
-        return json.loads(row[column])
-    except (ValueError, RecursionError):
-        raise _Refused(column, f"holds {describe(_text(row[column]))}, which is not JSON") from None
-
-
-_NOTES_OF_RUNS = ("gc.last", "retention.last", "check.last", "backup.last", "clock.seen", "check.position")
-"""Notes that are objects, and say at `at_ms` when they were made."""
-
-
-def _setting(row: _Row) -> None:
-    _utf8(row, "name")
-    value, name = _json(row, "value"), row["name"].decode()
-    why = ""
-    if name in settings.FIELDS:
-        why = _judged_setting(name, value)
-    elif name in _NOTES_OF_RUNS and value is not None:
-        at_ms = value.get("at_ms", 0) if isinstance(value, dict) else None
-        if not _is_whole(at_ms, 0, LAST_MOMENT_MS):
-            why = "which is not a note of when something ran"
-    if why:
-        raise _Refused("value", f"holds {describe(_text(row['value']))}, {why}")
-
-
-def _judged_setting(name: str, value: object) -> str:
-    """Why the setting can have no such value; "" when it can. Rules that a later release may know are left to it."""
-    if name == "blobs.inlineMaxBytes":  # releases that did not use it took any number
-        return "" if _is_whole(value, 0, None) else "which is not a whole number of bytes"
-    if name == retention.SETTING:
-        fine = isinstance(value, dict) and all(isinstance(rule, dict) for rule in value.values())
-        return "" if fine else "which is not an object of rules"
-    try:
-        settings.validate({name: value})
-    except InvalidArgument as error:
-        return f"which cannot be: {error}"
-    return ""
-
-
-def _is_whole(value: object, least: int, most: int | None) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole and value >= least and (most is None or value <= most)  # type: ignore[operator]
-
-
-def _pin(row: _Row) -> None:
-    _utf8(row, "name", "kind")
-    if row["detail"] and not isinstance(_json(row, "detail"), dict):
-        raise _Refused("detail", f"holds {describe(_text(row['detail']))}, which is not a JSON object")
-
-
-def _quota(row: _Row) -> None:
-    _bucket(row)
-    _utf8(row, "prefix")
-
-
-def _horizon(row: _Row) -> None:
-    _bucket(row, every=True)
-
-
-def _snapshot(row: _Row) -> None:
-    _utf8(row, "name", "prefix")
-    try:
-        snapshots.check_name(row["name"].decode())
-    except InvalidArgument as error:
-        raise _Refused("name", f"cannot be: {error}") from None
-    _bucket(row, every=True)
-
-
-def _hold(row: _Row) -> None:
-    _bucket(row)
-    _utf8(row, "version_id", "prefix")
-    version_id = row["version_id"].decode()
-    if version_id and version_id != NULL_VERSION and version_ids.seq_of(version_id) is None:
-        raise _Refused("version_id", f"holds {describe(version_id)}, which is not a version's id")
-
-
-_JUDGES: dict[str, Callable[[_Row], None]] = {
-    "settings": _setting,
-    "pins": _pin,
-    "quotas": _quota,
-    "horizons": _horizon,
-    "snapshots": _snapshot,
-    "holds": _hold,
-}

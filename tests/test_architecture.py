@@ -29,6 +29,7 @@ LAYERS = (
     {"answers", "blob_rows", "blobs", "buckets", "commits", "connections", "database", "database_faults"}
     | {"dbapi", "durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
     | {"payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers", "refusals", "remedies"}
+    | {"lost_digests", "text_rules", "wrong_rows"}
     | {"removals", "reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging"}
     | {"statements", "tables", "upgrade", "value_rules", "version_ids", "version_rows", "version_walks", "versions"}
     | {"wal", "wal_file"},

@@ -40,7 +40,7 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from gestalt_cas import history, ownership, sqlite, value_rules
+from gestalt_cas import history, lost_digests, ownership, sqlite, value_rules, wrong_rows
 from gestalt_cas import settings as store_settings
 from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
 from gestalt_cas.database import WRITE_TIMEOUT
@@ -163,7 +163,7 @@ class RowCopy:
         if wrong is not None:
             raise DatabaseDamaged(f"{self.path}: the rows hold what no write stores: {wrong}") from error
 
-    def _wrong(self) -> value_rules.Wrong | None:
+    def _wrong(self) -> wrong_rows.Wrong | None:
         try:
             return value_rules.first(self._connection)
         except DriverError:
@@ -207,7 +207,7 @@ class RowCopy:
         It looks like a delete marker then, so its payload would be left out.
         """
         with _translated(self.path):
-            wrong = value_rules.first_lost_digest(self._connection)
+            wrong = lost_digests.first(self._connection)
         if wrong is not None:
             raise DatabaseDamaged(f"the rows are damaged: {wrong}")
 

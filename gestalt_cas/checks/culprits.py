@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gestalt_cas import sqlite, value_rules, versions
+from gestalt_cas import sqlite, value_rules, versions, wrong_rows
 from gestalt_cas.checks.row_reading import RAW_ROWS
 from gestalt_cas.checks.row_rules import broken_rules, pointer_sentence, sentence, version_id_of
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
@@ -124,7 +124,7 @@ def find(view: View, deadline: float = float("inf")) -> Iterator[str]:
         yield from _versions(view, deadline)
 
 
-def _of_table(view: View, table: str, deadline: float) -> Iterator[value_rules.Wrong]:
+def _of_table(view: View, table: str, deadline: float) -> Iterator[wrong_rows.Wrong]:
     place: value_rules.Place | None = value_rules.START
     while place is not None and time.monotonic() < deadline:
         with view() as tx:
@@ -150,7 +150,7 @@ def _pointer(tx: Connection, raw: bytes, key: bytes) -> str:
     """What `current` says of a key, where that is not what its versions say; "" where it is."""
     bucket = _text(raw)
     if isinstance(bucket, bytes):
-        return f"current, row {value_rules.describe(raw)}: bucket is not UTF-8"
+        return f"current, row {wrong_rows.describe(raw)}: bucket is not UTF-8"
     wanted, found = versions.pointer(tx, bucket, key)
     return "" if wanted == found else f"current: {pointer_sentence((bucket, key), wanted, found)}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from gestalt_cas import value_rules, version_ids
+from gestalt_cas import lost_digests, version_ids
 from gestalt_cas.checks.findings import Affected
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, Headers, check_attributes, check_bucket
@@ -44,12 +44,12 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
 
 
 def _broken_marker(size: int, content_type: bytes, headers: bytes | None, metadata: bytes | None) -> Iterator[str]:
-    """What no delete marker has; as `value_rules.no_marker` has it, but for what `current` says."""
+    """What no delete marker has; as `lost_digests.no_marker` has it, but for what `current` says."""
     held = {"size": size, "content_type": content_type}
     held |= {name: True for name, value in (("headers", headers), ("metadata", metadata)) if value is not None}
     by = next((name for name, value in held.items() if value), None)
     if by is not None:
-        yield f"digest {value_rules.lost_digest(by)}"
+        yield f"digest {lost_digests.why(by)}"
 
 
 def _broken_removal(seq: object, digest: object, gone_seq: object, gone_digest: object) -> Iterator[str]:

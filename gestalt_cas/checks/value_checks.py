@@ -12,7 +12,7 @@ from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.errors import StoreError
 from gestalt_cas.sqlite import Connection
-from gestalt_cas.value_rules import Wrong
+from gestalt_cas.wrong_rows import Wrong
 
 _COLUMNS = {"inlined": ("id",)}
 """Tables of which only these columns are judged here."""
