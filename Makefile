@@ -54,11 +54,13 @@ test: $(INSTALLED_DEV) ## run every test
 
 # The commit path, from the staged body to COMMIT and back, and what removes payloads. Their tests alone must reach every
 # branch of them.
-COMMIT_PATH := allowances answers batches blob_rows blobs changes chunks commits connections database database_faults heartbeats inlined intake \
-  payloads quotas readers rollback rollback_plans rollback_rows staging statements store version_ids version_rows version_walks versions \
-  wal_file
-REMOVAL := clock_guard garbage horizons pins purging reachability releases removals retention retention_previews \
-  retention_runs snapshots soundness strays sweeps
+COMMIT_PATH := files/blobs files/staging keeping/quotas operations/allowances operations/batches operations/changes \
+  operations/heartbeats operations/intake operations/payloads rows/blob_rows rows/inlined rows/rollback_rows \
+  rows/version_ids rows/version_rows rows/version_walks rows/versions rules/chunks sql/statements store \
+  time_travel/rollback time_travel/rollback_plans transactions/answers transactions/commits \
+  transactions/connections transactions/database transactions/database_faults transactions/readers \
+  transactions/wal_file
+REMOVAL := keeping/pins keeping/reachability keeping/removals keeping/retention removal/* rows/snapshots
 empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))

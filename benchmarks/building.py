@@ -17,14 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import note
-from gestalt_cas import Store, blob_rows, schema, versions
-from gestalt_cas.chunks import SUM_BYTES
+from gestalt_cas import Store
 from gestalt_cas.clock import now_ms
-from gestalt_cas.database import Database
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import WriterLock
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import Headers, ObjectKey
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.rows import blob_rows, versions
+from gestalt_cas.rules.chunks import SUM_BYTES
+from gestalt_cas.sql import schema
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.system.locks import WriterLock
+from gestalt_cas.transactions.database import Database
 
 BUCKET = "default"
 INLINE = "blobs.inlineMaxBytes"

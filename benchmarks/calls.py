@@ -30,8 +30,8 @@ from benchmarks.runs import Run
 from benchmarks.serving import Server, Wanted, served, served_together
 from benchmarks.syncing import MIB
 from gestalt_cas import Store
-from gestalt_cas.chunks import ChunkSummer
 from gestalt_cas.clock import now_ms
+from gestalt_cas.rules.chunks import ChunkSummer
 
 CALLERS = 16
 HEAD, STATEMENT = "HeadObject", "the statement alone"

@@ -15,7 +15,7 @@ from benchmarks.listing import key_at, store_of
 from benchmarks.measuring import note, print_table
 from benchmarks.runs import Run
 from gestalt_cas import Store
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import ObjectKey
 
 METADATA_GOAL = at_most(400, "B")

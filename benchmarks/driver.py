@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from gestalt_cas import wire_pb2
-from gestalt_cas.frames import pack_data
+from gestalt_cas.rules.frames import pack_data
 
 _MOST_BYTES = 64 << 20
 _OPTIONS = (("grpc.max_receive_message_length", _MOST_BYTES), ("grpc.max_send_message_length", _MOST_BYTES))

@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.measuring import Timing, note
 from benchmarks.serving import ROOT, Server
 from gestalt_cas import wire_pb2
-from gestalt_cas.rpc import SERVICE
+from gestalt_cas.contract.rpc import SERVICE
 
 COMPILED, RAW, SDK = "compiled client", "raw Python client", "Python SDK client"
 _SOURCE = ROOT / "benchmarks" / "client_go"

@@ -27,14 +27,16 @@ from benchmarks import building
 from benchmarks.findings import Finding
 from benchmarks.measuring import Samples, note, place, print_machine, print_table, ratio, side_by_side, timed, us
 from benchmarks.runs import Run
-from gestalt_cas import Store, dbapi, schema, tables
-from gestalt_cas.chunks import CHUNK_BYTES
-from gestalt_cas.connections import connect
-from gestalt_cas.database import Database
-from gestalt_cas.layout import Layout
+from gestalt_cas import Store
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.formats import dbapi, tables
 from gestalt_cas.objects import ListQuery, ObjectKey
-from gestalt_cas.sqlite import Connection
-from gestalt_cas.statements import Prepared
+from gestalt_cas.rules.chunks import CHUNK_BYTES
+from gestalt_cas.sql import schema
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.sql.statements import Prepared
+from gestalt_cas.transactions.connections import connect
+from gestalt_cas.transactions.database import Database
 
 PAGE_SIZES = (8192, 16384)
 METADATA_GOAL = "400"

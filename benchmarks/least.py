@@ -16,10 +16,10 @@ from pathlib import Path
 from blake3 import blake3
 from xxhash import xxh3_128_digest
 
-from gestalt_cas.connections import connect
-from gestalt_cas.durability import sync_directory, sync_file
-from gestalt_cas.layout import FAN_OUT, Layout
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.files.layout import FAN_OUT, Layout
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.system.durability import sync_directory, sync_file
+from gestalt_cas.transactions.connections import connect
 
 _TABLE = "CREATE TABLE least (key TEXT, digest BLOB, sums BLOB, data BLOB)"
 _INSERT = "INSERT INTO least VALUES (?, ?, ?, ?)"

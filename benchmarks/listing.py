@@ -34,8 +34,8 @@ from benchmarks.measuring import (
 from benchmarks.runs import Run
 from benchmarks.serving import Server, Wanted, served_together
 from gestalt_cas import Store, wire_pb2
-from gestalt_cas.messages import Namespace
 from gestalt_cas.objects import MAX_PAGE, ListPage, ListQuery
+from gestalt_cas.serving.messages import Namespace
 
 PREFIXES = 100
 ROOT_GOAL, PAGE_GOAL, GROUPS_GOAL, CPU_GOAL = at_most(1.5), at_most(1.2), at_most(2.0), at_most(10.0, "ms")

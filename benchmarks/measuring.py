@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
-from gestalt_cas import sqlite
+from gestalt_cas.sql import sqlite
 
 Name = TypeVar("Name", str, int)
 

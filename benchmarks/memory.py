@@ -27,8 +27,8 @@ from benchmarks.runs import Run
 from benchmarks.serving import Server, served
 from benchmarks.syncing import MIB
 from gestalt_cas import Store
-from gestalt_cas.frames import pack_data
-from gestalt_cas.rpc import SERVICE
+from gestalt_cas.contract.rpc import SERVICE
+from gestalt_cas.rules.frames import pack_data
 
 IDLE_GOAL = at_most(120, "MB")
 _MB = 1_000_000

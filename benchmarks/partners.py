@@ -31,20 +31,22 @@ from xxhash import xxh3_128_digest
 
 from benchmarks import building
 from benchmarks.least import LeastStore
-from gestalt_cas import chunks, rpc, server, wire_pb2
-from gestalt_cas.calls import Calls
+from gestalt_cas import server, wire_pb2
 from gestalt_cas.clock import now_ms
-from gestalt_cas.connections import connect
-from gestalt_cas.durability import sync_directory
+from gestalt_cas.contract import rpc
+from gestalt_cas.contract.calls import Calls
+from gestalt_cas.contract.rpc import SERVICE, S3Service, abort
 from gestalt_cas.figures import Histogram
-from gestalt_cas.layout import Layout
-from gestalt_cas.mounts import Mount, Mounts
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion
 from gestalt_cas.observing.calls import GrpcCall, Method, Observer
-from gestalt_cas.pools import Pools, on_pool
-from gestalt_cas.rpc import SERVICE, S3Service, abort
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.rules import chunks
+from gestalt_cas.serving.mounts import Mount, Mounts
+from gestalt_cas.serving.pools import Pools, on_pool
+from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.store import Store
+from gestalt_cas.system.durability import sync_directory
+from gestalt_cas.transactions.connections import connect
 
 _VERSION = ObjectVersion(
     ObjectKey(building.BUCKET, "dir12/object-000123"), "v" * 24, 1, 4096, "0" * 64, 1_700_000_000_000, NO_HEADERS, {}

@@ -19,8 +19,9 @@ from benchmarks.findings import Finding, at_most
 from benchmarks.listing import LEAST_REPETITIONS, encoded
 from benchmarks.measuring import by_round, ms, note, print_table, quotient, ratio, side_by_side
 from benchmarks.runs import Run
-from gestalt_cas import Store, pages
+from gestalt_cas import Store
 from gestalt_cas.objects import MAX_PAGE, ListQuery
+from gestalt_cas.operations import pages
 
 VERSIONS = 10
 PAGE_GOAL, WALK_GOAL, LATE_GOAL = at_most(3.0), at_most(5.0, "µs"), at_most(130, "ms")

@@ -24,7 +24,7 @@ from benchmarks.serving import Server, Wanted, hosted, served_together
 from benchmarks.syncing import MIB
 from gestalt_cas import Store
 from gestalt_cas.errors import NoSuchKey
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import ObjectKey
 
 KEY = "large"

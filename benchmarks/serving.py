@@ -18,7 +18,7 @@ from typing import NamedTuple
 import grpc
 
 from benchmarks.measuring import Name
-from gestalt_cas.rpc import SERVICE
+from gestalt_cas.contract.rpc import SERVICE
 
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout, where `python -m benchmarks.…` finds its modules."""

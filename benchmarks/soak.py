@@ -31,9 +31,9 @@ from benchmarks import building, driving
 from benchmarks.measuring import note, place, print_machine, print_table
 from benchmarks.serving import Server, served
 from gestalt_cas import wire_pb2
-from gestalt_cas.frames import pack_data
-from gestalt_cas.layout import Layout
-from gestalt_cas.rpc import SERVICE
+from gestalt_cas.contract.rpc import SERVICE
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.rules.frames import pack_data
 
 _KEYS = 500
 _OTHERS = 200_000

@@ -24,49 +24,49 @@ if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp as BackedUp
     from gestalt_cas.backups.restoring import Restored as Restored
     from gestalt_cas.backups.restoring import restore as restore
-    from gestalt_cas.batches import Batch as Batch
-    from gestalt_cas.batches import Change as Change
     from gestalt_cas.checks.findings import Finding as Finding
     from gestalt_cas.checks.findings import Subset as Subset
     from gestalt_cas.checks.inspection import CheckOptions as CheckOptions
     from gestalt_cas.checks.inspection import CheckReport as CheckReport
-    from gestalt_cas.config import Limits as Limits
-    from gestalt_cas.diffs import Difference as Difference
+    from gestalt_cas.configuration.config import Limits as Limits
     from gestalt_cas.errors import StoreError as StoreError
-    from gestalt_cas.holds import Hold as Hold
-    from gestalt_cas.moments import Moment as Moment
+    from gestalt_cas.keeping.holds import Hold as Hold
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
     from gestalt_cas.objects import Headers as Headers
     from gestalt_cas.objects import ListQuery as ListQuery
     from gestalt_cas.objects import ObjectKey as ObjectKey
     from gestalt_cas.objects import ObjectVersion as ObjectVersion
-    from gestalt_cas.rollback import RolledBack as RolledBack
-    from gestalt_cas.snapshots import Snapshot as Snapshot
+    from gestalt_cas.operations.batches import Batch as Batch
+    from gestalt_cas.operations.batches import Change as Change
+    from gestalt_cas.rows.moments import Moment as Moment
+    from gestalt_cas.rows.snapshots import Snapshot as Snapshot
     from gestalt_cas.store import Store as Store
+    from gestalt_cas.time_travel.diffs import Difference as Difference
+    from gestalt_cas.time_travel.rollback import RolledBack as RolledBack
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BackedUp": "backups.backup",
-    "Batch": "batches",
+    "Batch": "operations.batches",
     "ByteRange": "objects",
-    "Change": "batches",
+    "Change": "operations.batches",
     "CheckOptions": "checks.inspection",
     "CheckReport": "checks.inspection",
     "Conditions": "objects",
-    "Difference": "diffs",
+    "Difference": "time_travel.diffs",
     "Finding": "checks.findings",
     "Headers": "objects",
-    "Hold": "holds",
+    "Hold": "keeping.holds",
     "ListQuery": "objects",
     "ObjectKey": "objects",
     "ObjectVersion": "objects",
-    "Limits": "config",
-    "Moment": "moments",
+    "Limits": "configuration.config",
+    "Moment": "rows.moments",
     "Restored": "backups.restoring",
-    "RolledBack": "rollback",
-    "Snapshot": "snapshots",
+    "RolledBack": "time_travel.rollback",
+    "Snapshot": "rows.snapshots",
     "Store": "store",
     "StoreError": "errors",
     "Subset": "checks.findings",

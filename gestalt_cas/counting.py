@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
-from gestalt_cas import reachability
-from gestalt_cas.parts import Parts
+from gestalt_cas.keeping import reachability
+from gestalt_cas.keeping.reachability import REACHED
+from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress
-from gestalt_cas.reachability import REACHED
-from gestalt_cas.statements import Prepared
+from gestalt_cas.sql.statements import Prepared
 
 STRETCH_ROWS = 4_000
 """Rows that one view counts: some hundredths of a second."""

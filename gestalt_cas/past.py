@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gestalt_cas import buckets, diffs, moments, proofs, rollback, snapshots
-from gestalt_cas import settings as store_settings
 from gestalt_cas.clock import now_ms
-from gestalt_cas.diffs import Difference
-from gestalt_cas.moments import AsOf, Moment
 from gestalt_cas.objects import check_bucket, check_prefix
-from gestalt_cas.proofs import Proof
-from gestalt_cas.rollback import RolledBack
-from gestalt_cas.rollback_plans import Scope
-from gestalt_cas.snapshots import Snapshot
+from gestalt_cas.rows import buckets, moments, snapshots
+from gestalt_cas.rows import settings as store_settings
+from gestalt_cas.rows.moments import AsOf, Moment
+from gestalt_cas.rows.snapshots import Snapshot
+from gestalt_cas.time_travel import diffs, proofs, rollback
+from gestalt_cas.time_travel.diffs import Difference
+from gestalt_cas.time_travel.proofs import Proof
+from gestalt_cas.time_travel.rollback import RolledBack
+from gestalt_cas.time_travel.rollback_plans import Scope
 from gestalt_cas.upkeep import Upkeep
 
 
@@ -26,7 +27,7 @@ class Past(Upkeep):
     def moment(self, as_of: AsOf = "", bucket: str = "", prefix: str = "") -> Moment:
         """What `as_of` names, fixed to a sequence, so that several calls are about the same moment; "": now.
 
-        A sequence, a time or a snapshot's name, see `gestalt_cas.moments`, to be asked about keys of `bucket` that
+        A sequence, a time or a snapshot's name, see `gestalt_cas.rows.moments`, to be asked about keys of `bucket` that
         start with `prefix`. Raises InvalidArgument, BeforeHorizon or NoSuchSnapshot.
         """
         return self._placed(bucket, prefix, as_of)[1][0]
@@ -62,7 +63,8 @@ class Past(Upkeep):
     def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
         """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.
 
-        The same wherever the same is held; see `gestalt_cas.proofs` for what it is made of, and for what it raises.
+        The same wherever the same is held; see `gestalt_cas.time_travel.proofs` for what it is made of and
+        raises.
         """
         if bucket is None:
             with self._parts.database.read() as tx:

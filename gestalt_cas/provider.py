@@ -12,10 +12,10 @@ from typing import Any
 import gestalt
 import grpc
 
-from gestalt_cas import host, targets
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.server import Provider
-from gestalt_cas.targets import Target
+from gestalt_cas.serving import host, targets
+from gestalt_cas.serving.targets import Target
 
 # The runtime reads the variable of its own era only after it has imported this module.
 host.alias_socket_names()

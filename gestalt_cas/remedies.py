@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.sql.sqlite import Connection
 
 _PROGRAM = "gestalt-cas"
 

@@ -24,23 +24,27 @@ from types import FrameType
 
 import grpc
 
-from gestalt_cas import cycles, exhaustion, host, logs, platforms, reach, request_ids, sqlite, targets, version_ids
-from gestalt_cas.calls import Calls
+from gestalt_cas import request_ids
 from gestalt_cas.clock import instant
-from gestalt_cas.config import Config, Limits, Telemetry
+from gestalt_cas.configuration.config import Config, Limits, Telemetry
+from gestalt_cas.configuration.stamps import Stamps
+from gestalt_cas.contract.calls import Calls
+from gestalt_cas.contract.lifecycle import LifecycleService
+from gestalt_cas.contract.rpc import S3Service
 from gestalt_cas.errors import AddressUnusable, InvalidArgument
-from gestalt_cas.http_side import HttpSide
-from gestalt_cas.lifecycle import LifecycleService
-from gestalt_cas.mounts import Mounts
+from gestalt_cas.http.http_side import HttpSide
 from gestalt_cas.observing import otel
 from gestalt_cas.observing.calls import Observer
 from gestalt_cas.observing.readings import Readings
 from gestalt_cas.observing.spans import Spans
-from gestalt_cas.pools import Pools
-from gestalt_cas.processors import PROCESSORS
-from gestalt_cas.rpc import S3Service
-from gestalt_cas.stamps import Stamps
-from gestalt_cas.targets import Target
+from gestalt_cas.rows import version_ids
+from gestalt_cas.serving import host, logs, reach, targets
+from gestalt_cas.serving.mounts import Mounts
+from gestalt_cas.serving.pools import Pools
+from gestalt_cas.serving.targets import Target
+from gestalt_cas.sql import sqlite
+from gestalt_cas.system import cycles, exhaustion, platforms
+from gestalt_cas.system.processors import PROCESSORS
 
 log = logging.getLogger(__name__)
 

@@ -12,31 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from gestalt_cas import (
-    clock_guard,
-    counting,
-    garbage,
-    history,
-    holds,
-    pins,
-    quotas,
-    retention_runs,
-    schema,
-    snapshots,
-    sqlite,
-)
+from gestalt_cas import counting
 from gestalt_cas.backups import manifests
 from gestalt_cas.checks import inspection
 from gestalt_cas.clock import now_ms
 from gestalt_cas.counting import Contents, Payloads
 from gestalt_cas.figures import Distribution
-from gestalt_cas.history import Horizon
-from gestalt_cas.parts import Parts
-from gestalt_cas.pins import Pin
+from gestalt_cas.keeping import holds, pins, quotas
+from gestalt_cas.keeping.pins import Pin
+from gestalt_cas.keeping.quotas import Quota
+from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress, silent
-from gestalt_cas.quotas import Quota
-from gestalt_cas.settings import recall
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.removal import clock_guard, garbage, retention_runs
+from gestalt_cas.rows import history, snapshots
+from gestalt_cas.rows.history import Horizon
+from gestalt_cas.rows.settings import recall
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.sql.sqlite import Connection
 
 NOTES = {"check": inspection.NOTE, "backup": manifests.NOTE, "gc": garbage.NOTE, "retention": retention_runs.NOTE}
 """Under which name the last run of each tool noted itself down."""

@@ -20,20 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gestalt_cas import allowances, buckets, holds, listing, pages, quotas, ranges, versions
-from gestalt_cas import conditions as rules
-from gestalt_cas import settings as store_settings
-from gestalt_cas.batches import Batch
-from gestalt_cas.changes import Changes, lookup, lookup_then, resolve
-from gestalt_cas.config import Limits
+from gestalt_cas.configuration.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     Damage,
     DiskFull,
     InvalidArgument,
 )
-from gestalt_cas.intake import Intake, Vouch
-from gestalt_cas.moments import AsOf
+from gestalt_cas.files.staging import Held, Staged
+from gestalt_cas.keeping import holds, quotas
 from gestalt_cas.objects import (
     NO_CONDITIONS,
     NO_HEADERS,
@@ -52,11 +47,19 @@ from gestalt_cas.objects import (
     require_pieces,
     utf8,
 )
-from gestalt_cas.parts import Parts, open_parts
+from gestalt_cas.operations import allowances, pages
+from gestalt_cas.operations.batches import Batch
+from gestalt_cas.operations.changes import Changes, lookup, lookup_then, resolve
+from gestalt_cas.operations.intake import Intake, Vouch
+from gestalt_cas.operations.parts import Parts, open_parts
+from gestalt_cas.operations.payloads import ObjectReader
 from gestalt_cas.past import Past
-from gestalt_cas.payloads import ObjectReader
-from gestalt_cas.sqlite import Connection
-from gestalt_cas.staging import Held, Staged
+from gestalt_cas.rows import buckets, versions
+from gestalt_cas.rows import settings as store_settings
+from gestalt_cas.rows.moments import AsOf
+from gestalt_cas.rules import conditions as rules
+from gestalt_cas.rules import listing, ranges
+from gestalt_cas.sql.sqlite import Connection
 
 _OPEN_TRIES = 3
 
@@ -289,7 +292,7 @@ class Store(Past):
                 changes.put(ObjectKey("site", "index.html"), [page])
                 changes.delete(ObjectKey("site", "old.html"))
 
-        Each is judged on what those before it have done; see `gestalt_cas.batches`.
+        Each is judged on what those before it have done; see `gestalt_cas.operations.batches`.
         """
         return Batch(self._parts, self._changes, self._intake)
 

@@ -11,26 +11,27 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gestalt_cas import clock_guard, holds, purging, quotas
-from gestalt_cas import settings as store_settings
-from gestalt_cas.changes import lookup
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import NO_OPTIONS, CheckOptions, CheckReport
 from gestalt_cas.clock import now_ms
-from gestalt_cas.garbage import Collected, Collector, Reclaimable
-from gestalt_cas.holds import Hold
+from gestalt_cas.keeping import holds, quotas
+from gestalt_cas.keeping.holds import Hold
+from gestalt_cas.keeping.quotas import Quota
 from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix, utf8
-from gestalt_cas.parts import Parts
+from gestalt_cas.operations.changes import lookup
+from gestalt_cas.operations.parts import Parts
+from gestalt_cas.operations.standing import Standing
 from gestalt_cas.progress import Progress
-from gestalt_cas.purging import Purged
-from gestalt_cas.quotas import Quota
-from gestalt_cas.standing import Standing
+from gestalt_cas.removal import clock_guard, purging
+from gestalt_cas.removal.garbage import Collected, Collector, Reclaimable
+from gestalt_cas.removal.purging import Purged
+from gestalt_cas.rows import settings as store_settings
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp
     from gestalt_cas.checks.culprits import Culprits
-    from gestalt_cas.retention_previews import Foreseen, Going
-    from gestalt_cas.retention_runs import Applied
+    from gestalt_cas.removal.retention_previews import Foreseen, Going
+    from gestalt_cas.removal.retention_runs import Applied
     from gestalt_cas.statistics import Glance, Stats
 
 
@@ -48,8 +49,8 @@ class Upkeep(Standing):
     ) -> Collected:
         """Remove payloads that no version has reached for `grace_seconds`, and what dead uploads left in staging.
 
-        With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.garbage`. With a grace it
-        raises ClockSuspect when the clock is not to be trusted.
+        With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.removal.garbage`. With
+        a grace it raises ClockSuspect when the clock is not to be trusted.
         """
         return self._collector.collect(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress)
 
@@ -77,7 +78,7 @@ class Upkeep(Standing):
         Else the exception itself. For whoever catches what nobody expects; see `checks/culprits.py`. Takes long only
         for an exception that is not the store's or the system's.
         """
-        from gestalt_cas import value_rules
+        from gestalt_cas.wrong_values import value_rules
 
         if not value_rules.may_be_behind(error):
             return error
@@ -112,7 +113,7 @@ class Upkeep(Standing):
         """Remove every version and marker of `key`, and the bytes that nothing else reaches, before this returns.
 
         Works on a full disk. Raises NoSuchKey when there is neither version nor marker, Protected while a snapshot
-        shows one of them, Held while one is held; nothing was removed then. See `gestalt_cas.purging`.
+        shows one of them, Held while one is held; nothing was removed then. See `gestalt_cas.removal.purging`.
         """
         check_names(key)
         with self._parts.database.read() as tx:
@@ -187,7 +188,7 @@ class Upkeep(Standing):
         other call; gc then frees the bytes. `progress` may raise to stop: the next run does the rest. Raises
         ClockSuspect when the clock is not to be trusted.
         """
-        from gestalt_cas import retention_runs
+        from gestalt_cas.removal import retention_runs
 
         return retention_runs.apply(self._parts, bucket, _checked(bucket, prefix), progress)
 
@@ -199,7 +200,7 @@ class Upkeep(Standing):
         `each` is called with every version that would go, keys in byte order, and should be quick. Raises
         DatabaseDamaged, before that, where `apply_retention` would.
         """
-        from gestalt_cas import retention_previews
+        from gestalt_cas.removal import retention_previews
 
         return retention_previews.preview(self._parts, bucket, _checked(bucket, prefix), each)
 

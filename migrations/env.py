@@ -1,4 +1,4 @@
-"""Run the migrations on the connection that `gestalt_cas.upgrade` hands over, inside its transaction.
+"""Run the migrations on the connection that `gestalt_cas.formats.upgrade` hands over, inside its transaction.
 
 The caller holds schema.lock and write.lock, has begun the transaction and commits it; nothing here does either, so all
 steps of an upgrade and the revision mark stand or fall together. Batch mode, because SQLite alters few things in
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from gestalt_cas import tables
+from gestalt_cas.formats import tables
 
 connection = context.config.attributes.get("connection")
 if connection is None:
-    raise SystemExit("migrations run through gestalt_cas.upgrade, which holds the store's locks")
+    raise SystemExit("migrations run through gestalt_cas.formats.upgrade, which holds the store's locks")
 context.configure(
     connection=connection,
     target_metadata=tables.metadata,

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import Store, sqlite
+from gestalt_cas import Store
+from gestalt_cas.sql import sqlite
 
 STORE_FILES = {"blobs", "metadata.sqlite3", "staging", "turnstile.lock", "write.lock", "schema.lock", "server.lock"}
 BACKUP_FILES = {*STORE_FILES, "manifest.json", "reserve", "reserve.1", "reserve.2"}

@@ -11,7 +11,7 @@ _LATE = (
     "alembic.command",
     "gestalt_cas.backups.backup",
     "gestalt_cas.checks.checking",
-    "gestalt_cas.retention_previews",
+    "gestalt_cas.removal.retention_previews",
 )
 
 

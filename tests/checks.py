@@ -15,7 +15,7 @@ from blake3 import blake3
 from gestalt_cas import ObjectKey, Store
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport
-from gestalt_cas.connections import connect
+from gestalt_cas.transactions.connections import connect
 from storage import MIB, flip, key, overwrite, put
 
 LARGE = os.urandom(3 * MIB + 1000)

@@ -8,21 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import (
-    Store,
-    batches,
-    changes,
-    garbage,
-    moments,
-    past,
-    purging,
-    retention_previews,
-    retention_runs,
-    rollback,
-    statistics,
-    sweeps,
-    upkeep,
-)
+from gestalt_cas import Store, past, statistics, upkeep
+from gestalt_cas.operations import batches, changes
+from gestalt_cas.removal import garbage, purging, retention_previews, retention_runs, sweeps
+from gestalt_cas.rows import moments
+from gestalt_cas.time_travel import rollback
 
 DAY = 86_400_000
 BEGINNING = 1_800_000_000_000

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import in_memory
-from gestalt_cas import Store, reserve
-from gestalt_cas.processors import PROCESSORS
+from gestalt_cas import Store
+from gestalt_cas.files import reserve
+from gestalt_cas.system.processors import PROCESSORS
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit and tests of ctrl-C would wait for.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -11,8 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from gestalt_cas import sqlite
-from gestalt_cas.schema import PAGE_SIZE
+from gestalt_cas.sql import sqlite
+from gestalt_cas.sql.schema import PAGE_SIZE
 
 INTERIOR = {2, 5}
 

@@ -11,12 +11,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import before_forks
+import gestalt_cas
 from driver_aids import trace_statements
-from gestalt_cas import sqlite
+from gestalt_cas.sql import sqlite
 
 before_forks.make_ready()
 
@@ -48,7 +50,9 @@ def at_statement(number: int) -> None:
 def at_line(number: int, modules: Collection[str]) -> None:
     """End this process before it first reaches its line of this number, in these modules of the package."""
     countdown, reached = _Countdown(number), set()
-    ends = tuple(f"/gestalt_cas/{name}.py" for name in modules)
+    package = Path(gestalt_cas.__file__).parent
+    files = {str(package.joinpath(*name.split(".")).with_suffix(".py")) for name in modules}
+    assert all(map(os.path.isfile, files)), files
 
     def line(frame: FrameType, event: str, argument: object) -> Any:
         place = frame.f_code.co_filename, frame.f_lineno
@@ -58,7 +62,7 @@ def at_line(number: int, modules: Collection[str]) -> None:
         return line
 
     def call(frame: FrameType, event: str, argument: object) -> Any:
-        return line if frame.f_code.co_filename.endswith(ends) else None
+        return line if frame.f_code.co_filename in files else None
 
     sys.settrace(call)
 

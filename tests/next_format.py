@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import migrating, schema
+from gestalt_cas.formats import migrating
+from gestalt_cas.sql import schema
 
 BEFORE = schema.REVISION
 FORMAT = schema.FORMAT + 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from gestalt_cas import ByteRange, ListQuery, ObjectKey, horizons
+from gestalt_cas import ByteRange, ListQuery, ObjectKey
 from gestalt_cas.errors import (
     BeforeHorizon,
     DigestMismatch,
@@ -25,7 +25,8 @@ from gestalt_cas.errors import (
     VersionRemoved,
 )
 from gestalt_cas.objects import ObjectVersion
-from gestalt_cas.retention_previews import Going
+from gestalt_cas.removal import horizons
+from gestalt_cas.removal.retention_previews import Going
 from oracle import Name, Version
 from storage import rows
 from store_machine import BUCKETS, DELIMITERS, KEYS, PREFIXES, StoreMachine, expected_slice, pages, positions

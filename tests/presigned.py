@@ -14,8 +14,8 @@ from email.message import Message
 from typing import Any
 from urllib.parse import urlsplit
 
-from gestalt_cas import sigv4
-from gestalt_cas.sigv4 import KeyPair
+from gestalt_cas.rules import sigv4
+from gestalt_cas.rules.sigv4 import KeyPair
 from wire import protos
 from wire.client import Client
 from wire.process import Server

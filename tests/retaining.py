@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from clocks import Clock
-from gestalt_cas import Store, retention
-from gestalt_cas.retention_runs import Applied
+from gestalt_cas import Store
+from gestalt_cas.keeping import retention
+from gestalt_cas.removal.retention_runs import Applied
 from storage import body, history, key, put
 
 RULES = retention.SETTING

@@ -17,9 +17,9 @@ import pytest
 from blake3 import blake3
 
 from gestalt_cas import ObjectKey, ObjectVersion, Store
-from gestalt_cas.database import Database
 from gestalt_cas.errors import DiskFull
 from gestalt_cas.objects import ListQuery
+from gestalt_cas.transactions.database import Database
 
 ROOT = Path(__file__).resolve().parents[1]
 BUCKET = "bucket"

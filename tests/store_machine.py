@@ -17,18 +17,7 @@ from blake3 import blake3
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gestalt_cas import (
-    Batch,
-    ByteRange,
-    Conditions,
-    Headers,
-    ListQuery,
-    ObjectKey,
-    ObjectVersion,
-    Store,
-    version_walks,
-)
-from gestalt_cas import pages as page_limits
+from gestalt_cas import Batch, ByteRange, Conditions, Headers, ListQuery, ObjectKey, ObjectVersion, Store
 from gestalt_cas.errors import (
     DigestMismatch,
     Held,
@@ -40,6 +29,8 @@ from gestalt_cas.errors import (
     Protected,
     QuotaExceeded,
 )
+from gestalt_cas.operations import pages as page_limits
+from gestalt_cas.rows import version_walks
 from oracle import NULL, Name, Oracle, Version
 from storage import change, flip, payload_path, payloads, rows, staged
 from whole_history import WholeHistory

@@ -12,95 +12,52 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gestalt_cas"
 LAYERS = (
-    {"clock", "cycles", "errors", "exhaustion", "figures", "objects", "ownership", "platforms", "progress"}
-    | {"request_ids", "sizes"},
-    {
-        "chunks",
-        "conditions",
-        "config",
-        "config_schema",
-        "config_sources",
-        "frames",
-        "http_errors",
-        "http_fields",
-        "listing",
-    }
-    | {"presign", "ranges", "sigv4", "stamps", "tokens", "urls"},
-    {"answers", "blob_rows", "blobs", "buckets", "commits", "connections", "database", "database_faults"}
-    | {"dbapi", "durability", "history", "holds", "inlined", "keys", "layout", "locks", "migrating", "moments"}
-    | {"payload_files", "pins", "place", "quarantine", "quotas", "reachability", "readers", "refusals", "remedies"}
-    | {"lost_digests", "text_rules", "wrong_rows"}
-    | {"removals", "reserve", "retention", "rollback_rows", "schema", "settings", "snapshots", "sqlite", "staging"}
-    | {"statements", "tables", "upgrade", "value_rules", "version_ids", "version_rows", "version_walks", "versions"}
-    | {"wal", "wal_file"},
-    {
-        "allowances",
-        "backups",
-        "batches",
-        "changes",
-        "checks",
-        "clock_guard",
-        "counting",
-        "diffs",
-        "directories",
-        "doctor",
-        "garbage",
-        "heartbeats",
-        "horizons",
-        "intake",
-        "pages",
-        "parts",
-        "past",
-        "paths",
-    }
-    | {"payloads", "proofs", "purging", "releases", "retention_previews", "retention_runs", "rollback"}
-    | {
-        "rollback_plans",
-        "soundness",
-        "standing",
-        "statistics",
-        "store",
-        "strays",
-        "sweeps",
-        "transfer_plans",
-        "upkeep",
-        "walking",
-    },
-    {"__main__", "_pyinstaller", "calls", "cli", "conformance", "cors", "endpoint", "host", "http_downloads"}
-    | {"http_monitoring", "http_objects", "http_server", "http_side", "http_uploads", "lifecycle", "logs", "messages"}
-    | {"mounts", "observing", "patience", "pools", "processors", "provider", "reach", "rpc", "server"}
-    | {"targets", "uploads", "wire_pb2"},
+    {"clock", "errors", "figures", "objects", "progress", "request_ids", "sizes", "system"},
+    {"configuration", "rules"},
+    {"files", "formats", "keeping", "remedies", "rows", "sql", "transactions", "wrong_values"},
+    {"backups", "checks", "counting", "doctor", "operations", "past", "removal", "statistics", "store", "time_travel"}
+    | {"transfers", "upkeep"},
+    {"__main__", "_pyinstaller", "cli", "conformance", "contract", "http", "observing", "provider", "server", "serving"}
+    | {"wire_pb2"},
 )
+"""The rooms of each layer: folders, and modules that stand beside them."""
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
     "gestalt": {"observing", "provider"},
     "opentelemetry": {"observing"},
     "sqlite3": set(),
-    "apsw": {"dbapi", "sqlite"},
-    "sqlalchemy": {"checks", "migrating", "tables"},
-    "alembic": {"migrating"},
-    "fcntl": {"doctor", "http_downloads", "locks", "platforms", "staging"},
-    "aiohttp": {"cors", "endpoint", "http_downloads", "http_monitoring", "http_objects", "http_server", "http_uploads"},
-    "google_crc32c": {"http_uploads"},
+    "apsw": {"formats.dbapi", "sql.sqlite"},
+    "sqlalchemy": {"checks", "formats.migrating", "formats.tables"},
+    "alembic": {"formats.migrating"},
+    "fcntl": {"doctor", "files.staging", "http.http_downloads", "system.locks", "system.platforms"},
+    "aiohttp": {"http"},
+    "google_crc32c": {"http.http_uploads"},
     "click": {"cli"},
     "rich": {"cli"},
 }
-"""Libraries that only these modules may import."""
+"""Libraries that only these rooms, or modules of them, may import."""
 
 
-def room(path: Path) -> str:
-    """The name that the table of layers has for a file; a folder is one."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room(name: str) -> str:
+    """The folder, or the module beside the folders, that a dotted name below the package belongs to."""
+    return name.partition(".")[0]
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
-ROOMS = sorted({room(path) for path in FILES})
+def named(path: Path) -> str:
+    """The dotted name of a module below the package; a folder's `__init__` has the folder's."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {
+    named(path): path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.name != "__init__.py"
+}
+ROOMS = {room(name) for name in MODULES}
 
 
 @cache
-def imports(path: Path) -> tuple[tuple[str, ...], ...]:
-    """Dotted names of everything that a file imports, wherever in it."""
-    return tuple(_imports(path))
+def imports(module: str) -> tuple[tuple[str, ...], ...]:
+    """Dotted names of everything that a module imports, wherever in it."""
+    return tuple(_imports(MODULES[module]))
 
 
 def _imports(path: Path) -> Iterator[tuple[str, ...]]:
@@ -110,28 +67,46 @@ def _imports(path: Path) -> Iterator[tuple[str, ...]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             module = tuple((node.module or "").split("."))
-            yield from ((*module, alias.name) for alias in node.names) if module == ("gestalt_cas",) else (module,)
+            yield from ((*module, alias.name) for alias in node.names)
 
 
-def ours(path: Path) -> set[str]:
-    """The modules of this package that a file imports."""
-    return {name[1] for name in imports(path) if name[0] == "gestalt_cas" and name[1] != "__version__"} - {room(path)}
+def ours(module: str) -> set[str]:
+    """The modules of this package that one of them imports, by the longest name that is a module."""
+    found = set()
+    for name in imports(module):
+        if name[0] == "gestalt_cas":
+            beginnings = (".".join(name[1:end]) for end in range(len(name), 1, -1))
+            found.add(next((each for each in beginnings if each in MODULES), ""))
+    return found - {module, ""}
 
 
-def test_every_module_has_its_layer() -> None:
-    assert set(ROOMS) == set(LAYER)
+def rooms_of(module: str) -> set[str]:
+    """The other rooms that a module imports from."""
+    return {room(name) for name in ours(module)} - {room(module)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_come_from_lower_layers_or_the_same(path: Path) -> None:
-    above = {name for name in ours(path) if LAYER[name] > LAYER[room(path)]}
-    assert not above
+def test_every_room_has_its_layer() -> None:
+    assert set(LAYER) == ROOMS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_come_from_lower_layers_or_the_same(module: str) -> None:
+    assert not {name for name in rooms_of(module) if LAYER[name] > LAYER[room(module)]}
 
 
 def test_no_module_needs_itself() -> None:
+    refuse_cycles({module: ours(module) for module in MODULES})
+
+
+def test_no_room_needs_itself() -> None:
+    """So there is an order in which the rooms can be read, each knowing nothing of those after it."""
     graph: dict[str, set[str]] = {name: set() for name in ROOMS}
-    for path in FILES:
-        graph[room(path)] |= ours(path)
+    for module in MODULES:
+        graph[room(module)] |= rooms_of(module)
+    refuse_cycles(graph)
+
+
+def refuse_cycles(graph: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -140,23 +115,25 @@ def test_no_module_needs_itself() -> None:
 
 def test_the_conformance_kit_knows_the_contract_only() -> None:
     """It judges any provider, and shares no mistake with the store."""
-    assert not {name for path in FILES if room(path) == "conformance" for name in ours(path)}
+    assert not {name for module in MODULES if room(module) == "conformance" for name in rooms_of(module)}
 
 
 def test_rows_and_files_do_not_know_each_other() -> None:
-    assert not {"blobs", "reserve"} & ours(PACKAGE / "versions.py")
-    for files in ("blobs.py", "staging.py"):
-        assert not {"versions", "schema", "sqlite", "database"} & ours(PACKAGE / files)
+    known: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for module in MODULES:
+        known[room(module)] |= rooms_of(module)
+    assert not known["rows"] & {"files"}
+    assert not known["files"] & {"formats", "keeping", "rows", "transactions"}
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_libraries_stay_in_their_rooms(library: str) -> None:
-    users = {room(path) for path in FILES if any(name[0] == library for name in imports(path))}
-    assert users == ONLY_IN[library]
+    users = {module for module in MODULES if any(name[0] == library for name in imports(module))}
+    assert {module if module in ONLY_IN[library] else room(module) for module in users} == ONLY_IN[library]
 
 
 @pytest.mark.parametrize("library", ["grpc", "google"])
 def test_the_protocol_stays_at_the_edge(library: str) -> None:
-    users = {room(path) for path in FILES if any(name[0] == library for name in imports(path))}
+    users = {module for module in MODULES if any(name[0] == library for name in imports(module))}
     assert users
-    assert {LAYER[name] for name in users} == {len(LAYERS) - 1}
+    assert {LAYER[room(module)] for module in users} == {len(LAYERS) - 1}

@@ -12,10 +12,11 @@ from blake3 import blake3
 
 import backups
 from backups import BACKUP_FILES, alter, empty_store_fixture, files, manifest, names, query, store_fixture, verify  # noqa: F401
-from gestalt_cas import BackedUp, ObjectKey, Store, pins, restore
+from gestalt_cas import BackedUp, ObjectKey, Store, restore
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.manifests import Kind
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreBusy, StoreUnusable
+from gestalt_cas.keeping import pins
 from gestalt_cas.objects import Headers
 from storage import Child, change, flip, history, key, payload_path, put, rows
 

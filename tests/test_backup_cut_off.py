@@ -18,10 +18,10 @@ from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
 from storage import Child, Failing, broken, change, child, full, history, on_a_small_disk, put, rows
 
 SYNCS = [
-    ("layout", "sync_directory"),
+    ("files.layout", "sync_directory"),
     ("backups.row_copies", "sync_file"),
-    ("staging", "sync_file"),
-    ("blobs", "sync_directory"),
+    ("files.staging", "sync_file"),
+    ("files.blobs", "sync_directory"),
     ("backups.backup", "sync_directory"),
     ("backups.manifests", "sync_file"),
     ("backups.manifests", "sync_directory"),
@@ -41,7 +41,8 @@ STRIDE = 2 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 29
 KILLED = """
     import shutil, threading
     import backups, kill_points
-    from gestalt_cas import pins, restore
+    from gestalt_cas.keeping import pins
+    from gestalt_cas import restore
     from gestalt_cas.backups import manifests
     from gestalt_cas.errors import StoreError
     from storage import change, rows
@@ -166,7 +167,7 @@ def test_a_sync_that_fails_leaves_the_backup_before(
     fill(store, 0, 4)
     first = store.back_up(dest)
     fill(store, 4, 2)
-    if module == "layout":
+    if module == "files.layout":
         (dest / "blobs" / "00").rmdir()
     home = import_module(f"gestalt_cas.{module}")
     with monkeypatch.context() as patch:

@@ -10,8 +10,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from gestalt_cas import Conditions, ListQuery, ObjectKey, Store, batches
-from gestalt_cas import pins as pins_of
+from gestalt_cas import Conditions, ListQuery, ObjectKey, Store
 from gestalt_cas.errors import (
     Cancelled,
     InvalidArgument,
@@ -20,6 +19,8 @@ from gestalt_cas.errors import (
     QuotaExceeded,
     StoreBusy,
 )
+from gestalt_cas.keeping import pins as pins_of
+from gestalt_cas.operations import batches
 from storage import BUCKET, Child, body, change, history, key, payload_path, payloads, put, rows, staged
 
 CREATE = Conditions(if_none_match="*")
@@ -245,7 +246,7 @@ def test_names_and_attributes_are_judged_when_they_are_given(store: Store) -> No
 KILLED = """
 import os, sys
 from gestalt_cas import ObjectKey, Store
-from gestalt_cas.database import Database
+from gestalt_cas.transactions.database import Database
 
 store = Store.open(sys.argv[1])
 if sys.argv[2] == "commit":
@@ -307,8 +308,8 @@ def test_undeleting_what_has_no_version_is_not_found(store: Store) -> None:
 
 def test_no_time_names_a_moment_within_a_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count(1_800_000_000_000)
-    monkeypatch.setattr("gestalt_cas.changes.now_ms", lambda: next(ticks))
-    monkeypatch.setattr("gestalt_cas.batches.now_ms", lambda: next(ticks))
+    monkeypatch.setattr("gestalt_cas.operations.changes.now_ms", lambda: next(ticks))
+    monkeypatch.setattr("gestalt_cas.operations.batches.now_ms", lambda: next(ticks))
     gone = put(store, "gone", b"1")
     with store.transaction() as changes:
         for name in "abc":

@@ -37,9 +37,9 @@ from benchmarks.partners import Partner, program
 from benchmarks.runs import Run
 from benchmarks.serving import Server, Wanted, served, served_together
 from gestalt_cas import Store
-from gestalt_cas.connections import connect
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import ListQuery, ObjectKey
+from gestalt_cas.transactions.connections import connect
 
 TINY = ["--repetitions", "2"]
 QUICK = ["reads", "writes", "calls", "listing", "growth", "disk", "threshold", "processors", "telemetry", "--quick"]

@@ -18,9 +18,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Store, blobs, chunks, staging
-from gestalt_cas.blobs import Blobs
-from gestalt_cas.config import Limits
+from gestalt_cas import Store
+from gestalt_cas.configuration.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     DigestMismatch,
@@ -30,8 +29,11 @@ from gestalt_cas.errors import (
     StoreFull,
     TooManyStreams,
 )
-from gestalt_cas.layout import Layout
-from gestalt_cas.staging import Staged
+from gestalt_cas.files import blobs, staging
+from gestalt_cas.files.blobs import Blobs
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.files.staging import Staged
+from gestalt_cas.rules import chunks
 from storage import MIB, Child, Failing, body, broken, damaged, flip, full, key, overwrite, payload_path, put, staged
 
 DATA = bytes(range(256)) * 40
@@ -345,9 +347,9 @@ def test_the_cleaner_leaves_live_uploads_alone(blobs: Blobs, layout: Layout) -> 
 
 def test_the_cleaner_removes_what_the_dead_left(blobs: Blobs, layout: Layout) -> None:
     code = """
-        from gestalt_cas.blobs import Blobs
-        from gestalt_cas.config import Limits
-        from gestalt_cas.layout import Layout
+        from gestalt_cas.files.blobs import Blobs
+        from gestalt_cas.configuration.config import Limits
+        from gestalt_cas.files.layout import Layout
         blobs = Blobs(Layout(Path(arguments[0])), Limits())
         published = blobs.stage([b"published"])
         blobs.publish(published)
@@ -453,9 +455,9 @@ def test_the_cleaner_leaves_what_nobody_staged(blobs: Blobs, layout: Layout, tmp
 def test_cleaners_and_writers_at_once(blobs: Blobs, layout: Layout) -> None:
     """Several cleaners run against writers in another process: no upload is lost, nothing is left."""
     code = """
-        from gestalt_cas.blobs import Blobs
-        from gestalt_cas.config import Limits
-        from gestalt_cas.layout import Layout
+        from gestalt_cas.files.blobs import Blobs
+        from gestalt_cas.configuration.config import Limits
+        from gestalt_cas.files.layout import Layout
         blobs = Blobs(Layout(Path(arguments[0])), Limits())
         for number in range(300):
             found = blobs.stage([b"%d" % number])

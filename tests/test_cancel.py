@@ -23,7 +23,7 @@ from typing import Any
 import grpc
 from blake3 import blake3
 
-from gestalt_cas.locks import WriterLock
+from gestalt_cas.system.locks import WriterLock
 from wire import protos
 from wire.client import Client, eventually, frames
 from wire.fixtures import server_fixture  # noqa: F401

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import Store, config
-from gestalt_cas.mounts import Mount, Mounts
+from gestalt_cas import Store
+from gestalt_cas.configuration import config
 from gestalt_cas.observing.census import Census
 from gestalt_cas.progress import Progress
+from gestalt_cas.serving.mounts import Mount, Mounts
 from gestalt_cas.statistics import Stats
 from storage import put
 from wire.client import eventually

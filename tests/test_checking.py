@@ -32,12 +32,13 @@ from checks import (
     put_back,
     store_fixture,
 )
-from gestalt_cas import ObjectKey, Store, quarantine
+from gestalt_cas import ObjectKey, Store
 from gestalt_cas.checks import checking, inspection, integrity_checks, payload_checks, payload_judging, wal_checks
 from gestalt_cas.checks.findings import EVERYTHING, FAULTS, Subset, subset_of
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import InvalidArgument, StoreBusy
-from gestalt_cas.payload_files import identity_of
+from gestalt_cas.files import quarantine
+from gestalt_cas.files.payload_files import identity_of
 from storage import Child, Failing, body, change, child, damaged, flip, full, key, payload_path, payloads, put, rows
 
 __all__ = ["directory_fixture", "filled_fixture", "store_fixture"]

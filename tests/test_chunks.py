@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_128
 
-from gestalt_cas import chunks
+from gestalt_cas.rules import chunks
 
 SMALL = 8
 """A chunk size for properties, so that many chunks fit into a small example."""

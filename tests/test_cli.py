@@ -85,7 +85,7 @@ def test_object_verbs_load_no_tool_that_they_do_not_need(data_dir: Path) -> None
     check = (
         "import sys; from gestalt_cas.cli.app import run; assert run(sys.argv[1:]) == 0; "
         "print(sorted(set(sys.modules) & {'gestalt_cas.backups.backup', 'gestalt_cas.checks.checking', "
-        "'gestalt_cas.retention_runs', 'gestalt_cas.statistics'}), file=sys.stderr)"
+        "'gestalt_cas.removal.retention_runs', 'gestalt_cas.statistics'}), file=sys.stderr)"
     )
     command = [sys.executable, "-c", check, "--data-dir", str(data_dir), "ls"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)

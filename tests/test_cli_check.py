@@ -15,7 +15,7 @@ from checks import LARGE, SMALL, break_rows, directory_fixture, filled_fixture, 
 from command_line import PROGRAM, Command, command_in, environment, one_line
 from database_pages import overwrite_page
 from gestalt_cas import Store
-from gestalt_cas.connections import connect
+from gestalt_cas.transactions.connections import connect
 from storage import body, flip
 
 __all__ = ["directory_fixture", "filled_fixture"]

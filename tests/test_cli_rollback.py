@@ -13,7 +13,8 @@ from command_line import (  # noqa: F401
     store_fixture,
     write,
 )
-from gestalt_cas import ObjectKey, Store, rollback_plans
+from gestalt_cas import ObjectKey, Store
+from gestalt_cas.time_travel import rollback_plans
 
 
 @pytest.fixture(name="moment")

@@ -14,9 +14,11 @@ import pytest
 from blake3 import blake3
 
 from command_line import PROGRAM, Command, command_in, environment, one_line, process
-from gestalt_cas import ObjectKey, Store, garbage, pins
-from gestalt_cas.blobs import Blobs
-from gestalt_cas.garbage import Collected
+from gestalt_cas import ObjectKey, Store
+from gestalt_cas.files.blobs import Blobs
+from gestalt_cas.keeping import pins
+from gestalt_cas.removal import garbage
+from gestalt_cas.removal.garbage import Collected
 from storage import body, history, key, payloads, put, rows
 
 

@@ -10,10 +10,11 @@ import pytest
 
 from clocks import BEGINNING, DAY, Clock, clock_fixture, set_clock, store_fixture  # noqa: F401
 from command_line import command_in
-from gestalt_cas import Store, clock_guard
+from gestalt_cas import Store
 from gestalt_cas.clock import instant
 from gestalt_cas.doctor import database as doctor_database
 from gestalt_cas.errors import ClockSuspect, InvalidArgument
+from gestalt_cas.removal import clock_guard
 from storage import body, history, key, put
 
 T = BEGINNING

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import commits, sqlite
-from gestalt_cas.commits import Committer
 from gestalt_cas.errors import DiskFull, OutcomeUnknown, PreconditionFailed, StorageFault, StoreBusy
-from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.sql import sqlite
+from gestalt_cas.sql.sqlite import Connection, DriverError
+from gestalt_cas.transactions import commits
+from gestalt_cas.transactions.commits import Committer
 
 WAIT = 20.0
 

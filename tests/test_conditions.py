@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import conditions
-from gestalt_cas.conditions import check_copy, check_read, check_write, parse_tags, validate_write
 from gestalt_cas.errors import InvalidArgument, NotModified, PreconditionFailed
 from gestalt_cas.objects import Conditions, ObjectKey, ObjectVersion
+from gestalt_cas.rules import conditions
+from gestalt_cas.rules.conditions import check_copy, check_read, check_write, parse_tags, validate_write
 
 DIGEST = "ab" * 32
 OTHER = "cd" * 32

@@ -20,12 +20,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from gestalt_cas import config, config_schema
-from gestalt_cas.config import Collection, Config, Http, Limits, Retention, Telemetry, Threads, default_data_dir, parse
-from gestalt_cas.config_sources import assignments, load_file, merge
+from gestalt_cas.configuration import config, config_schema
+from gestalt_cas.configuration.config import (
+    Collection,
+    Config,
+    Http,
+    Limits,
+    Retention,
+    Telemetry,
+    Threads,
+    default_data_dir,
+    parse,
+)
+from gestalt_cas.configuration.config_sources import assignments, load_file, merge
+from gestalt_cas.configuration.stamps import Stamps
 from gestalt_cas.errors import InvalidConfig
-from gestalt_cas.sigv4 import KeyPair
-from gestalt_cas.stamps import Stamps
+from gestalt_cas.rules.sigv4 import KeyPair
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA: dict[str, Any] = json.loads((ROOT / "config.schema.json").read_text("utf-8"))
@@ -832,7 +842,7 @@ def run_python(code: str, path: Path) -> str:
 
 def test_importing_config_is_cheap() -> None:
     code = (
-        "import sys, gestalt_cas.config\n"
+        "import sys, gestalt_cas.configuration.config\n"
         "print([name for name in ('jsonschema', 'yaml', 'platformdirs', 'grpc', 'gestalt') if name in sys.modules])"
     )
     assert run_python(code, ROOT) == "[]"
@@ -844,11 +854,11 @@ def test_an_installed_package_brings_its_own_schema(tmp_path: Path) -> None:
     inside = {**SCHEMA, "title": "the packaged one"}
     (tmp_path / "gestalt_cas" / "config.schema.json").write_text(json.dumps(inside), "utf-8")
     code = (
-        "from gestalt_cas import config, config_schema\n"
+        "from gestalt_cas.configuration import config, config_schema\n"
         "print(config.__file__, config_schema.schema()['title'], config.parse({'bucket': 'b'}).settings)"
     )
     shown = run_python(code, tmp_path)
-    assert shown == f"{tmp_path}/gestalt_cas/config.py the packaged one {{'bucket': 'b'}}"
+    assert shown == f"{tmp_path}/gestalt_cas/configuration/config.py the packaged one {{'bucket': 'b'}}"
 
 
 def test_a_checkout_uses_the_schema_at_its_top() -> None:

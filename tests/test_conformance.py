@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from gestalt_cas.calls import Calls
-from gestalt_cas.config import parse
+from gestalt_cas.configuration.config import parse
 from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.hosting import Host
 from gestalt_cas.conformance.suite import ConformanceSuite
-from gestalt_cas.mounts import Mounts
-from gestalt_cas.pools import Pools
-from gestalt_cas.rpc import S3Service
+from gestalt_cas.contract.calls import Calls
+from gestalt_cas.contract.rpc import S3Service
+from gestalt_cas.serving.mounts import Mounts
+from gestalt_cas.serving.pools import Pools
 from wire.process import Server, short_directory
 
 CONFIG = {"dataDir": "{directory}"}

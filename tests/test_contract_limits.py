@@ -20,8 +20,9 @@ from wire.process import Server
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 FAILED = grpc.StatusCode.FAILED_PRECONDITION
 MIB = 1 << 20
-_HURRY = "from gestalt_cas import cli, uploads; uploads.DRAIN_SECONDS = 1.0; sys.argv.insert(1, 'serve')"
-HURRIED = [sys.executable, "-c", f"import sys; {_HURRY}; sys.exit(cli.main())"]
+_HURRY = "from gestalt_cas.contract import uploads; uploads.DRAIN_SECONDS = 1.0"
+_SERVE = "from gestalt_cas import cli; sys.argv.insert(1, 'serve'); sys.exit(cli.main())"
+HURRIED = [sys.executable, "-c", f"import sys; {_HURRY}; {_SERVE}"]
 """`serve` that drains a refused upload for 1 s instead of 10."""
 METADATA_LIMIT = 64 * 1024
 HEADERS = ("content_type", "cache_control", "content_disposition", "content_encoding", "content_language")

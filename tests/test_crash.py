@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import Store, blobs, schema
-from gestalt_cas.durability import sync_directory
+from gestalt_cas import Store
+from gestalt_cas.files import blobs
+from gestalt_cas.sql import schema
+from gestalt_cas.system.durability import sync_directory
 from storage import body, child, damaged, history, key, payload_path, put, rows, staged
 
 BEFORE, AFTER = b"the object before", b"the upload that was cut off" * 1000
@@ -30,12 +32,12 @@ POINTS = {
         store.write(target, [data], confirm=lambda: os._exit(9))
     """,
     "linked, directory not synced": """
-        from gestalt_cas import blobs
+        from gestalt_cas.files import blobs
         blobs.sync_directory = lambda path: os._exit(9)
         store.write(target, [data])
     """,
     "published": """
-        from gestalt_cas.database import Database
+        from gestalt_cas.transactions.database import Database
         Database.commit = lambda *_, **__: os._exit(9)
         store.write(target, [data])
     """,
@@ -44,7 +46,7 @@ POINTS = {
         store.write(target, [data], confirm=lambda: calls.append(1) or len(calls) == 2 and os._exit(9))
     """,
     "COMMIT done": """
-        from gestalt_cas.database import Database
+        from gestalt_cas.transactions.database import Database
         real = Database._commit
         Database._commit = lambda *arguments: (real(*arguments), os._exit(9))
         store.write(target, [data])
@@ -93,7 +95,7 @@ def test_bytes_of_a_killed_writer_are_not_trusted(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     Store.open(directory).close()
     code = """
-        from gestalt_cas import blobs
+        from gestalt_cas.files import blobs
         blobs.sync_directory = lambda path: os._exit(9)
         Store.open(arguments[0]).write(ObjectKey("bucket", "k"), [b"payload"])
     """
@@ -135,7 +137,7 @@ def test_killed_at_every_line_of_a_write(memory: Path, kind: str) -> None:
                 if kind == "damaged bytes":
                     overwrite(payload_path(store, DATA), b"PAYLOAD" * 100)
                     change(store, "UPDATE blobs SET damaged_ms = 1 WHERE size = 700")
-                kill_points.at_line(point[0], ["store", "blobs", "staging", "database"])
+                kill_points.at_line(point[0], ["store", "files.blobs", "files.staging", "transactions.database"])
                 store.write(key(name()), [DATA[:100], DATA[100:]])
                 sys.settrace(None)
                 acknowledged.touch()
@@ -169,7 +171,7 @@ def test_a_payload_that_goes_before_the_lock_is_not_trusted_half_healed(tmp_path
     with Store.open(directory) as store:
         put(store, "holder", b"payload")
     code = """
-        from gestalt_cas import blobs
+        from gestalt_cas.files import blobs
         from storage import payload_path
         store = Store.open(arguments[0])
         publish = store._payloads.publish

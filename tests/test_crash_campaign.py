@@ -11,7 +11,7 @@ from crash import campaign, recorder, shim, sites
 from crash.disk import Recording
 from crash.enumeration import Candidate
 from crash.workloads import WORKLOADS
-from gestalt_cas import reserve
+from gestalt_cas.files import reserve
 
 try:
     shim.build()
@@ -78,7 +78,7 @@ def test_syncs_that_are_spare_are_still_there() -> None:
 
 
 def test_a_state_can_be_made_and_judged_again(records: recorder.Recorder) -> None:
-    leave_out = "keys:create:sync_directory"
+    leave_out = "files.keys:create:sync_directory"
     recording = records.record("signing-keys", leave_out=leave_out)
     finding = campaign.first_finding("signing-keys", recording, states=STATES, seed=1, leave_out=leave_out)
     assert finding is not None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gestalt_cas import cycles
+from gestalt_cas.system import cycles
 from wire.process import ROOT
 
 

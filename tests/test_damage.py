@@ -16,12 +16,13 @@ from blake3 import blake3
 
 from checks import FILE_DAMAGE, LARGE, check, path_of, put_back
 from database_pages import Page, first_free, overwrite_page, pages_of, read_page
-from gestalt_cas import ObjectKey, Store, blob_rows, versions
+from gestalt_cas import ObjectKey, Store
 from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, DatabaseDamaged, NoSuchKey, StoreError
 from gestalt_cas.objects import NO_HEADERS
-from gestalt_cas.schema import PAGE_SIZE
+from gestalt_cas.rows import blob_rows, versions
+from gestalt_cas.sql.schema import PAGE_SIZE
 from storage import BUCKET, body, damaged, key, payload_path, put
 from wire import protos
 from wire.client import Client, refused

@@ -26,8 +26,7 @@ from driver_aids import (
     driver_error,
     wals_opened_for_reading_only,
 )
-from gestalt_cas import Store, connections, database, readers, schema, sqlite, wal
-from gestalt_cas.connections import connect
+from gestalt_cas import Store
 from gestalt_cas.errors import (
     DatabaseDamaged,
     DiskFull,
@@ -42,8 +41,11 @@ from gestalt_cas.errors import (
     StoreFull,
     TooManyStreams,
 )
-from gestalt_cas.locks import FileLock
-from gestalt_cas.sqlite import DriverError
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.sql.sqlite import DriverError
+from gestalt_cas.system.locks import FileLock
+from gestalt_cas.transactions import connections, database, readers, wal
+from gestalt_cas.transactions.connections import connect
 from storage import Child, Failing, body, child, history, key, put, rows
 
 FILE, MEMORY = 1, 2  # of PRAGMA temp_store
@@ -619,7 +621,7 @@ def test_damage_found_by_the_check_after_a_fault_stops_writes(store: Store) -> N
     with pytest.raises(OutcomeUnknown):
         put(store, "k", b"two")
     code = """
-        from gestalt_cas import sqlite
+        from gestalt_cas.sql import sqlite
         connection = sqlite.connect(Path(arguments[0]))
         root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'current'").fetchall()[0][0]
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -723,7 +725,7 @@ def test_a_damaged_file_gives_errors_of_the_store_only(tmp_path: Path, scribble:
 def test_a_foreign_writer_makes_it_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_FOREIGN_WAIT", 0.05)
     code = """
-        from gestalt_cas import sqlite
+        from gestalt_cas.sql import sqlite
         connection = sqlite.connect(Path(arguments[0]))
         connection.execute("BEGIN IMMEDIATE")
         print("begun", flush=True)
@@ -888,7 +890,7 @@ def test_a_repair_works_in_temporary_files_where_there_can_be_any(
 
 INTERRUPTED = """
 import signal, threading
-from gestalt_cas import settings
+from gestalt_cas.rows import settings
 from gestalt_cas.backups.row_copies import RowCopy
 
 finished = []

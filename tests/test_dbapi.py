@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from gestalt_cas import dbapi, sqlite
+from gestalt_cas.formats import dbapi
+from gestalt_cas.sql import sqlite
 
 TABLE = sa.Table(
     "t",

@@ -24,11 +24,12 @@ import yaml
 
 import sandbox
 from command_line import process
-from gestalt_cas import ObjectKey, Store, config, config_sources
+from gestalt_cas import ObjectKey, Store
 from gestalt_cas.cli import exits
 from gestalt_cas.cli.app import VERBS, app
-from gestalt_cas.config import Config
-from gestalt_cas.http_monitoring import HEALTHZ, METRICS
+from gestalt_cas.configuration import config, config_sources
+from gestalt_cas.configuration.config import Config
+from gestalt_cas.http.http_monitoring import HEALTHZ, METRICS
 from sandbox import PROGRAM, Sample
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas.directories import Directory, Kind, Obstacle, is_leftover, is_within
+from gestalt_cas.transfers.directories import Directory, Kind, Obstacle, is_leftover, is_within
 
 
 @pytest.fixture

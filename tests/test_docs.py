@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gestalt_cas import ObjectKey, Store, config, schema
+from gestalt_cas import ObjectKey, Store
+from gestalt_cas.configuration import config
 from gestalt_cas.conformance.checks import all_checks
+from gestalt_cas.sql import schema
 from pasting import ROOT, fenced, run_console, run_python, shell_fixture  # noqa: F401
 from test_old_stores import unpack
 

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 
 from command_line import PROGRAM, Command, command_in, environment, one_line
-from gestalt_cas import Store, pins, sqlite
+from gestalt_cas import Store
 from gestalt_cas.clock import now_ms
 from gestalt_cas.doctor import disk as doctor_disk
 from gestalt_cas.doctor import process as doctor_process
 from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.doctor.examining import examine
 from gestalt_cas.errors import NoStore
+from gestalt_cas.keeping import pins
+from gestalt_cas.sql import sqlite
 from storage import Child, broken, change, child, full, overwrite, put
 from wire.process import Server
 
@@ -32,7 +34,7 @@ OK, NOTE, WARNING, ERROR, DAMAGE = Severity
 @pytest.fixture(name="directory")
 def directory_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store at rest, checked and backed up just now, with one object and a reserve as large as it should be."""
-    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 << 20)
+    monkeypatch.setattr("gestalt_cas.files.reserve._LARGEST", 16 << 20)
     with Store.open(tmp_path / "store") as store:
         put(store, "k", b"x" * 100)
         for name in ("check.last", "backup.last"):

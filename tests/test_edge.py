@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 
-from gestalt_cas.calls import OpenCall
-from gestalt_cas.locks import holding
+from gestalt_cas.contract.calls import OpenCall
 from gestalt_cas.observing.calls import GRPC, GrpcCall, Observer
+from gestalt_cas.system.locks import holding
 from small_disks import EXT4, TMPFS, SmallDisk, small_disk
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -492,7 +492,7 @@ def test_when_memory_runs_out_a_server_serves_on_or_ends_but_does_not_hang() -> 
 
 THREADS = """
 import sys, threading
-from gestalt_cas import exhaustion
+from gestalt_cas.system import exhaustion
 exhaustion.end_process_with_thread()
 
 def run():
@@ -508,7 +508,7 @@ print("goes on")
 def test_however_many_servers_a_process_has_its_threads_are_watched_once() -> None:
     program = """
 import threading
-from gestalt_cas import exhaustion
+from gestalt_cas.system import exhaustion
 exhaustion.end_process_with_thread()
 hook = threading.excepthook
 exhaustion.end_process_with_thread()

@@ -18,11 +18,11 @@ import grpc
 import pytest
 
 from gestalt_cas import Store
-from gestalt_cas.config import Config, Http
+from gestalt_cas.configuration.config import Config, Http
 from gestalt_cas.errors import StoreBusy
-from gestalt_cas.http_side import HttpSide
-from gestalt_cas.mounts import Mounts
-from gestalt_cas.sigv4 import KeyPair
+from gestalt_cas.http.http_side import HttpSide
+from gestalt_cas.rules.sigv4 import KeyPair
+from gestalt_cas.serving.mounts import Mounts
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -59,7 +59,7 @@ def test_keys_are_generated_once_and_owner_only(directory: Path) -> None:
 MAKE_KEYS = """
 import sys, time
 from pathlib import Path
-from gestalt_cas.keys import SigningKeys
+from gestalt_cas.files.keys import SigningKeys
 keys = SigningKeys(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt_cas.sigv4 import KeyPair
+from gestalt_cas.rules.sigv4 import KeyPair
 from presigned import BUCKET, Site, until_closed
 from wire.process import Server
 

@@ -191,8 +191,15 @@ def test_the_hook_names_what_only_migrations_import(tmp_path: Path) -> None:
     package = tmp_path / "gestalt_cas"
     (package / "migrations/versions").mkdir(parents=True)
     (package / "migrations/env.py").write_text("from __future__ import annotations\nimport alembic.context, colorsys")
-    (package / "migrations/versions/1.py").write_text("def upgrade():\n    from gestalt_cas import chunks\n")
-    assert _pyinstaller.hidden_imports(package) == ["alembic.context", "colorsys", "gestalt_cas", "gestalt_cas.chunks"]
+    (package / "migrations/versions/1.py").write_text(
+        "def upgrade():\n    from gestalt_cas import errors\n    from gestalt_cas.rules import chunks\n"
+        "    from gestalt_cas.rules.ranges import resolve\n"
+    )
+    (package / "rules").mkdir()
+    assert _pyinstaller.hidden_imports(package) == [
+        *("alembic.context", "colorsys", "gestalt_cas", "gestalt_cas.errors"),
+        *("gestalt_cas.rules", "gestalt_cas.rules.chunks", "gestalt_cas.rules.ranges"),
+    ]
 
 
 def test_a_build_without_migrations_fails(tmp_path: Path) -> None:

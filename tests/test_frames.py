@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gestalt_cas import wire_pb2
-from gestalt_cas.frames import pack_data, unpack_data
+from gestalt_cas.rules.frames import pack_data, unpack_data
 
 KINDS = (wire_pb2.WriteObjectRequest, wire_pb2.ReadObjectChunk)
 EDGES = [0, 1, 2, 0x7E, 0x7F, 0x80, 0x81, 0x3FFF, 0x4000, 0x4001, 0x1FFFFF, 0x200000, 0x200001]

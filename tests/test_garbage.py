@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import Limits, ObjectVersion, Store, garbage, pins, sweeps
+from gestalt_cas import Limits, ObjectVersion, Store
 from gestalt_cas import clock as clock_module
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.errors import Cancelled, DiskFull, StorageFault
-from gestalt_cas.garbage import Collected, Reclaimable
-from gestalt_cas.payloads import Payloads
-from gestalt_cas.reachability import Garbage
+from gestalt_cas.files.blobs import Blobs
+from gestalt_cas.keeping import pins
+from gestalt_cas.keeping.reachability import Garbage
+from gestalt_cas.operations.payloads import Payloads
+from gestalt_cas.removal import garbage, sweeps
+from gestalt_cas.removal.garbage import Collected, Reclaimable
 from storage import (
     Child,
     Failing,
@@ -771,10 +773,12 @@ def test_killed_at_every_line_of_a_run(memory: Path) -> None:
     code = """
         import kill_points
         from blake3 import blake3
-        from gestalt_cas import garbage, sweeps
+        from gestalt_cas.removal import garbage, sweeps
         from gestalt_cas.errors import NoSuchKey
         from storage import body, key, payload_path, payloads, put, rows, staged
-        directory, MODULES = Path(arguments[0]), ("garbage", "sweeps", "purging", "blobs", "staging")
+        directory, MODULES = Path(arguments[0]), (
+            *("removal.garbage", "removal.sweeps", "removal.purging"), *("files.blobs", "files.staging")
+        )
         # All in the directory 00, which is the only one that is looked into.
         garbage.FAN_OUT, sweeps.FIRST_BATCH_FILES = 1, 2
         numbered = (b"%d" % number for number in range(1 << 20))

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from gestalt_cas import Store, pins
+from gestalt_cas import Store
 from gestalt_cas.errors import StorageFault, StoreBusy
-from gestalt_cas.heartbeats import HeldPin
+from gestalt_cas.keeping import pins
+from gestalt_cas.operations.heartbeats import HeldPin
 from storage import change, rows
 
 

@@ -16,9 +16,12 @@ import backups
 from clocks import Clock, clock_fixture  # noqa: F401
 from command_line import command_in
 from driver_aids import values_of
-from gestalt_cas import ObjectKey, Store, holds, restore, sqlite, tables
+from gestalt_cas import ObjectKey, Store, restore
 from gestalt_cas.errors import Held, InvalidArgument, NoSuchKey, NoSuchVersion, Protected
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.formats import tables
+from gestalt_cas.keeping import holds
+from gestalt_cas.sql import sqlite
+from gestalt_cas.sql.sqlite import Connection
 from presigned import Site
 from storage import BUCKET, Child, body, change, full_at_every_other_commit, history, key, payloads, put, rows
 from wire import protos

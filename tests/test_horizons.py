@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from clocks import Clock, clock_fixture, set_clock  # noqa: F401
-from gestalt_cas import ObjectKey, Store, horizons
+from gestalt_cas import ObjectKey, Store
 from gestalt_cas.errors import BeforeHorizon, Cancelled, InvalidConfig
+from gestalt_cas.removal import horizons
 from storage import body, full_at_every_other_commit, key, put, rows
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import host
+from gestalt_cas.serving import host
 from storage import Child, Failing, child
 
 NEW, OLD = host.SOCKET_NAMES
@@ -140,7 +140,7 @@ def test_the_parent_is_watched_beside_the_host() -> None:
         import subprocess
         code = '''
         import os, sys, threading
-        from gestalt_cas import host
+        from gestalt_cas.serving import host
         host._LOOK_SECONDS = 0.02
         left = threading.Event()
         def leave(reason):
@@ -181,7 +181,7 @@ def test_start_time_tells_processes_apart(sleeper: subprocess.Popen[bytes]) -> N
 def test_start_time_copes_with_a_process_name_of_brackets_and_blanks() -> None:
     code = """
         Path("/proc/self/comm").write_text(") R 1 (")
-        from gestalt_cas import host
+        from gestalt_cas.serving import host
         print(host._start_time(os.getpid()) == Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     """
     assert child(code) == "True\n"

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gestalt_cas import http_downloads, http_server
-from gestalt_cas.config import parse
-from gestalt_cas.keys import SigningKeys
-from gestalt_cas.mounts import Mounts
+from gestalt_cas.configuration.config import parse
+from gestalt_cas.files.keys import SigningKeys
+from gestalt_cas.http import http_downloads, http_server
 from gestalt_cas.objects import ObjectKey
-from gestalt_cas.presign import PresignQuery, presign
+from gestalt_cas.rules.presign import PresignQuery, presign
+from gestalt_cas.serving.mounts import Mounts
 
 MIB = 1 << 20
 KEY = ObjectKey("default", "large")

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import Limits, ObjectKey, Store, errors, http_errors
+from gestalt_cas import Limits, ObjectKey, Store, errors
 from gestalt_cas.errors import StoreError
-from gestalt_cas.http_errors import answer
+from gestalt_cas.rules import http_errors
+from gestalt_cas.rules.http_errors import answer
 
 EXPECTED = {
     "InvalidArgument": (400, "InvalidArgument"),

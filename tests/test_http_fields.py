@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import http_fields, ranges
 from gestalt_cas.errors import InvalidRange
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.rules import http_fields, ranges
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 SECONDS = 784_111_777

@@ -19,8 +19,7 @@ from checks import check
 from gestalt_cas import ByteRange, Conditions, ObjectKey, Store
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import EVERYTHING
-from gestalt_cas.config import Limits
-from gestalt_cas.connections import connect
+from gestalt_cas.configuration.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     DigestMismatch,
@@ -29,6 +28,7 @@ from gestalt_cas.errors import (
     QuotaExceeded,
     StoreFull,
 )
+from gestalt_cas.transactions.connections import connect
 from presigned import Site
 from storage import (
     BUCKET,
@@ -86,7 +86,7 @@ def spoil_from_outside(store: Store, data: bytes, held: bytes) -> None:
     """The same through a connection of another process, as no process of ours does."""
     code = """
     from contextlib import closing
-    from gestalt_cas.connections import connect
+    from gestalt_cas.transactions.connections import connect
     path, place, held = arguments
     with closing(connect(Path(path))) as connection:
         connection.execute("UPDATE inlined SET data = ? WHERE id = ?", (bytes.fromhex(held), int(place)))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import Store, keys
+from gestalt_cas import Store
 from gestalt_cas.cli.app import run
 from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
-from gestalt_cas.keys import SigningKeys
-from gestalt_cas.sigv4 import KeyPair
+from gestalt_cas.files import keys
+from gestalt_cas.files.keys import SigningKeys
+from gestalt_cas.rules.sigv4 import KeyPair
 from storage import Failing
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gestalt_cas import tokens
-from gestalt_cas.listing import Entry, Position, Row, resuming, runs, start_position, successor, walk
+from gestalt_cas.rules import tokens
+from gestalt_cas.rules.listing import Entry, Position, Row, resuming, runs, start_position, successor, walk
 
 LAST = "\U0010ffff"
 SYMBOLS = ["a", "b", "/", "\0", "\x01", "\x7f", "\x80", "é", "\ud7ff", "\ue000", "\uffff", "\U00010000", LAST]

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
-from gestalt_cas.locks import FileLock, WriterLock
+from gestalt_cas.system.locks import FileLock, WriterLock
 from storage import Child, Failing, run_together
 
 HOLD = """
-    from gestalt_cas.locks import FileLock, WriterLock
+    from gestalt_cas.system.locks import FileLock, WriterLock
     with WriterLock(Path(arguments[0])).held(30):
         print("held", flush=True)
         sys.stdin.readline()
 """
 HOLD_FILE = """
-    from gestalt_cas.locks import FileLock
+    from gestalt_cas.system.locks import FileLock
     lock = FileLock(Path(arguments[0]))
     lock.acquire(time.monotonic() + 30, shared=arguments[1] == "shared")
     print("held", flush=True)
@@ -30,7 +30,7 @@ HOLD_FILE = """
 """
 COUNT = """
     import threading
-    from gestalt_cas.locks import WriterLock
+    from gestalt_cas.system.locks import WriterLock
     directory, times = Path(arguments[0]), int(arguments[1])
     lock, number = WriterLock(directory), directory / "number"
 
@@ -48,7 +48,7 @@ COUNT = """
         thread.join()
 """
 TAKE_TURNS = """
-    from gestalt_cas.locks import WriterLock
+    from gestalt_cas.system.locks import WriterLock
     directory, name, turns = Path(arguments[0]), arguments[1], int(arguments[2])
     lock = WriterLock(directory)
     log = os.open(directory / "log", os.O_RDWR | os.O_APPEND | os.O_CREAT)

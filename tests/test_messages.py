@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from gestalt_cas import errors, messages, wire_pb2
+from gestalt_cas import errors, wire_pb2
 from gestalt_cas.errors import InvalidArgument, StoreError
-from gestalt_cas.messages import Namespace
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ListPage, ObjectKey, ObjectVersion
+from gestalt_cas.serving import messages
+from gestalt_cas.serving.messages import Namespace
 
 Code = grpc.StatusCode
 EXPECTED = {

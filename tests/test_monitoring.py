@@ -18,10 +18,10 @@ import grpc
 import pytest
 
 from gestalt_cas import __version__
-from gestalt_cas.mounts import Mounts
 from gestalt_cas.observing.calls import Observer
 from gestalt_cas.observing.readings import Readings
-from gestalt_cas.pools import Pools
+from gestalt_cas.serving.mounts import Mounts
+from gestalt_cas.serving.pools import Pools
 from presigned import BUCKET, Site
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused
@@ -398,7 +398,7 @@ def test_damage_is_logged_with_the_id_of_the_call_that_met_it(small: Server) -> 
         assert "(request victim-1)" in caught.value.details()
         found = [line for line in lines(small) if line.get("request_id") == "victim-1"]
         errors = {line["logger"] for line in found if line["level"] == "error"}
-        assert errors == {"gestalt_cas.payloads", "gestalt_cas.rpc"}
+        assert errors == {"gestalt_cas.operations.payloads", "gestalt_cas.contract.rpc"}
 
 
 def test_a_peer_that_stands_still_is_told_which_call_ended(small: Server) -> None:

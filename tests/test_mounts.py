@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, clock_guard, garbage, mounts, restore, retention, retention_runs
+from gestalt_cas import Store, restore
 from gestalt_cas.backups import manifests
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import Collection, Config, Limits, Retention
+from gestalt_cas.configuration.config import Collection, Config, Limits, Retention
 from gestalt_cas.errors import (
     InvalidConfig,
     NotConfigured,
@@ -22,8 +22,11 @@ from gestalt_cas.errors import (
     StorageFault,
     StoreUnusable,
 )
-from gestalt_cas.garbage import Collected, Collector
-from gestalt_cas.mounts import Mounts, OpenStore
+from gestalt_cas.keeping import retention
+from gestalt_cas.removal import clock_guard, garbage, retention_runs
+from gestalt_cas.removal.garbage import Collected, Collector
+from gestalt_cas.serving import mounts
+from gestalt_cas.serving.mounts import Mounts, OpenStore
 from storage import BUCKET, Child, body, child, history, key, payload_path, put, staged
 
 
@@ -260,8 +263,8 @@ def test_the_same_failure_is_told_once_in_a_while(
 
 
 SERVER = """
-    from gestalt_cas.config import Collection, Config
-    from gestalt_cas.mounts import Mounts
+    from gestalt_cas.configuration.config import Collection, Config
+    from gestalt_cas.serving.mounts import Mounts
     mounts = Mounts()
     mounts.configure(Config(Path(arguments[0]), settings={"versioning": "suspended"}, gc=Collection(every_seconds=0)))
     print(mounts.present.store.claim_server(), flush=True)

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from mutation.__main__ import MODULES
-from mutation.judging import PACKAGE
+from mutation.judging import ROOT, source_of
 from mutation.mutants import chosen, mutants
 from mutation.survivors import EQUIVALENT
-
-ROOT = PACKAGE.parent
 
 
 def names(source: str) -> list[str]:
@@ -153,12 +151,12 @@ def test_outcomes(tmp_path: Path) -> None:
     test = tmp_path / "test_it.py"
     test.write_text(
         "from gestalt_cas.objects import ByteRange\n"
-        "from gestalt_cas.ranges import resolve\n"
+        "from gestalt_cas.rules.ranges import resolve\n"
         "def test_clamped():\n"
         "    assert resolve(ByteRange(0, 9), 5) == (0, 5)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    command = [sys.executable, "-c", JUDGED, str(test), str(PACKAGE / "ranges.py")]
+    command = [sys.executable, "-c", JUDGED, str(test), str(source_of("ranges"))]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -172,7 +170,7 @@ def test_outcomes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_explanation_is_of_a_mutant(module: str) -> None:
-    every = mutants(module, (PACKAGE / f"{module}.py").read_text("utf-8"))
+    every = mutants(module, source_of(module).read_text("utf-8"))
     assert set(EQUIVALENT.get(module, {})) <= {mutant.name for mutant in every}
     assert len({mutant.name for mutant in every}) == len(every)
 

@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from command_line import command_in
-from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
+from gestalt_cas import ObjectKey, ObjectVersion, Store
 from gestalt_cas.errors import (
     BeforeHorizon,
     BlobMissing,
@@ -25,8 +25,10 @@ from gestalt_cas.errors import (
     StoreUnusable,
     VersionRemoved,
 )
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.formats import upgrade
 from gestalt_cas.objects import ListQuery
+from gestalt_cas.sql import schema, sqlite
 from storage import child, payload_path, rows
 from wire import protos
 from wire.client import Client
@@ -253,8 +255,8 @@ def test_killed_at_every_statement_of_the_upgrade(memory: Path) -> None:
     code = """
         import shutil
         import kill_points, test_old_stores
-        from gestalt_cas import upgrade
-        from gestalt_cas.layout import Layout
+        from gestalt_cas.formats import upgrade
+        from gestalt_cas.files.layout import Layout
         directory, template = Path(arguments[0]), Path(arguments[1])
 
         def prepare():

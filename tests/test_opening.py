@@ -14,8 +14,9 @@ from storage import child, put
 READY = """
     import json
     from driver_aids import trace_statements
-    from gestalt_cas import config, sqlite
-    from gestalt_cas.mounts import Mounts
+    from gestalt_cas.configuration import config
+    from gestalt_cas.sql import sqlite
+    from gestalt_cas.serving.mounts import Mounts
 
     looked, said = [], []
     sys.addaudithook(lambda event, args: event in ("os.listdir", "os.scandir", "open") and looked.append(str(args[0])))

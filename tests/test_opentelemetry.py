@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs_servi
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 
-from gestalt_cas import config
+from gestalt_cas.configuration import config
 from gestalt_cas.observing import otel
 from gestalt_cas.server import Provider
 from presigned import BUCKET, Site

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from command_line import process
-from gestalt_cas import ownership
 from gestalt_cas.cli.app import run
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import FileLock
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.system import ownership
+from gestalt_cas.system.locks import FileLock
 from storage import child
 from test_old_stores import unpack
 
@@ -22,7 +22,8 @@ USER, GROUP = 12345, 23456
 BODY = b"root was here"
 AS_THE_OWNER = """
     import contextlib, io
-    from gestalt_cas import http_side, upgrade
+    from gestalt_cas.http import http_side
+    from gestalt_cas.formats import upgrade
     from gestalt_cas.backups import backup, restoring
     from gestalt_cas.checks import checking
     from gestalt_cas.cli import app, backups, checks, keys, listings, objects, upkeep

@@ -139,7 +139,7 @@ def test_installed_command_puts_and_gets(installed: Installed) -> None:
 
 def test_installed_package_reads_its_config_schema(installed: Installed) -> None:
     assert installed.evaluate(
-        "import json; from gestalt_cas import config_schema; print(json.dumps(config_schema.schema()))"
+        "import json; from gestalt_cas.configuration import config_schema; print(json.dumps(config_schema.schema()))"
     ) == json.loads((ROOT / "config.schema.json").read_text())
 
 

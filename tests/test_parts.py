@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from gestalt_cas import Store, parts
-from gestalt_cas.database import Database
+from gestalt_cas import Store
 from gestalt_cas.errors import NoStore, SettingsConflict, StorageFault, StoreError, StoreFull, StoreUnusable
-from gestalt_cas.layout import Layout
-from gestalt_cas.reserve import Reserve
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.files.reserve import Reserve
+from gestalt_cas.operations import parts
+from gestalt_cas.transactions.database import Database
 from storage import SERVER, Child, Failing, body, broken, full, history, put
 
 DATA = b"some bytes" * 100

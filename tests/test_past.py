@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gestalt_cas import ListQuery, Moment, ObjectKey, Store, history, moments, pages
+from gestalt_cas import ListQuery, Moment, ObjectKey, Store
 from gestalt_cas.clock import instant
 from gestalt_cas.errors import (
     BeforeHorizon,
@@ -24,6 +24,8 @@ from gestalt_cas.errors import (
     VersionRemoved,
 )
 from gestalt_cas.objects import Conditions, ObjectVersion
+from gestalt_cas.operations import pages
+from gestalt_cas.rows import history, moments
 from storage import BUCKET, body, change, key, put, rows
 
 NAMES = ("a", "a/b", "a/c", "a\x00", "b", "ü/1", "ü/2", "\U0010ffff")
@@ -207,7 +209,7 @@ def at(text: str) -> int:
 def test_a_time_is_the_last_change_not_after_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     start = at("2026-11-25T10:00:00+00:00")
     for number in range(12):
-        monkeypatch.setattr("gestalt_cas.changes.now_ms", lambda now=start + number // 2 * 1000: now)
+        monkeypatch.setattr("gestalt_cas.operations.changes.now_ms", lambda now=start + number // 2 * 1000: now)
         if number % 3 == 2:
             store.delete(
                 key("k"), version_id=rows(store, "SELECT max(version_id) FROM versions WHERE gone_seq IS NULL")[0][0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import ObjectKey
-from gestalt_cas.paths import PathLimits, RemoteTree, ancestors, local_parts, order, path_meant
+from gestalt_cas.transfers.paths import PathLimits, RemoteTree, ancestors, local_parts, order, path_meant
 
 LIMITS = PathLimits()
 names = st.lists(st.sampled_from(["a", "b", ".", "..", "", "é", "\0", "...", " ", "a" * 256]), max_size=5).map("/".join)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gestalt_cas.patience import within
+from gestalt_cas.http.patience import within
 
 
 class Interrupted(selectors.DefaultSelector):

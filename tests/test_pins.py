@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gestalt_cas import Store, pins
-from gestalt_cas.pins import DEAD_AFTER_MS, Pin
+from gestalt_cas import Store
+from gestalt_cas.keeping import pins
+from gestalt_cas.keeping.pins import DEAD_AFTER_MS, Pin
 from storage import change, rows
 
 NOW = 1_700_000_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gestalt_cas import platforms
+from gestalt_cas.system import platforms
 
 
 @pytest.mark.parametrize("before", [0, 5, 3 << 20])
@@ -35,7 +35,7 @@ def test_windows_is_refused_with_the_way_out() -> None:
 
 MEMORY = """
 import resource, sys
-from gestalt_cas import platforms
+from gestalt_cas.system import platforms
 if sys.argv[1] == "kept":
     platforms.keep_freed_memory()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gestalt_cas.pools import CountedPool
+from gestalt_cas.serving.pools import CountedPool
 
 SECONDS = 30.0
 

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gestalt_cas import sigv4, urls
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import ObjectKey
-from gestalt_cas.presign import Presigned, PresignQuery, presign
-from gestalt_cas.sigv4 import KeyPair, Request
+from gestalt_cas.rules import sigv4, urls
+from gestalt_cas.rules.presign import Presigned, PresignQuery, presign
+from gestalt_cas.rules.sigv4 import KeyPair, Request
 
 KEYS = KeyPair("AKID", "secret")
 NOW = datetime(2026, 3, 4, 5, 6, 7, 890_000, tzinfo=UTC)

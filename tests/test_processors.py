@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import pytest
 
-from gestalt_cas import processors
-from gestalt_cas.processors import LONG_BYTES, Processors, better, strongest, worked
+from gestalt_cas.system import processors
+from gestalt_cas.system.processors import LONG_BYTES, Processors, better, strongest, worked
 from wire import protos
 from wire.client import Client, eventually
 from wire.process import Server

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import Headers, ListQuery, ObjectKey, Store, proofs, restore
-from gestalt_cas.database import Database
+from gestalt_cas import Headers, ListQuery, ObjectKey, Store, restore
 from gestalt_cas.errors import BeforeHorizon, InvalidArgument, VersionRemoved
+from gestalt_cas.time_travel import proofs
+from gestalt_cas.transactions.database import Database
 from storage import BUCKET, change, key, put
 
 HEADERS = Headers(content_type="text/plain; charset=utf-8", cache_control="no-store", content_language="ä")

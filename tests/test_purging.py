@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import ObjectKey, Store, blobs, garbage, pins
-from gestalt_cas.database import Database
+from gestalt_cas import ObjectKey, Store
 from gestalt_cas.errors import DiskFull, NoSuchKey, Protected, StorageFault
-from gestalt_cas.purging import Purged
+from gestalt_cas.files import blobs
+from gestalt_cas.keeping import pins
+from gestalt_cas.removal import garbage
+from gestalt_cas.removal.purging import Purged
+from gestalt_cas.transactions.database import Database
 from storage import Failing, body, broken, change, history, key, payload_path, payloads, put, rows
 
 

@@ -14,7 +14,7 @@ import pytest
 from command_line import Command, command_in, one_line
 from gestalt_cas import Conditions, ObjectKey, Store
 from gestalt_cas.errors import InvalidArgument, InvalidConfig, PreconditionFailed, QuotaExceeded, SettingsConflict
-from gestalt_cas.quotas import Quota
+from gestalt_cas.keeping.quotas import Quota
 from presigned import Site
 from storage import Child, change, payloads, rows, staged
 from wire import protos

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gestalt_cas.errors import InvalidRange
 from gestalt_cas.objects import ByteRange
-from gestalt_cas.ranges import resolve
+from gestalt_cas.rules.ranges import resolve
 
 positions = st.none() | st.integers(-3, 40) | st.sampled_from([2**31, 2**63 - 1, -(2**63)])
 

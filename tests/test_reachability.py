@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import Store, reachability
-from gestalt_cas.reachability import Garbage
+from gestalt_cas import Store
+from gestalt_cas.keeping import reachability
+from gestalt_cas.keeping.reachability import Garbage
 from storage import change, put, rows
 
 FIRST = (0, 1, 127, 254, 255)

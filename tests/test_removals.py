@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 import backups
 from checks import check
 from driver_aids import values_of
-from gestalt_cas import Store, blob_rows, releases, removals, restore, versions
+from gestalt_cas import Store, restore
 from gestalt_cas.errors import NoSuchKey, NoSuchVersion
-from gestalt_cas.garbage import Collected
+from gestalt_cas.keeping import removals
 from gestalt_cas.objects import NO_HEADERS, Headers, ListQuery, ObjectKey
+from gestalt_cas.removal import releases
+from gestalt_cas.removal.garbage import Collected
+from gestalt_cas.rows import blob_rows, versions
 from storage import BUCKET, body, change, history, key, payloads, put, rows
 
 GONE_COLUMNS = "seq, digest, gone_seq, gone_ms, gone_digest"

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from gestalt_cas.errors import StorageFault, StoreFull
-from gestalt_cas.layout import Layout
-from gestalt_cas.reserve import Reserve
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.files.reserve import Reserve
 from storage import Child, Failing
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reserve:
-    monkeypatch.setattr("gestalt_cas.reserve._LARGEST", 16 * MIB)  # which other tests do without
+    monkeypatch.setattr("gestalt_cas.files.reserve._LARGEST", 16 * MIB)  # which other tests do without
     return Reserve(Layout(tmp_path))
 
 
@@ -202,8 +202,8 @@ def test_other_failures_cost_no_reserve(reserve: Reserve, tmp_path: Path) -> Non
 
 def test_several_processes_handle_it_at_once(reserve: Reserve, tmp_path: Path) -> None:
     code = """
-        from gestalt_cas.layout import Layout
-        from gestalt_cas.reserve import Reserve
+        from gestalt_cas.files.layout import Layout
+        from gestalt_cas.files.reserve import Reserve
         reserve = Reserve(Layout(Path(arguments[0])))
         print("ready", flush=True)
         sys.stdin.readline()

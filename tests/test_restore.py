@@ -15,7 +15,7 @@ from blake3 import blake3
 
 import backups
 from backups import alter, blob_path, manifest, names, query, verify
-from gestalt_cas import Store, StoreError, locks, restore, schema
+from gestalt_cas import Store, StoreError, restore
 from gestalt_cas.backups import destinations, manifests, restoring
 from gestalt_cas.backups.backup import Lost
 from gestalt_cas.backups.manifests import Kind
@@ -28,6 +28,8 @@ from gestalt_cas.errors import (
     StoreBusy,
     StoreUnusable,
 )
+from gestalt_cas.sql import schema
+from gestalt_cas.system import locks
 from storage import body, flip, history, key, put
 
 SIZES = (0, 1, 1 << 20, (1 << 20) + 1, 300)

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clocks import Clock, clock_fixture, store_fixture  # noqa: F401
-from gestalt_cas import ObjectKey, Store, retention, retention_runs
+from gestalt_cas import ObjectKey, Store
 from gestalt_cas.errors import InvalidArgument, InvalidConfig
-from gestalt_cas.retention_previews import Foreseen, Going
-from gestalt_cas.retention_runs import Applied
+from gestalt_cas.keeping import retention
+from gestalt_cas.removal import retention_runs
+from gestalt_cas.removal.retention_previews import Foreseen, Going
+from gestalt_cas.removal.retention_runs import Applied
 from retaining import RULES, apply, left, letters, rule
 from storage import history, key, put, rows
 

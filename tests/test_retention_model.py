@@ -13,11 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clocks import DAY, Clock, set_clock
-from gestalt_cas import Store, retention, retention_previews, retention_runs
+from gestalt_cas import Store
 from gestalt_cas.errors import BeforeHorizon, Held, NoSuchVersion
+from gestalt_cas.keeping import retention
 from gestalt_cas.objects import ListQuery, ObjectVersion
-from gestalt_cas.retention_previews import Going
-from gestalt_cas.retention_runs import Applied
+from gestalt_cas.removal import retention_previews, retention_runs
+from gestalt_cas.removal.retention_previews import Going
+from gestalt_cas.removal.retention_runs import Applied
 from retaining import RULES, apply
 from storage import body, key, put, rows
 

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from clocks import Clock, clock_fixture, store_fixture  # noqa: F401
-from gestalt_cas import Store, retention, retention_runs
-from gestalt_cas.database import Database
+from gestalt_cas import Store
 from gestalt_cas.errors import Cancelled, ClockSuspect
-from gestalt_cas.retention_runs import Applied
+from gestalt_cas.keeping import retention
+from gestalt_cas.removal import retention_runs
+from gestalt_cas.removal.retention_runs import Applied
+from gestalt_cas.transactions.database import Database
 from retaining import apply, left, letters, rule
 from storage import Child, full_at_every_other_commit, history, key, on_a_small_disk, put
 
@@ -246,7 +248,7 @@ def test_the_reserve_is_spent_where_there_is_no_room(store: Store, monkeypatch: 
 def test_on_a_full_disk() -> None:
     on_a_small_disk(
         """
-        from gestalt_cas import retention_runs
+        from gestalt_cas.removal import retention_runs
         from gestalt_cas.errors import DiskFull
         from storage import body, key, put
         import pytest

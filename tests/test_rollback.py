@@ -12,19 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import (
-    Headers,
-    ListQuery,
-    ObjectKey,
-    ObjectVersion,
-    Store,
-    history,
-    rollback,
-    rollback_plans,
-    rollback_rows,
-    versions,
-)
-from gestalt_cas.database import Database
+from gestalt_cas import Headers, ListQuery, ObjectKey, ObjectVersion, Store
 from gestalt_cas.errors import (
     BeforeHorizon,
     BlobMissing,
@@ -35,7 +23,10 @@ from gestalt_cas.errors import (
     StoreBusy,
     VersionRemoved,
 )
-from gestalt_cas.rollback import RolledBack
+from gestalt_cas.rows import history, rollback_rows, versions
+from gestalt_cas.time_travel import rollback, rollback_plans
+from gestalt_cas.time_travel.rollback import RolledBack
+from gestalt_cas.transactions.database import Database
 from storage import BUCKET, Child, body, change, child, key, payload_path, put, rows
 from storage import history as versions_of
 
@@ -249,7 +240,7 @@ def test_to_a_snapshot_which_keeps_what_was_removed(store: Store) -> None:
 def test_to_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1_700_000_000_000, 1_800_000_000_000, 60_000))
     at = next(clock)
-    monkeypatch.setattr("gestalt_cas.changes.now_ms", lambda: at)
+    monkeypatch.setattr("gestalt_cas.operations.changes.now_ms", lambda: at)
     put(store, "k", b"one")
     at = next(clock)
     put(store, "k", b"two")
@@ -764,8 +755,9 @@ def test_two_rollbacks_at_once_end_as_one_after_the_other(store: Store, moment: 
 # ---- cut off ----
 
 KILLED = """
-from gestalt_cas import rollback, rollback_rows
-from gestalt_cas.database import Database
+from gestalt_cas.time_travel import rollback
+from gestalt_cas.rows import rollback_rows
+from gestalt_cas.transactions.database import Database
 store = Store.open(arguments[0])
 rollback._STEPS_AT_ONCE = 1
 calls = iter(range(100))

@@ -35,7 +35,7 @@ def test_a_provider_that_is_wrong_fails_under_a_release(tmp_path: Path) -> None:
     """It forgets the content type of what is written, which stubs and client both notice."""
     (tmp_path / "forgetful.py").write_text(
         f"import sys; sys.path.append({str(ROOT)!r})\n"
-        "from gestalt_cas import messages\n"
+        "from gestalt_cas.serving import messages\n"
         "from gestalt_cas.provider import provider\n"
         "def forget(fill):\n"
         "    def without(self, meta, *args):\n"

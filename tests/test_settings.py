@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gestalt_cas import ListQuery, ObjectKey, Store
-from gestalt_cas import settings as settings_module
 from gestalt_cas.errors import InvalidArgument, InvalidConfig, NoSuchKey, SettingsConflict
-from gestalt_cas.locks import FileLock
+from gestalt_cas.rows import settings as settings_module
+from gestalt_cas.system.locks import FileLock
 from storage import SERVER, Child, change, history, key, put, rows
 
 DATA = b"some bytes" * 100

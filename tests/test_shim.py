@@ -142,7 +142,7 @@ def test_sees_every_write_of_sqlite(tmp_path: Path) -> None:
     root = tmp_path / "root"
     entries = recorded(
         """
-        from gestalt_cas import sqlite
+        from gestalt_cas.sql import sqlite
         connection = sqlite.connect(Path("data"))
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

@@ -14,9 +14,9 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import sigv4, urls
 from gestalt_cas.errors import InvalidSignatureRequest, SignatureDoesNotMatch, SignatureError
-from gestalt_cas.sigv4 import KeyPair, Request
+from gestalt_cas.rules import sigv4, urls
+from gestalt_cas.rules.sigv4 import KeyPair, Request
 
 EXAMPLE = KeyPair("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 NOW = datetime(2013, 5, 24, tzinfo=UTC)

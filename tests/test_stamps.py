@@ -19,12 +19,14 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 
-from gestalt_cas import Store, pins, request_ids, version_ids
+from gestalt_cas import Store, request_ids
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import parse
+from gestalt_cas.configuration.config import parse
 from gestalt_cas.errors import ClockSuspect, InvalidConfig
+from gestalt_cas.keeping import pins
+from gestalt_cas.rows import version_ids
 from gestalt_cas.server import Provider
-from gestalt_cas.targets import Target
+from gestalt_cas.serving.targets import Target
 from presigned import until_closed
 from storage import put
 from wire import protos

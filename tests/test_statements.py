@@ -15,8 +15,8 @@ import pytest
 import gestalt_cas
 from driver_aids import values_of
 from gestalt_cas import Store
-from gestalt_cas.sqlite import DriverError
-from gestalt_cas.statements import Prepared
+from gestalt_cas.sql.sqlite import DriverError
+from gestalt_cas.sql.statements import Prepared
 from storage import ROOT, put, rows
 
 
@@ -36,7 +36,7 @@ STATEMENTS = dict(everywhere())
 
 
 def test_they_are_found_wherever_they_stand() -> None:
-    assert {"versions._CURRENT", "backups.row_copies._LINES.version", "holds._SOME"} <= STATEMENTS.keys()
+    assert {"rows.versions._CURRENT", "backups.row_copies._LINES.version", "keeping.holds._SOME"} <= STATEMENTS.keys()
 
 
 @pytest.fixture(scope="module", name="new")

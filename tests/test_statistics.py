@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from command_line import Command, command_in
-from gestalt_cas import ObjectKey, Store, counting, pins, schema, sqlite, statistics
+from gestalt_cas import ObjectKey, Store, counting, statistics
 from gestalt_cas.clock import now_ms
 from gestalt_cas.counting import Contents, Payloads
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.keeping import pins
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.statistics import Heap
 from storage import Child, flip, payload_path, put
 

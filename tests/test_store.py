@@ -12,20 +12,7 @@ import pytest
 from blake3 import blake3
 
 from driver_aids import IOERR, driver_error
-from gestalt_cas import (
-    ByteRange,
-    Conditions,
-    Headers,
-    Limits,
-    ListQuery,
-    ObjectKey,
-    ObjectVersion,
-    Store,
-    changes,
-    pages,
-    staging,
-)
-from gestalt_cas.database import Database
+from gestalt_cas import ByteRange, Conditions, Headers, Limits, ListQuery, ObjectKey, ObjectVersion, Store
 from gestalt_cas.errors import (
     BlobMissing,
     Cancelled,
@@ -41,8 +28,11 @@ from gestalt_cas.errors import (
     StoreError,
     StoreFull,
 )
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import FileLock
+from gestalt_cas.files import staging
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.operations import changes, pages
+from gestalt_cas.system.locks import FileLock
+from gestalt_cas.transactions.database import Database
 from storage import (
     BUCKET,
     Child,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from gestalt_cas import Store, strays
+from gestalt_cas import Store
+from gestalt_cas.removal import strays
 from storage import body, change, put, rows
 
 

@@ -593,7 +593,7 @@ def test_ctrl_c_stops_the_uploads_that_are_under_way(data_dir: Path, store: Stor
 def test_a_file_that_cannot_be_read_is_skipped(
     cas: Command, store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from gestalt_cas.directories import Directory
+    from gestalt_cas.transfers.directories import Directory
 
     source = fill(tmp_path / "s", {"a": "1", "b": "2", "c": "3"})
     read = Directory.reading

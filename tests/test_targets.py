@@ -12,9 +12,9 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from gestalt_cas import targets
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
-from gestalt_cas.targets import Target
+from gestalt_cas.serving import targets
+from gestalt_cas.serving.targets import Target
 
 
 @pytest.fixture

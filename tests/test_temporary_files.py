@@ -9,9 +9,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from gestalt_cas import Store, migrating, sqlite
+from gestalt_cas import Store
 from gestalt_cas.errors import DiskFull
-from gestalt_cas.reserve import Reserve
+from gestalt_cas.files.reserve import Reserve
+from gestalt_cas.formats import migrating
+from gestalt_cas.sql import sqlite
 from small_disks import TMPFS, SmallDisk, small_disk
 from storage import MIB, inside, put
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from gestalt_cas import tokens
 from gestalt_cas.errors import InvalidToken
-from gestalt_cas.listing import Position
-from gestalt_cas.tokens import Listing
+from gestalt_cas.rules import tokens
+from gestalt_cas.rules.listing import Position
+from gestalt_cas.rules.tokens import Listing
 
 PINNED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "tokens.json").read_text("utf-8"))
 ALPHABET = string.ascii_letters + string.digits + "-_"

@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from crash import shim
 from crash.shim import Entry, Op
-from gestalt_cas.wal_file import ROOM_BYTES
+from gestalt_cas.transactions.wal_file import ROOM_BYTES
 from wire import protos
 from wire.client import Client, eventually
 from wire.process import Server

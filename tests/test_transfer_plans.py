@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import ObjectKey, ObjectVersion
-from gestalt_cas.paths import PathLimits, RemoteTree, local_parts, order, path_meant
-from gestalt_cas.transfer_plans import Removal, Skip, Step, Transfer, Unchanged, plan_download, plan_upload
-from gestalt_cas.walking import Entry, LocalFile, Unusable
+from gestalt_cas.transfers.paths import PathLimits, RemoteTree, local_parts, order, path_meant
+from gestalt_cas.transfers.transfer_plans import Removal, Skip, Step, Transfer, Unchanged, plan_download, plan_upload
+from gestalt_cas.transfers.walking import Entry, LocalFile, Unusable
 
 LIMITS = PathLimits()
 TARGET = RemoteTree.at("b", "p")

@@ -12,8 +12,6 @@ import pytest
 from blake3 import blake3
 
 from gestalt_cas import ByteRange, Conditions, ListQuery, ObjectVersion, Store
-from gestalt_cas import blobs as blobs_module
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.errors import (
     BlobMissing,
     DatabaseDamaged,
@@ -26,7 +24,9 @@ from gestalt_cas.errors import (
     StoreError,
     StoreFull,
 )
-from gestalt_cas.payloads import Payloads
+from gestalt_cas.files import blobs as blobs_module
+from gestalt_cas.files.blobs import Blobs
+from gestalt_cas.operations.payloads import Payloads
 from storage import (
     BUCKET,
     MIB,

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 import next_format
 from driver_aids import CANTOPEN, IOERR, driver_error
-from gestalt_cas import Store, database, dbapi, migrating, schema, sqlite, tables, upgrade
+from gestalt_cas import Store
 from gestalt_cas.errors import (
     DatabaseDamaged,
     NoStore,
@@ -28,8 +28,11 @@ from gestalt_cas.errors import (
     StoreFull,
     StoreUnusable,
 )
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import FileLock
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.formats import dbapi, migrating, tables, upgrade
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.system.locks import FileLock
+from gestalt_cas.transactions import database
 from storage import Child, Failing, body, change, child, history, put, rows, run_together
 
 DATABASE = "metadata.sqlite3"
@@ -216,7 +219,7 @@ def test_a_sqlite_that_is_too_old_opens_nothing(old: Path, tmp_path: Path, monke
 def test_a_newer_store_with_changes_in_its_wal_is_refused_unchanged(old: Path) -> None:
     """Its server was killed: what it committed is in the WAL only, and stays there."""
     code = """
-        from gestalt_cas import sqlite
+        from gestalt_cas.sql import sqlite
         connection = sqlite.connect(Path(arguments[0]) / "metadata.sqlite3")
         connection.execute("PRAGMA wal_autocheckpoint=0")
         connection.execute("PRAGMA user_version=99")
@@ -324,7 +327,7 @@ def marked_only(path: Path) -> None:
 def stale_wal(path: Path) -> None:
     """The committed WAL of some other database beside no database: it must not count as the new one's."""
     code = """
-        from gestalt_cas import sqlite
+        from gestalt_cas.sql import sqlite
         connection = sqlite.connect(Path(arguments[0]))
         connection.execute("PRAGMA page_size=8192")
         connection.execute("PRAGMA journal_mode=WAL")
@@ -585,7 +588,7 @@ def test_killed_at_every_statement_of_an_upgrade(memory: Path, second: Path) -> 
     code = """
         import shutil
         import kill_points, next_format, test_upgrade
-        from gestalt_cas import upgrade
+        from gestalt_cas.formats import upgrade
         directory, template = Path(arguments[0]), Path(arguments[1])
         next_format.install(Path(arguments[2]))
         seen = directory.with_name("seen")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas import urls
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import ObjectKey
-from gestalt_cas.sigv4 import encode, encode_path
+from gestalt_cas.rules import urls
+from gestalt_cas.rules.sigv4 import encode, encode_path
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

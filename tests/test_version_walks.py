@@ -16,12 +16,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from command_line import Command, command_in
-from gestalt_cas import ListQuery, Store, blob_rows, buckets, pages, retention, tokens, version_walks, versions
-from gestalt_cas.database import Database
+from gestalt_cas import ListQuery, Store
 from gestalt_cas.errors import InvalidToken
+from gestalt_cas.keeping import retention
+from gestalt_cas.keeping.retention import Rule, Stretch
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion, VersionPage
-from gestalt_cas.retention import Rule, Stretch
-from gestalt_cas.version_walks import BEYOND, Walk
+from gestalt_cas.operations import pages
+from gestalt_cas.rows import blob_rows, buckets, version_walks, versions
+from gestalt_cas.rows.version_walks import BEYOND, Walk
+from gestalt_cas.rules import tokens
+from gestalt_cas.transactions.database import Database
 from storage import BUCKET, change, key, put
 
 NAMES = ["a", "a/b", "a/c", "b", "ü"]

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driver_aids import values_of
-from gestalt_cas import Store, blob_rows, buckets, holds, quotas, version_walks, versions
+from gestalt_cas import Store
 from gestalt_cas.errors import DatabaseDamaged, Held, QuotaExceeded
+from gestalt_cas.keeping import holds, quotas
 from gestalt_cas.objects import NO_HEADERS, Headers, ObjectKey, ObjectVersion
-from gestalt_cas.version_walks import BEYOND, Place, Walk
+from gestalt_cas.rows import blob_rows, buckets, version_walks, versions
+from gestalt_cas.rows.version_walks import BEYOND, Place, Walk
 from oracle import NULL, Oracle, Version
 from storage import BUCKET, key, rows
 

@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 from driver_aids import IOERR, driver_error, leave_the_wal
-from gestalt_cas import ObjectKey, Store, connections, database, readers, settings, sqlite, upgrade, wal
-from gestalt_cas.layout import Layout
-from gestalt_cas.wal import LIMIT_BYTES, PASSIVE_BYTES, RELIEF_BYTES, Wal
+from gestalt_cas import ObjectKey, Store
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.formats import upgrade
+from gestalt_cas.rows import settings
+from gestalt_cas.sql import sqlite
+from gestalt_cas.transactions import connections, database, readers, wal
+from gestalt_cas.transactions.wal import LIMIT_BYTES, PASSIVE_BYTES, RELIEF_BYTES, Wal
 from storage import MIB, Child, put, rows
 from wire import protos
 from wire.client import Client

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from driver_aids import trace_statements
-from gestalt_cas import Store, schema, wal, wal_file
+from gestalt_cas import Store
 from gestalt_cas.checks import wal_checks
-from gestalt_cas.wal_file import ROOM_BYTES, WalFile
+from gestalt_cas.sql import schema
+from gestalt_cas.transactions import wal, wal_file
+from gestalt_cas.transactions.wal_file import ROOM_BYTES, WalFile
 from storage import MIB, Child, body, put, rows, run_together
 from wire import protos
 from wire.client import Client, eventually

@@ -12,9 +12,9 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gestalt_cas.directories import Directory
-from gestalt_cas.paths import order
-from gestalt_cas.walking import LocalFile, Unusable, digest_of, walk
+from gestalt_cas.transfers.directories import Directory
+from gestalt_cas.transfers.paths import order
+from gestalt_cas.transfers.walking import LocalFile, Unusable, digest_of, walk
 
 
 @pytest.fixture

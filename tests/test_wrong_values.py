@@ -18,15 +18,22 @@ import pytest
 
 from checks import found
 from command_line import Command, command_in
-from gestalt_cas import Store, mounts, quotas, settings, soundness, sqlite, tables, value_rules
+from gestalt_cas import Store
 from gestalt_cas.checks import culprits
 from gestalt_cas.checks.inspection import CheckOptions, Tally
 from gestalt_cas.cli import exits
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import Collection, Retention
+from gestalt_cas.configuration.config import Collection, Retention
 from gestalt_cas.errors import BlobMissing, DatabaseDamaged, StoreBusy
-from gestalt_cas.mounts import OpenStore
+from gestalt_cas.formats import tables
+from gestalt_cas.keeping import quotas
 from gestalt_cas.objects import Headers, ObjectKey
+from gestalt_cas.removal import soundness
+from gestalt_cas.rows import settings
+from gestalt_cas.serving import mounts
+from gestalt_cas.serving.mounts import OpenStore
+from gestalt_cas.sql import sqlite
+from gestalt_cas.wrong_values import value_rules
 from presigned import Site
 from storage import Failing, body, change, child, history, key, payloads, put, rows
 from wire import protos
@@ -859,7 +866,7 @@ def test_an_http_answer_names_no_row(directory: Path) -> None:
         assert site.get("a/two", bucket="bucket").status == 200
         child(
             """
-            from gestalt_cas.connections import connect
+            from gestalt_cas.transactions.connections import connect
             connection = connect(Path(arguments[0]) / "metadata.sqlite3")
             connection.execute("UPDATE versions SET commit_ms = 'x' WHERE key = CAST('a/two' AS BLOB)")
             connection.close()

@@ -38,7 +38,7 @@ def data_files(package: Path) -> list[tuple[str, str]]:
 
 def hidden_imports(package: Path) -> list[str]:
     """The modules that the migrations import."""
-    return sorted({name for path in _migrations(package).rglob("*.py") for name in _imports(path)} - _NOT_OURS)
+    return sorted({name for path in _migrations(package).rglob("*.py") for name in _imports(path, package)} - _NOT_OURS)
 
 
 def _migrations(package: Path) -> Path:
@@ -52,12 +52,13 @@ def _beside(package: Path, name: str) -> Path:
     raise FileNotFoundError(f"{name} is neither in {package} nor beside it: an executable without it would not work")
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """The modules that a file imports; of a name taken from a package also what may be a module of that name."""
+def _imports(path: Path, package: Path) -> Iterator[str]:
+    """The modules that a file imports; of a name taken from a folder of `package` also what may be a module of it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
-            if node.module == "gestalt_cas":
+            names = node.module.split(".")
+            if names[0] == "gestalt_cas" and package.joinpath(*names[1:]).is_dir():
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)

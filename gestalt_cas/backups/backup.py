@@ -29,30 +29,32 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import __version__, ownership, schema
-from gestalt_cas import settings as store_settings
+from gestalt_cas import __version__
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.manifests import Manifest, State
 from gestalt_cas.backups.payload_copies import PayloadCopier, Tally
 from gestalt_cas.backups.row_copies import Contents, RowCopy, Vouchers
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import Limits
-from gestalt_cas.connections import connect
-from gestalt_cas.durability import sync_directory, sync_file
+from gestalt_cas.configuration.config import Limits
 from gestalt_cas.errors import (
     Damage,
     DatabaseDamaged,
     StoreError,
 )
-from gestalt_cas.heartbeats import HeldPin
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import StoreLocks
-from gestalt_cas.parts import Parts
+from gestalt_cas.files.blobs import Blobs
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.files.reserve import Reserve
+from gestalt_cas.operations.heartbeats import HeldPin
+from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress, silent
 from gestalt_cas.remedies import command
-from gestalt_cas.reserve import Reserve
-from gestalt_cas.sqlite import DriverError
+from gestalt_cas.rows import settings as store_settings
+from gestalt_cas.sql import schema
+from gestalt_cas.sql.sqlite import DriverError
+from gestalt_cas.system import ownership
+from gestalt_cas.system.durability import sync_directory, sync_file
+from gestalt_cas.system.locks import StoreLocks
+from gestalt_cas.transactions.connections import connect
 
 log = logging.getLogger(__name__)
 

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gestalt_cas import schema, sizes
+from gestalt_cas import sizes
 from gestalt_cas.backups import manifests
 from gestalt_cas.backups.manifests import Kind, State
 from gestalt_cas.clock import instant
-from gestalt_cas.directories import is_within
-from gestalt_cas.durability import is_full
 from gestalt_cas.errors import DiskFull, SchemaTooNew, StorageFault, StoreBusy, StoreError, StoreUnusable
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import StoreLocks
-from gestalt_cas.refusals import free_bytes
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.remedies import command
+from gestalt_cas.sql import schema
+from gestalt_cas.system.durability import is_full
+from gestalt_cas.system.locks import StoreLocks
+from gestalt_cas.system.refusals import free_bytes
+from gestalt_cas.transfers.directories import is_within
 
 log = logging.getLogger(__name__)
 

@@ -30,13 +30,15 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import ownership, sqlite, value_rules
-from gestalt_cas import settings as store_settings
-from gestalt_cas.connections import connect
-from gestalt_cas.durability import sync_directory, sync_file
 from gestalt_cas.errors import DatabaseDamaged, StoreError, StoreUnusable
-from gestalt_cas.layout import Layout
-from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.rows import settings as store_settings
+from gestalt_cas.sql import sqlite
+from gestalt_cas.sql.sqlite import Connection, DriverError
+from gestalt_cas.system import ownership
+from gestalt_cas.system.durability import sync_directory, sync_file
+from gestalt_cas.transactions.connections import connect
+from gestalt_cas.wrong_values import value_rules
 
 FORMAT = 1
 NOTE = "backup.last"

@@ -22,8 +22,8 @@ from enum import Enum, auto
 from blake3 import blake3
 
 from gestalt_cas.backups.row_copies import Payload
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.errors import Cancelled, Damage, DigestMismatch
+from gestalt_cas.files.blobs import Blobs
 
 COPIERS = 4
 """Payloads at a time: each waits for the disk to sync, and several syncs cost little more than one."""

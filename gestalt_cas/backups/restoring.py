@@ -23,20 +23,21 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import ownership, schema
 from gestalt_cas.backups import destinations, manifests, row_copies
 from gestalt_cas.backups.backup import Lost, described
 from gestalt_cas.backups.manifests import Kind, Manifest, State
 from gestalt_cas.backups.payload_copies import PayloadCopier, Tally
 from gestalt_cas.backups.row_copies import Contents, RowCopy
-from gestalt_cas.blobs import Blobs
 from gestalt_cas.clock import now_ms
-from gestalt_cas.config import Limits
-from gestalt_cas.durability import sync_directory, sync_file
+from gestalt_cas.configuration.config import Limits
 from gestalt_cas.errors import DatabaseDamaged, DigestMismatch, SchemaTooNew, StoreBusy, StoreUnusable
-from gestalt_cas.layout import LOCKS, Layout
-from gestalt_cas.locks import FileLock
+from gestalt_cas.files.blobs import Blobs
+from gestalt_cas.files.layout import LOCKS, Layout
 from gestalt_cas.progress import Progress, silent
+from gestalt_cas.sql import schema
+from gestalt_cas.system import ownership
+from gestalt_cas.system.durability import sync_directory, sync_file
+from gestalt_cas.system.locks import FileLock
 
 _EMPTY = {"blobs", "staging", "lost+found", *LOCKS}
 """What a restore that was cut off at once leaves, beside what an empty directory may have."""

@@ -40,18 +40,21 @@ from typing import Any, Self
 
 from blake3 import blake3
 
-from gestalt_cas import history, lost_digests, ownership, sqlite, value_rules, wrong_rows
-from gestalt_cas import settings as store_settings
 from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
-from gestalt_cas.database import WRITE_TIMEOUT
-from gestalt_cas.durability import sync_file
 from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMismatch, DiskFull, StoreError
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import WriterLock
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.keeping.reachability import IS_FILE, IS_ROW, REACHED
 from gestalt_cas.objects import ObjectKey
-from gestalt_cas.reachability import IS_FILE, IS_ROW, REACHED
-from gestalt_cas.sqlite import Connection, DriverError
-from gestalt_cas.statements import Prepared
+from gestalt_cas.rows import history
+from gestalt_cas.rows import settings as store_settings
+from gestalt_cas.sql import sqlite
+from gestalt_cas.sql.sqlite import Connection, DriverError
+from gestalt_cas.sql.statements import Prepared
+from gestalt_cas.system import ownership
+from gestalt_cas.system.durability import sync_file
+from gestalt_cas.system.locks import WriterLock
+from gestalt_cas.transactions.database import WRITE_TIMEOUT
+from gestalt_cas.wrong_values import lost_digests, value_rules, wrong_rows
 
 STEP_PAGES = 1024
 PATIENT_BYTES = 64 << 20

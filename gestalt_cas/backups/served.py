@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gestalt_cas.backups import manifests
 from gestalt_cas.clock import instant
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.operations.standing import Standing
 from gestalt_cas.remedies import command
-from gestalt_cas.standing import Standing
 
 log = logging.getLogger(__name__)
 

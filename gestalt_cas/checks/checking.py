@@ -27,7 +27,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from gestalt_cas import value_rules
 from gestalt_cas.checks import culprits, inspection, row_checks, row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.hold_checks import check_holds
@@ -43,10 +42,11 @@ from gestalt_cas.checks.value_checks import check_values
 from gestalt_cas.checks.wal_checks import check_wal
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError, TooManyStreams
-from gestalt_cas.locks import FileLock
-from gestalt_cas.parts import Parts
-from gestalt_cas.payload_files import is_want
+from gestalt_cas.files.payload_files import is_want
+from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress, silent
+from gestalt_cas.system.locks import FileLock
+from gestalt_cas.wrong_values import value_rules
 
 log = logging.getLogger(__name__)
 

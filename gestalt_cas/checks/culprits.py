@@ -24,13 +24,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gestalt_cas import sqlite, value_rules, versions, wrong_rows
 from gestalt_cas.checks.row_reading import RAW_ROWS
 from gestalt_cas.checks.row_rules import broken_rules, pointer_sentence, sentence, version_id_of
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
-from gestalt_cas.parts import Parts
+from gestalt_cas.operations.parts import Parts
 from gestalt_cas.remedies import command
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.rows import versions
+from gestalt_cas.sql import sqlite
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.wrong_values import value_rules, wrong_rows
 
 log = logging.getLogger(__name__)
 

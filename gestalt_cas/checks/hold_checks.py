@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from gestalt_cas import holds, versions
 from gestalt_cas.checks.findings import Affected, Finding
 from gestalt_cas.checks.inspection import Inspection
-from gestalt_cas.holds import Hold
+from gestalt_cas.keeping import holds
+from gestalt_cas.keeping.holds import Hold
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.remedies import command
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.rows import versions
+from gestalt_cas.sql.sqlite import Connection
 
 BATCH = 500
 """Holds that one view looks at."""

@@ -12,7 +12,7 @@ from typing import Any
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.checks.row_rules import NULL_ID, named, shown, version_id_of
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.sql.sqlite import Connection
 
 _INDEXED = (
     "SELECT 1 FROM versions INDEXED BY versions_by_digest WHERE digest = ? AND bucket = ? AND key = ? AND seq = ?"

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from blake3 import blake3
 
-from gestalt_cas import chunks, inlined
-from gestalt_cas.payload_files import Expected, Identity, Look, judge
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.files.payload_files import Expected, Identity, Look, judge
+from gestalt_cas.rows import inlined
+from gestalt_cas.rules import chunks
+from gestalt_cas.sql.sqlite import Connection
 
 
 def identity_of(connection: Connection, place: int) -> Identity | None:

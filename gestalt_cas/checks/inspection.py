@@ -14,11 +14,11 @@ from pathlib import Path
 
 from gestalt_cas.checks.findings import Finding, Subset
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
-from gestalt_cas.layout import Layout
-from gestalt_cas.parts import Parts
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.remedies import command
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.sql.sqlite import Connection
 
 OnFinding = Callable[[Finding], None]
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gestalt_cas import tables
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.rebuilding import INDEXES, REBUILT, rebuild
 from gestalt_cas.checks.schema_checks import REVISION_TABLE
 from gestalt_cas.errors import StoreError
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.formats import tables
+from gestalt_cas.sql.sqlite import Connection
 
 GIVE_UP_BYTES = 32 << 20
 WHOLE_BYTES = 64 << 20

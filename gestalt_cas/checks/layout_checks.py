@@ -9,9 +9,9 @@ from pathlib import Path
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.checks.modes import check_mode
-from gestalt_cas.durability import sync_directory
-from gestalt_cas.layout import FAN_OUT, LOCKS
-from gestalt_cas.ownership import make_directory
+from gestalt_cas.files.layout import FAN_OUT, LOCKS
+from gestalt_cas.system.durability import sync_directory
+from gestalt_cas.system.ownership import make_directory
 
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
 _SECRETS = ("keys.json",)

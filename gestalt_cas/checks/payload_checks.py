@@ -10,15 +10,16 @@ import os
 import stat
 from collections.abc import Iterator
 
-from gestalt_cas import chunks, reachability
 from gestalt_cas.checks import payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.payload_judging import STEP, check_mode, check_mode_of, judge_row, look_at, tell
 from gestalt_cas.checks.payload_rows import PayloadRow
 from gestalt_cas.errors import StoreError
-from gestalt_cas.layout import FAN_OUT
-from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, is_want
+from gestalt_cas.files.layout import FAN_OUT
+from gestalt_cas.files.payload_files import PAYLOAD_MODE, Expected, is_want
+from gestalt_cas.keeping import reachability
+from gestalt_cas.rules import chunks
 
 BATCH = 1000
 DIGEST_BYTES = 32

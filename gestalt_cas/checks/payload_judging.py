@@ -13,7 +13,6 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gestalt_cas import blob_rows
 from gestalt_cas.checks import inlined_checks, modes, payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
@@ -21,8 +20,9 @@ from gestalt_cas.checks.payload_rows import PayloadRow, Reached
 from gestalt_cas.checks.repairs import mend_payload
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
-from gestalt_cas.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.files.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of
+from gestalt_cas.rows import blob_rows
+from gestalt_cas.sql.sqlite import Connection
 
 _TRIES = 5
 _LOCK_SECONDS = 20.0

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gestalt_cas import inlined, schema
 from gestalt_cas.checks.findings import SHOWN_VERSIONS, Affected
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.rows import inlined
+from gestalt_cas.sql import schema
+from gestalt_cas.sql.sqlite import Connection
 
 _COLUMNS = "b.digest, b.size, b.place, b.sums, b.damaged_ms"
 _REACHED = "EXISTS (SELECT 1 FROM versions AS v WHERE v.digest = b.digest)"

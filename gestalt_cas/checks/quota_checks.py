@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gestalt_cas.checks.findings import Affected, Finding
 from gestalt_cas.checks.inspection import Inspection
-from gestalt_cas.listing import successor
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.rules.listing import successor
+from gestalt_cas.sql.sqlite import Connection
 
 _ALL = "SELECT bucket, prefix FROM quotas ORDER BY bucket, prefix"
 _USED = "SELECT used_bytes FROM quotas WHERE bucket = ? AND prefix = ?"

@@ -13,11 +13,11 @@ from dataclasses import replace
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, Index
 
-from gestalt_cas import tables
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.errors import DatabaseDamaged, StoreError
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.formats import tables
+from gestalt_cas.sql.sqlite import Connection
 
 _DIALECT = sqlite_dialect()
 INDEXES: dict[str, Index] = {

@@ -14,19 +14,20 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from gestalt_cas import blob_rows, inlined, schema
 from gestalt_cas.backups.manifests import open_rows
 from gestalt_cas.checks import inlined_checks, payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
-from gestalt_cas.chunks import CHUNK_BYTES
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import InvalidArgument, StoreError
-from gestalt_cas.layout import Layout
-from gestalt_cas.payload_files import PAYLOAD_MODE, Identity, Look, identity_of
-from gestalt_cas.quarantine import keep, set_aside_if
-from gestalt_cas.sqlite import Connection, DriverError
-from gestalt_cas.staging import Staged
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.files.payload_files import PAYLOAD_MODE, Identity, Look, identity_of
+from gestalt_cas.files.quarantine import keep, set_aside_if
+from gestalt_cas.files.staging import Staged
+from gestalt_cas.rows import blob_rows, inlined
+from gestalt_cas.rules.chunks import CHUNK_BYTES
+from gestalt_cas.sql import schema
+from gestalt_cas.sql.sqlite import Connection, DriverError
 
 
 def check_backup(run: Inspection) -> None:

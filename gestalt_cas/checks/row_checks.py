@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gestalt_cas import versions
 from gestalt_cas.checks import row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
@@ -26,6 +25,7 @@ from gestalt_cas.checks.row_rules import (
     version_id_of,
 )
 from gestalt_cas.errors import StoreError
+from gestalt_cas.rows import versions
 
 
 @dataclass

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gestalt_cas import value_rules
 from gestalt_cas.checks import index_checks
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.row_rules import shown
 from gestalt_cas.errors import StoreError
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.wrong_values import value_rules
 
 BATCH = 1000
 LAST = (1 << 63) - 1

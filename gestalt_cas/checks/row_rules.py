@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from gestalt_cas import lost_digests, version_ids
 from gestalt_cas.checks.findings import Affected
 from gestalt_cas.errors import InvalidArgument
 from gestalt_cas.objects import MAX_KEY_BYTES, NULL_VERSION, Headers, check_attributes, check_bucket
+from gestalt_cas.rows import version_ids
+from gestalt_cas.wrong_values import lost_digests
 
 DIGEST_BYTES = 32
 NULL_ID = NULL_VERSION.encode()

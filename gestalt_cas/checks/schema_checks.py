@@ -10,12 +10,13 @@ from functools import cache
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateTable
 
-from gestalt_cas import schema, sqlite, tables
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.checks.rebuilding import INDEXES, definition, rebuild
 from gestalt_cas.errors import StoreError
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.formats import tables
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.sql.sqlite import Connection
 
 _INCREMENTAL = 2
 _FIXED = {

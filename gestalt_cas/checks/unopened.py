@@ -13,17 +13,18 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
-from gestalt_cas import schema, sqlite, tables
 from gestalt_cas.checks import wal_checks
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, OnFinding, Pace, Tally, restore_command
 from gestalt_cas.clock import now_ms
-from gestalt_cas.connections import connect
 from gestalt_cas.errors import DatabaseDamaged, NoStore, SchemaTooNew, StorageFault, StoreError, StoreUnusable
-from gestalt_cas.layout import FAN_OUT, Layout
-from gestalt_cas.payload_files import prove
+from gestalt_cas.files.layout import FAN_OUT, Layout
+from gestalt_cas.files.payload_files import prove
+from gestalt_cas.formats import tables
 from gestalt_cas.progress import Progress
-from gestalt_cas.sqlite import DriverError
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.sql.sqlite import DriverError
+from gestalt_cas.transactions.connections import connect
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NAME = re.compile(r"[0-9a-f]{64}")

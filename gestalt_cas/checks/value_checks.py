@@ -7,12 +7,13 @@ has recorded, which it finds again.
 
 from __future__ import annotations
 
-from gestalt_cas import reachability, value_rules
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.errors import StoreError
-from gestalt_cas.sqlite import Connection
-from gestalt_cas.wrong_rows import Wrong
+from gestalt_cas.keeping import reachability
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.wrong_values import value_rules
+from gestalt_cas.wrong_values.wrong_rows import Wrong
 
 _COLUMNS = {"inlined": ("id",)}
 """Tables of which only these columns are judged here."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.checks.wal_sums import Sums, checksum
-from gestalt_cas.wal_file import FRAME, HEADER
+from gestalt_cas.transactions.wal_file import FRAME, HEADER
 
 _BIG_ENDIAN, _LITTLE_ENDIAN = 0x377F0683, 0x377F0682
 _TRIES = 3

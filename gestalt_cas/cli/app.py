@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gestalt_cas import cycles, exhaustion
 from gestalt_cas.cli import exits
 from gestalt_cas.cli.output import Output
 from gestalt_cas.cli.session import DATA_DIR_VARIABLE, Session, data_dir_option
 from gestalt_cas.errors import StoreError
+from gestalt_cas.system import cycles, exhaustion
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -18,12 +18,12 @@ from gestalt_cas.cli.addresses import Address
 from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import BLOCK_BYTES, guessed_type
-from gestalt_cas.directories import is_within
 from gestalt_cas.errors import InvalidArgument, StoreError
 from gestalt_cas.objects import Conditions, Headers, ObjectKey
+from gestalt_cas.transfers.directories import is_within
 
 if TYPE_CHECKING:
-    from gestalt_cas.batches import Batch, Change
+    from gestalt_cas.operations.batches import Batch, Change
 
 _CONDITIONS = ("if_match", "if_none_match", "current_version")
 _FIELDS = {

@@ -13,15 +13,15 @@ from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.runs import Run, objects_below, parts_of, reason, same_bytes
 from gestalt_cas.cli.session import Session
 from gestalt_cas.cli.transfers import download
-from gestalt_cas.directories import Directory, Kind, Obstacle
 from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.objects import ListQuery, ObjectKey, ObjectVersion
-from gestalt_cas.paths import PathLimits, RemoteTree
-from gestalt_cas.transfer_plans import Removal, Skip, Step, Transfer, plan_download
-from gestalt_cas.walking import LocalFile, walk
+from gestalt_cas.transfers.directories import Directory, Kind, Obstacle
+from gestalt_cas.transfers.paths import PathLimits, RemoteTree
+from gestalt_cas.transfers.transfer_plans import Removal, Skip, Step, Transfer, plan_download
+from gestalt_cas.transfers.walking import LocalFile, walk
 
 if TYPE_CHECKING:
-    from gestalt_cas.moments import AsOf
+    from gestalt_cas.rows.moments import AsOf
     from gestalt_cas.store import ObjectReader, Store
 
 

@@ -7,7 +7,7 @@ keys in a verb over a whole tree are named and do not stop it; the greatest of t
 from __future__ import annotations
 
 from gestalt_cas import errors
-from gestalt_cas.durability import is_full
+from gestalt_cas.system.durability import is_full
 
 OK = 0
 NOT_FOUND = 1

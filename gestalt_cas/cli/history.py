@@ -14,8 +14,8 @@ from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.session import Session, common_options
 
 if TYPE_CHECKING:
-    from gestalt_cas.diffs import Difference
     from gestalt_cas.objects import ObjectVersion
+    from gestalt_cas.time_travel.diffs import Difference
 
 
 @click.command()

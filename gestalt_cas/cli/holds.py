@@ -15,7 +15,7 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.clock import instant
 
 if TYPE_CHECKING:
-    from gestalt_cas.holds import Hold
+    from gestalt_cas.keeping.holds import Hold
 
 _where = click.argument("where", type=ADDRESS, metavar="BUCKET[/PREFIX]")
 

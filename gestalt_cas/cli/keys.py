@@ -18,8 +18,8 @@ def keys() -> None:
 @common_options
 def rotate(session: Session) -> int:
     """Replace the key pair: URLs handed out before stop working, within a second on running servers."""
-    from gestalt_cas.http_side import KEYS_NOTE
-    from gestalt_cas.keys import rotate as replace
+    from gestalt_cas.files.keys import rotate as replace
+    from gestalt_cas.http.http_side import KEYS_NOTE
 
     with session.store() as store:
         if store.recall(KEYS_NOTE):

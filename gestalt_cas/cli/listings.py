@@ -20,7 +20,7 @@ from gestalt_cas.errors import NoSuchKey
 from gestalt_cas.objects import ListPage, ListQuery, ObjectVersion
 
 if TYPE_CHECKING:
-    from gestalt_cas.moments import AsOf
+    from gestalt_cas.rows.moments import AsOf
     from gestalt_cas.store import Store, Usage
 
 Row = tuple[str, ObjectVersion | None]

@@ -26,10 +26,10 @@ from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import Attributes, download, upload
-from gestalt_cas.directories import Directory, is_within, resolved
 from gestalt_cas.errors import InvalidArgument, NoSuchKey, NoSuchVersion
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ObjectKey, ObjectVersion
-from gestalt_cas.paths import Parts, local_parts
+from gestalt_cas.transfers.directories import Directory, is_within, resolved
+from gestalt_cas.transfers.paths import Parts, local_parts
 
 if TYPE_CHECKING:
     from gestalt_cas.store import ObjectReader, Store

@@ -14,7 +14,7 @@ from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.session import Session, common_options
 
 if TYPE_CHECKING:
-    from gestalt_cas.quotas import Quota
+    from gestalt_cas.keeping.quotas import Quota
 
 
 @click.group()

@@ -19,8 +19,8 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.clock import instant
 
 if TYPE_CHECKING:
-    from gestalt_cas.retention_previews import Foreseen, Going
-    from gestalt_cas.retention_runs import Applied
+    from gestalt_cas.removal.retention_previews import Foreseen, Going
+    from gestalt_cas.removal.retention_runs import Applied
 
 _IN_MEMORY_BYTES = 16 << 20
 _where = click.argument("where", type=ADDRESS, metavar="[BUCKET[/PREFIX]]", required=False)

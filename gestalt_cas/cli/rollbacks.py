@@ -15,8 +15,8 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from gestalt_cas.rollback import RolledBack
     from gestalt_cas.store import Store
+    from gestalt_cas.time_travel.rollback import RolledBack
 
 
 @click.command()

@@ -19,16 +19,16 @@ from gestalt_cas.cli import exits
 from gestalt_cas.cli.listings import pages
 from gestalt_cas.cli.output import Output, shown
 from gestalt_cas.cli.progress import Progress
-from gestalt_cas.directories import Directory, Obstacle
-from gestalt_cas.durability import is_full
 from gestalt_cas.errors import Cancelled, Damage, InvalidArgument, NoSuchKey, ObjectTooLarge, PreconditionFailed
 from gestalt_cas.objects import ListQuery, ObjectVersion
-from gestalt_cas.paths import Parts, RemoteTree, order
-from gestalt_cas.transfer_plans import Remote
-from gestalt_cas.walking import LocalFile, digest_of
+from gestalt_cas.system.durability import is_full
+from gestalt_cas.transfers.directories import Directory, Obstacle
+from gestalt_cas.transfers.paths import Parts, RemoteTree, order
+from gestalt_cas.transfers.transfer_plans import Remote
+from gestalt_cas.transfers.walking import LocalFile, digest_of
 
 if TYPE_CHECKING:
-    from gestalt_cas.moments import AsOf
+    from gestalt_cas.rows.moments import AsOf
     from gestalt_cas.store import Store
 
 _T = TypeVar("_T")

@@ -60,7 +60,9 @@ def serve(
     When ready, prints one line of JSON on stdout: {"event":"ready","grpc":"…","data_dir":"…"}. Everything else goes to
     stderr. SIGTERM or ctrl-C ends it with exit code 0.
     """
-    from gestalt_cas import config, config_sources, logs, server, targets
+    from gestalt_cas import server
+    from gestalt_cas.configuration import config, config_sources
+    from gestalt_cas.serving import logs, targets
 
     logs.set_up(log_format)
     given = config_sources.load_file(config_file) if config_file is not None else {}
@@ -94,7 +96,8 @@ def _named_on_the_command_line(parameter: str) -> bool:
 @log_format_option
 def provider(log_format: str) -> int:
     """Serve under a Gestalt host, which names the socket in GESTALT_PROVIDER_SOCKET and configures over it."""
-    from gestalt_cas import host, logs, server
+    from gestalt_cas import server
+    from gestalt_cas.serving import host, logs
 
     logs.set_up(log_format)
     target = host.socket_target()

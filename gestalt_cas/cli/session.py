@@ -39,7 +39,7 @@ class Session:
         """The data directory to use."""
         if self.data_dir:
             return Path(self.data_dir)
-        from gestalt_cas.config import default_data_dir
+        from gestalt_cas.configuration.config import default_data_dir
 
         return default_data_dir("default")
 
@@ -75,7 +75,7 @@ class Session:
         """
         if not self.opened:
             return error
-        from gestalt_cas import value_rules
+        from gestalt_cas.wrong_values import value_rules
 
         if not value_rules.may_be_behind(error):
             return error
@@ -87,7 +87,7 @@ class Session:
 
     def hinted(self, error: NoStore) -> NoStore:
         """The error with what makes a store, where none was."""
-        from gestalt_cas.layout import Layout
+        from gestalt_cas.files.layout import Layout
 
         if Layout(self.directory).has_payloads():
             return error

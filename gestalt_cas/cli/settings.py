@@ -17,7 +17,7 @@ from gestalt_cas.errors import InvalidConfig
 @common_options
 def init(session: Session) -> int:
     """Make an empty store in the data directory; one of an earlier release is upgraded, any other stays as it is."""
-    from gestalt_cas.layout import Layout
+    from gestalt_cas.files.layout import Layout
     from gestalt_cas.store import Store
 
     directory = session.directory

@@ -16,7 +16,7 @@ from gestalt_cas.clock import instant
 from gestalt_cas.errors import NoSuchSnapshot
 
 if TYPE_CHECKING:
-    from gestalt_cas.snapshots import Snapshot
+    from gestalt_cas.rows.snapshots import Snapshot
     from gestalt_cas.store import Store
 
 

@@ -15,8 +15,8 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import Attributes
 from gestalt_cas.cli.uploads import UploadOptions, remove_object, to_store
 from gestalt_cas.errors import NoSuchKey
-from gestalt_cas.paths import RemoteTree
-from gestalt_cas.transfer_plans import Removal
+from gestalt_cas.transfers.paths import RemoteTree
+from gestalt_cas.transfers.transfer_plans import Removal
 
 
 def remove_tree(session: Session, target: Address, *, force: bool, yes: bool) -> int:

@@ -16,8 +16,8 @@ from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 
 if TYPE_CHECKING:
-    from gestalt_cas.garbage import Collected
-    from gestalt_cas.purging import Purged
+    from gestalt_cas.removal.garbage import Collected
+    from gestalt_cas.removal.purging import Purged
 
 
 @click.command()

@@ -12,11 +12,11 @@ from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.runs import WRITERS, Run, objects_below, parts_of, same_bytes
 from gestalt_cas.cli.session import Session
 from gestalt_cas.cli.transfers import Attributes, upload
-from gestalt_cas.directories import Directory
 from gestalt_cas.objects import ObjectVersion
-from gestalt_cas.paths import RemoteTree
-from gestalt_cas.transfer_plans import Removal, Skip, Step, Transfer, plan_upload
-from gestalt_cas.walking import LocalFile, walk
+from gestalt_cas.transfers.directories import Directory
+from gestalt_cas.transfers.paths import RemoteTree
+from gestalt_cas.transfers.transfer_plans import Removal, Skip, Step, Transfer, plan_upload
+from gestalt_cas.transfers.walking import LocalFile, walk
 
 if TYPE_CHECKING:
     from gestalt_cas.store import Store

@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-from gestalt_cas import clock_guard, pins, retention, retention_runs, schema, settings, sizes, sqlite, value_rules
+from gestalt_cas import sizes
 from gestalt_cas.backups import manifests
 from gestalt_cas.checks import inspection
 from gestalt_cas.clock import instant, now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity
-from gestalt_cas.layout import Layout
-from gestalt_cas.pins import Pin
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.keeping import pins, retention
+from gestalt_cas.keeping.pins import Pin
 from gestalt_cas.remedies import command
-from gestalt_cas.sqlite import Connection, DriverError
+from gestalt_cas.removal import clock_guard, retention_runs
+from gestalt_cas.rows import settings
+from gestalt_cas.sql import schema, sqlite
+from gestalt_cas.sql.sqlite import Connection, DriverError
+from gestalt_cas.wrong_values import value_rules
 
 NOTES = (
     *("http.port", inspection.NOTE, manifests.NOTE, clock_guard.NOTE, retention_runs.NOTE, retention.SETTING),

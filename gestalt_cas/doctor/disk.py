@@ -23,10 +23,10 @@ from statistics import median
 
 from gestalt_cas import sizes
 from gestalt_cas.doctor.examinations import Finding, Severity
-from gestalt_cas.durability import is_full, sync_file
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.files.reserve import Reserve
 from gestalt_cas.remedies import command
-from gestalt_cas.reserve import Reserve
+from gestalt_cas.system.durability import is_full, sync_file
 
 _NETWORK = (
     "a network file system: its locks and syncs may not hold, and SQLite's WAL needs all processes on one machine"

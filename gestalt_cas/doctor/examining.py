@@ -13,7 +13,7 @@ from pathlib import Path
 from gestalt_cas.doctor import database, disk, files, process
 from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.errors import NoStore
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 
 
 def examine(directory: str | os.PathLike[str]) -> list[Finding]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gestalt_cas import sizes
 from gestalt_cas.doctor.examinations import Finding, Severity, listed
-from gestalt_cas.layout import FAN_OUT, LOCKS, Layout
+from gestalt_cas.files.layout import FAN_OUT, LOCKS, Layout
 from gestalt_cas.remedies import command
 
 _SAMPLED = 8

@@ -10,11 +10,12 @@ import stat
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gestalt_cas import __version__, sqlite
+from gestalt_cas import __version__
 from gestalt_cas.doctor.database import Facts
 from gestalt_cas.doctor.examinations import Finding, Severity
-from gestalt_cas.layout import Layout
-from gestalt_cas.locks import holding
+from gestalt_cas.files.layout import Layout
+from gestalt_cas.sql import sqlite
+from gestalt_cas.system.locks import holding
 
 _ANSWER_SECONDS = 2.0
 _FEW_FILES = 1024

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import grpc
 
-from gestalt_cas.config import Telemetry
+from gestalt_cas.configuration.config import Telemetry
 from gestalt_cas.figures import Tally
 from gestalt_cas.request_ids import FIELD, Request, current
 

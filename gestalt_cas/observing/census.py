@@ -11,7 +11,7 @@ import threading
 import time
 
 from gestalt_cas.errors import Cancelled, ShuttingDown, StoreError
-from gestalt_cas.mounts import Mount, Mounts, OpenStore
+from gestalt_cas.serving.mounts import Mount, Mounts, OpenStore
 from gestalt_cas.statistics import Stats
 
 log = logging.getLogger(__name__)

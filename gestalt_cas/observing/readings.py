@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from gestalt_cas import __version__, schema, sqlite
+from gestalt_cas import __version__
 from gestalt_cas.errors import NotConfigured, ShuttingDown
-from gestalt_cas.mounts import Mounts
 from gestalt_cas.observing.calls import GRPC, HTTP, Observer
 from gestalt_cas.observing.census import Census
 from gestalt_cas.observing.families import COUNTER, GAUGE, HISTOGRAM, NONE, Family, family, labels
 from gestalt_cas.observing.store_readings import at_a_glance, counted
-from gestalt_cas.pools import Pools
+from gestalt_cas.serving.mounts import Mounts
+from gestalt_cas.serving.pools import Pools
+from gestalt_cas.sql import schema, sqlite
 
 
 class Readings:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 
 from gestalt_cas.errors import StoreError
-from gestalt_cas.mounts import Mount
 from gestalt_cas.observing.families import GAUGE, HISTOGRAM, NONE, Family, family, gauge, labels
+from gestalt_cas.serving.mounts import Mount
 from gestalt_cas.statistics import Glance, Stats
 
 log = logging.getLogger(__name__)

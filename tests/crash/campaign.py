@@ -34,7 +34,7 @@ from crash.preparing import PREPARED, a_store_of_the_first_format
 from crash.shim import Op
 from crash.trees import Tree
 from crash.workloads import WORKLOADS, has_objects
-from gestalt_cas import reserve
+from gestalt_cas.files import reserve
 
 _BATCH = 50
 COLLECTED = 32

@@ -20,13 +20,15 @@ from blake3 import blake3
 from crash.expectations import MARKER, Expected, Payload, Promises, Version, objects
 from crash.preparing import BACKUP
 from crash.session import BUCKET, bytes_of
-from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite, upgrade
+from gestalt_cas import ObjectKey, ObjectVersion, Store
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import BeforeHorizon, Damage, StoreUnusable
-from gestalt_cas.layout import LOCKS, Layout
+from gestalt_cas.files.layout import LOCKS, Layout
+from gestalt_cas.formats import upgrade
 from gestalt_cas.objects import ListQuery
+from gestalt_cas.sql import schema, sqlite
 
 _KNOWN = re.compile(
     r"metadata\.sqlite3(\.new)?(-wal|-shm|-journal)?"

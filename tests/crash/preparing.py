@@ -9,7 +9,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from crash.session import BUCKET, Payload, bytes_of, left_open, pieces_of
-from gestalt_cas import ObjectKey, Store, keys, sqlite, tables
+from gestalt_cas import ObjectKey, Store
+from gestalt_cas.files import keys
+from gestalt_cas.formats import tables
+from gestalt_cas.sql import sqlite
 
 BACKUP = "backup"
 PREPARED: Mapping[str, list[Payload]] = {"old": [("old one", 300), ("old two", 9000)], "kept": [("kept", 1000)]}

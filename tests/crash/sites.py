@@ -22,7 +22,9 @@ import gestalt_cas
 SYNCS = ("sync_file", "sync_directory")
 SPARE = {
     "doctor.disk:_syncs:sync_file": "a measurement, which tests/test_doctor.py misses when it is left out",
-    "wal_file:WalFile._extend:sync_file": "room that nothing relies on; it bounds what a commit may wait for",
+    "transactions.wal_file:WalFile._extend:sync_file": (
+        "room that nothing relies on; it bounds what a commit may wait for"
+    ),
 }
 """Syncs that nothing on the disk depends on."""
 PRAGMA, WEAKER = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
@@ -49,7 +51,7 @@ def find() -> list[Site]:
     for path in sorted(package.rglob("*.py")):
         module = ".".join(path.relative_to(package).with_suffix("").parts)
         source = path.read_text()
-        if module != "durability" and any(word in source for word in (*SYNCS, "synchronous")):
+        if module != "system.durability" and any(word in source for word in (*SYNCS, "synchronous")):
             found.extend(_numbered(_in_tree(ast.parse(source), module, "")))
     return found
 

@@ -30,14 +30,17 @@ from crash.preparing import (
     an_empty_store,
 )
 from crash.session import BUCKET, INLINE, Payload, Session, bytes_of
-from gestalt_cas import ObjectKey, blobs, horizons, keys, releases, retention_runs, upkeep, wal, wal_file
-from gestalt_cas import upgrade as upgrades
+from gestalt_cas import ObjectKey, upkeep
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import ClockSuspect, Held
-from gestalt_cas.layout import FAN_OUT, Layout
+from gestalt_cas.files import blobs, keys
+from gestalt_cas.files.layout import FAN_OUT, Layout
+from gestalt_cas.formats import upgrade as upgrades
 from gestalt_cas.objects import ListQuery
+from gestalt_cas.removal import horizons, releases, retention_runs
+from gestalt_cas.transactions import wal, wal_file
 
 before_forks.make_ready()
 

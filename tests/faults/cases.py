@@ -18,9 +18,9 @@ from pathlib import Path
 
 from gestalt_cas import Conditions, Store
 from gestalt_cas.errors import NoSuchKey, StoreError
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import ListQuery
-from gestalt_cas.sqlite import Connection
+from gestalt_cas.sql.sqlite import Connection
 from storage import BUCKET, ROOT, body, change, history, key, overwrite, payload_path, payloads, put, rows
 
 _KEPT = ROOT / "tests" / "data" / "stores"

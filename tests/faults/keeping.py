@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from faults.cases import Case, Turn, apply_rules, both, either, put_before, remove_newest, two_versions, versions, write
-from gestalt_cas import Store, keys
+from gestalt_cas import Store
 from gestalt_cas.backups import row_copies
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import EVERYTHING, MOST_PARTS, Subset
 from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import Damage, Held, QuotaExceeded, StoreError
-from gestalt_cas.layout import Layout
+from gestalt_cas.files import keys
+from gestalt_cas.files.layout import Layout
 from storage import BUCKET, body, history, key, overwrite, payload_path, put
 
 

@@ -17,8 +17,9 @@ from faults.cases import (
     two_versions,
     versions,
 )
-from gestalt_cas import Store, clock_guard
+from gestalt_cas import Store
 from gestalt_cas.objects import ListQuery
+from gestalt_cas.removal import clock_guard
 from storage import BUCKET, body, change, history, key, put, rows
 
 

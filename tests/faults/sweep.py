@@ -29,8 +29,9 @@ import kill_points
 from crash.shim import Fault, Faults
 from faults.cases import Case, Turn
 from faults.catalogue import CASES
-from gestalt_cas import Store, reserve
+from gestalt_cas import Store
 from gestalt_cas.errors import OutcomeUnknown, StoreError
+from gestalt_cas.files import reserve
 from storage import body, key, put, rows, staged
 
 DONE, REFUSED, UNKNOWN, UNTOUCHED = "done", "refused", "unknown", "untouched"

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from gestalt_cas import ObjectKey, Store, blob_rows, reachability, rollback_plans, staging, upkeep
+from gestalt_cas import ObjectKey, Store, upkeep
 from gestalt_cas import store as store_module
-from gestalt_cas.answers import Answers
-from gestalt_cas.changes import lookup
-from gestalt_cas.database import Database
-from gestalt_cas.heartbeats import HeldPin
-from gestalt_cas.holds import Hold
-from gestalt_cas.payloads import Payloads
-from gestalt_cas.statements import Prepared
+from gestalt_cas.files import staging
+from gestalt_cas.keeping import reachability
+from gestalt_cas.keeping.holds import Hold
+from gestalt_cas.operations.changes import lookup
+from gestalt_cas.operations.heartbeats import HeldPin
+from gestalt_cas.operations.payloads import Payloads
+from gestalt_cas.rows import blob_rows
+from gestalt_cas.sql.statements import Prepared
+from gestalt_cas.time_travel import rollback_plans
+from gestalt_cas.transactions.answers import Answers
+from gestalt_cas.transactions.database import Database
 from gestalt_cas.upkeep import Upkeep
 from interleavings.processes import Prepare, nothing_more
 from interleavings.scenarios import FORGET

@@ -12,7 +12,7 @@ from blake3 import blake3
 from gestalt_cas import Store
 from gestalt_cas.backups import manifests
 from gestalt_cas.errors import NoSuchKey, StoreError
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.objects import ListQuery
 from interleavings.scenarios import (
     BACKUPS,

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import before_forks
-from gestalt_cas import Store, garbage, locks, staging, strays
+from gestalt_cas import Store
 from gestalt_cas.errors import StoreError
+from gestalt_cas.files import staging
+from gestalt_cas.removal import garbage, strays
+from gestalt_cas.system import locks
 
 before_forks.make_ready()
 

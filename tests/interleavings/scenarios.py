@@ -11,7 +11,7 @@ from unittest import mock
 from blake3 import blake3
 
 from gestalt_cas import Store
-from gestalt_cas.layout import Layout
+from gestalt_cas.files.layout import Layout
 from storage import BUCKET, body, flip, history, key, payload_path, put
 
 MOMENT = "interleavings.moment"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from gestalt_cas import ObjectVersion, Store, pins
+from gestalt_cas import ObjectVersion, Store
+from gestalt_cas.keeping import pins
 from gestalt_cas.objects import ListQuery
 from kills.groups import Group, Shown
 from kills.ledger import Ledger

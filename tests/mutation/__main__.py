@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mutation.judging import PACKAGE, ROOT, Judgement, Outcome, judge, quick_hypothesis, warm_up
+from mutation.judging import ROOT, Judgement, Outcome, judge, quick_hypothesis, source_of, warm_up
 from mutation.mutants import Mutant, chosen, mutants
 from mutation.survivors import EQUIVALENT
 
@@ -111,7 +111,7 @@ def _options() -> argparse.Namespace:
 
 
 def _of(module: str) -> list[Mutant]:
-    path = PACKAGE / f"{module}.py"
+    path = source_of(module)
     return mutants(module, path.read_text("utf-8"), str(path))
 
 

@@ -30,6 +30,15 @@ from mutation.mutants import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "gestalt_cas"
+FOLDERS = ("rules", "rows")
+
+
+def source_of(module: str) -> Path:
+    """The file of the module of that name, which is one of the rules or of the SQL."""
+    (found,) = (path for folder in FOLDERS if (path := PACKAGE / folder / f"{module}.py").is_file())
+    return found
+
+
 _LIBRARIES = ("hypothesis.stateful", "alembic.command", "blake3", "xxhash", "xml.sax")
 _MEMORY = 2 << 30
 """A mutant whose loop does not end may otherwise take the machine's memory before its time is up."""
@@ -131,8 +140,9 @@ def _in_child(mutant: Mutant | None, tests: Sequence[str], seconds: int, plugin:
 
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, mutant: Mutant) -> None:
-        self._name = f"gestalt_cas.{mutant.module}"
-        self._file = str(PACKAGE / f"{mutant.module}.py")
+        source = source_of(mutant.module)
+        self._name = ".".join(source.relative_to(ROOT).with_suffix("").parts)
+        self._file = str(source)
         self._code = mutant.code
 
     def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:

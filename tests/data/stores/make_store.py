@@ -30,9 +30,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 
-from gestalt_cas import ObjectKey, ObjectVersion, Store, schema, sqlite  # noqa: E402
+from gestalt_cas import ObjectKey, ObjectVersion, Store  # noqa: E402
 from gestalt_cas.errors import Damage  # noqa: E402
 from gestalt_cas.objects import Headers, ListQuery  # noqa: E402
+from gestalt_cas.sql import schema, sqlite  # noqa: E402
 
 SHARED = b"two keys and two buckets share these bytes"
 LONG = random.Random(2).randbytes(1_000) * 1_600

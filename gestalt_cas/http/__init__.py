@@ -1,0 +1,1 @@
+"""The HTTP endpoint: objects by presigned URL, and the pages for monitoring."""

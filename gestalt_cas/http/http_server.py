@@ -1,0 +1,188 @@
+"""The thread and the event loop that serve the HTTP endpoint, and the port that it listens on.
+
+The default is a loopback port that stays the same over restarts, since URLs that were handed out name it. The holder of
+server.lock remembers it in the store; another server on the same directory takes any free one. aiohttp: an HTTP parser
+in C with the raw target at hand, chunked bodies and backpressure in both directions; a framework's router would
+normalise paths, so none is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from gestalt_cas import request_ids
+from gestalt_cas.errors import AddressUnusable
+from gestalt_cas.http.endpoint import MAX_LINE_BYTES, Endpoint
+from gestalt_cas.http.http_monitoring import Monitoring
+from gestalt_cas.observing.calls import Observer
+from gestalt_cas.observing.readings import Readings
+from gestalt_cas.rules import http_errors
+from gestalt_cas.serving.mounts import Mounts
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 0.5
+_MAX_FIELD_BYTES = 32 * 1024
+_READ_BUFFER = 256 * 1024
+_TURNS = 5
+"""Of the event loop, in which a connection that was just accepted becomes one that can be closed."""
+
+
+class HttpServer:
+    """A listening endpoint. `host` and `port` are where it really listens."""
+
+    def __init__(
+        self,
+        mounts: Mounts,
+        listener: socket.socket,
+        observer: Observer | None = None,
+        readings: Readings | None = None,
+    ) -> None:
+        self.host, self.port = listener.getsockname()[:2]
+        self._mounts = mounts
+        self._listener = listener
+        self._observer = observer
+        self._readings = readings
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gestalt-cas-http", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    @property
+    def url(self) -> str:
+        """The URL of the endpoint as seen from this machine."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def stop(self) -> None:
+        """Stop listening and end the open requests, without waiting for them; a second call does nothing."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def join(self, timeout: float) -> None:
+        """Wait until the requests have ended, `timeout` seconds at most."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._ready.set()
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        monitoring = Monitoring(self._readings) if self._readings is not None else None
+        endpoint = Endpoint(self._mounts, self._observer, monitoring)
+        server = _Server(
+            endpoint.handle,
+            access_log=None,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=_STOP_SECONDS)
+        await runner.setup()
+        await web.SockSite(runner, self._listener).start()
+        self._ready.set()
+        await self._stopping.wait()
+        before = server.connections
+        await runner.cleanup()
+        await _let_go(server, before)
+        endpoint.close()
+
+
+async def _let_go(server: web.Server, before: list[web.RequestHandler]) -> None:
+    """End what the clean-up left: peers that take nothing, late arrivals, and waits for pieces of uploads."""
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+    for connection in {*before, *server.connections}:
+        if connection.transport is not None:
+            connection.transport.abort()
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=_STOP_SECONDS)
+    await asyncio.sleep(0)
+
+
+class _Server(web.Server):
+    """aiohttp's server with connections of our own."""
+
+    def __init__(self, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **options: Any) -> None:
+        super().__init__(handle, **options)
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. What aiohttp cannot parse is answered in S3's words; a caller who goes away is no error.
+
+    aiohttp would log both with a traceback, the first together with the request line, which may hold a signature.
+    """
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status != HTTPStatus.BAD_REQUEST:
+            return super().handle_error(request, status, exc, message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is on its way already")
+        response = web.Response(
+            status=400,
+            body=http_errors.body(
+                "BadRequest", "the request cannot be parsed as HTTP", resource="", request_id=request_ids.chosen("")
+            ),
+            content_type="application/xml",
+        )
+        response.force_close()
+        return response
+
+
+def listen(host: str, port: int, *, fixed: bool) -> socket.socket:
+    """A listening socket on `port`, 0 for any; unless it is `fixed`, on another one when it is taken.
+
+    Raises AddressUnusable when the address cannot be had.
+    """
+    try:
+        return _bound(host, port)
+    except OSError as error:
+        if fixed or not port or error.errno != errno.EADDRINUSE:
+            raise AddressUnusable(f"http.listen: cannot listen at {host}:{port}: {error.strerror or error}") from error
+    log.warning(
+        "port %d, which URLs handed out earlier name, is taken by another program: those URLs now lead to it", port
+    )
+    return _bound(host, 0)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Lets a restart have its port back at once; it does not let two processes listen on it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,166 @@
+"""Where a server listens: `unix:///path`, grpc's own `unix:path`, `tcp://host:port`, or a bare path from an old host.
+
+grpcio silently takes over a live unix socket and lets two processes share a TCP port. So a target is tried with a
+connection first: if someone answers it is taken; a socket file that nobody answers on is replaced.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from gestalt_cas.errors import AddressUnusable, InvalidArgument, StoreUnusable
+from gestalt_cas.system.locks import FileLock
+from gestalt_cas.system.platforms import MAX_SOCKET_PATH
+
+_ANSWER_SECONDS = 2.0
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^/:]*):[0-9]+")
+"""Meant as an address by whoever writes it, and the name of a socket in the working directory as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parsed target: a unix socket's `path`, or a TCP `host` and `port` (0: any free one)."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    @property
+    def bind(self) -> str:
+        """The target in grpcio's words."""
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}" if self.path else f"tcp://{self.bind}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse(text: str) -> Target:
+    """Parse a target; raises InvalidArgument naming what is wrong with it."""
+    if text.startswith("tcp://"):
+        return _parse_tcp(text)
+    path = text.removeprefix("unix://").removeprefix("unix:")
+    if _HOST_AND_PORT.fullmatch(text):
+        address = text if not text.startswith(":") else f"127.0.0.1{text}"
+        raise InvalidArgument(f"{text!r} is no target; write tcp://{address}, or ./{text} for a socket of that name")
+    if "://" in path or not path:
+        raise InvalidArgument(f"{text!r} is no target; write unix:///path or tcp://host:port")
+    path = os.path.abspath(path)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise InvalidArgument(f"socket path {path} is longer than {MAX_SOCKET_PATH} bytes; name a shorter one")
+    return Target(path=path)
+
+
+def _parse_tcp(text: str) -> Target:
+    host, _, port = text.removeprefix("tcp://").rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or len(port) > 5 or int(port) > 65535:
+        raise InvalidArgument(f"{text!r} is no target; write tcp://host:port with a port of 0 to 65535")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise InvalidArgument(f"{text!r} is no target; {host!r} is no name of a host") from None
+    return Target(host=host, port=int(port))
+
+
+def default(data_dir: Path) -> Target:
+    """grpc.sock in the data directory, or a short path in the user's runtime directory where that is too long."""
+    path = os.path.abspath(data_dir / "grpc.sock")
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return Target(path=path)
+    from blake3 import blake3
+
+    runtime = Path(platformdirs.user_runtime_dir("gestalt-cas", appauthor=False))
+    try:
+        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = runtime.lstat()
+    except OSError as error:
+        raise StoreUnusable(f"cannot make {runtime} for the socket: {error.strerror}; name one with --grpc") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise StoreUnusable(f"{runtime} can be changed by other users; name a socket with --grpc")
+    return parse(str(runtime / f"{blake3(os.fsencode(path)).hexdigest(8)}.sock"))
+
+
+def claim(target: Target) -> None:
+    """Make sure that nobody listens at `target`, and remove a dead socket file that stands there.
+
+    Raises AddressUnusable when someone answers, or when the path is something other than a socket.
+    """
+    if not target.path:
+        if target.port and _answers(socket.create_connection, (target.host, target.port)):
+            raise AddressUnusable(f"{target.url} is taken: another server answers there")
+        return
+    path = Path(target.path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise AddressUnusable(f"cannot listen at {path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise AddressUnusable(f"cannot listen at {path}: a file that is no socket stands there")
+    if _answers(_connect_unix, target.path):
+        raise AddressUnusable(f"{target.url} is taken: another server answers there")
+    path.unlink(missing_ok=True)
+
+
+def hold(target: Target) -> FileLock | None:
+    """Take `target` for the life of the returned lock, so that servers that start together do not both bind it.
+
+    `claim` alone cannot tell: neither answers yet. Raises AddressUnusable when another process holds it or answers.
+    None for TCP, where binding itself tells.
+    """
+    lock = FileLock(Path(f"{target.path}.lock")) if target.path else None
+    if lock is not None and not lock.try_acquire():
+        holders = lock.holders()
+        lock.close()
+        raise AddressUnusable(f"{target.url} is taken: {holders} serves there")
+    try:
+        claim(target)
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    return lock
+
+
+def _connect_unix(path: str, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _answers(connect: object, address: object) -> bool:
+    """Whether a connection is taken; a listener too busy to take one in time is alive all the same."""
+    try:
+        connect(address, _ANSWER_SECONDS).close()  # type: ignore[operator]
+    except (TimeoutError, BlockingIOError):
+        return True
+    except OSError:
+        return False
+    return True

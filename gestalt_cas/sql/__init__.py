@@ -1,0 +1,1 @@
+"""SQLite as this store uses it: the driver, its statements, and what is fixed of the database."""

@@ -1,0 +1,172 @@
+"""Advisory locks of one store: flock on files that are never deleted.
+
+flock is unfair and does not exclude threads that share a descriptor. So the writer lock is taken in three steps: a
+mutex within the process, then turnstile.lock, which is held only until write.lock is had, so that a process that just
+let go of write.lock cannot barge past one that already waits. Waiting is a loop of non-blocking tries, because a
+blocking flock has no deadline. Design: docs/design.md, "SQLite" and
+"Opening and upgrading".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
+from gestalt_cas.system import ownership
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
+
+
+class FileLock:
+    """One lock file; the descriptor stays open for the life of the object. Not for use by two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = ownership.open_or_make(path, os.O_RDWR, 0o600)
+
+    def try_acquire(self, *, shared: bool = False) -> bool:
+        """Take or convert the lock if that is possible at once.
+
+        Raises ShuttingDown when the file was closed, StorageFault when its file system cannot lock.
+        """
+        if self._fd < 0:
+            raise ShuttingDown("the store is closed")
+        try:
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise StorageFault(f"{self.path.name} cannot be locked: {error.strerror}") from error
+        return True
+
+    def acquire(self, deadline: float, *, shared: bool = False) -> None:
+        """Wait for the lock until `deadline` (time.monotonic()); raises StoreBusy naming who holds it."""
+        pause = _FIRST_PAUSE
+        while not self.try_acquire(shared=shared):
+            if time.monotonic() >= deadline:
+                raise StoreBusy(f"{self.path.name} is held by {self.holders()}; try again")
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+    def release(self) -> None:
+        """Let go of the lock; one that was closed has let go already."""
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the lock and the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def holders(self) -> str:
+        """The processes that hold the lock, as far as the kernel tells: "process 12, process 34"."""
+        found = holding(os.fstat(self._fd).st_ino)
+        return ", ".join(f"process {pid}" for pid in found) or "another process"
+
+
+def holding(inode: int) -> list[int]:
+    """The processes that hold flock on a file, as far as the kernel tells; changes nothing."""
+    found: set[int] = set()
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[-1] == str(inode):
+                found.add(int(fields[4]))
+    except (OSError, IndexError):
+        return []
+    return sorted(found)
+
+
+class WriterLock:
+    """The one writer of a store, over all threads and processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._mutex = threading.Lock()
+        self._turnstile = FileLock(directory / "turnstile.lock")
+        try:
+            self._write = FileLock(directory / "write.lock")
+        except BaseException:
+            self._turnstile.close()
+            raise
+
+    @contextmanager
+    def held(self, timeout: float) -> Iterator[None]:
+        """Hold the lock for the block; raises StoreBusy when it is not had within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        if not self._mutex.acquire(timeout=timeout):
+            raise StoreBusy(f"write.lock is held by another thread of this process for over {timeout:g} s; try again")
+        try:
+            self._turnstile.acquire(deadline)
+            try:
+                self._write.acquire(deadline)
+            finally:
+                self._turnstile.release()
+            try:
+                yield
+            finally:
+                self._write.release()
+        finally:
+            self._mutex.release()
+
+    def close(self) -> None:
+        self._turnstile.close()
+        self._write.close()
+
+
+class StoreLocks:
+    """The locks of one opened store: `writer`, `schema` (held shared while the store is open), and server.lock.
+
+    server.lock says which process serves the directory; whoever has it does the background work.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        with ExitStack() as undo:
+            self.writer = WriterLock(directory)
+            undo.callback(self.writer.close)
+            self.schema = FileLock(directory / "schema.lock")
+            undo.callback(self.schema.close)
+            self._server = FileLock(directory / "server.lock")
+            undo.pop_all()
+        self._serving = False
+        self._mutex = threading.Lock()
+
+    def claim_server(self) -> bool:
+        """Take server.lock for good if no other process has it; returns whether this store has it now."""
+        with self._mutex:
+            self._serving = self._serving or self._server.try_acquire()
+            return self._serving
+
+    @contextmanager
+    def server_for_now(self) -> Iterator[bool]:
+        """Tell for the block whether no other process serves, keeping one from beginning to meanwhile."""
+        with self._mutex:
+            ours = self._serving or self._server.try_acquire()
+            try:
+                yield ours
+            finally:
+                if ours and not self._serving:
+                    self._server.release()
+
+    def close(self, *, writing: bool = False) -> None:
+        """Let go of the locks; a second call does nothing.
+
+        With `writing` a transaction could not be waited for: whoever would be let in by the other two locks stays out
+        until the process ends.
+        """
+        self._server.close()
+        if writing:
+            _kept.append(self)
+        elif self not in _kept:
+            self.schema.close()
+            self.writer.close()
+
+
+_kept: list[StoreLocks] = []
+"""Locks that only the end of the process lets go of."""

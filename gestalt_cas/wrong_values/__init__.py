@@ -1,0 +1,1 @@
+"""Rows that no write stores: how they are found, and how they are told."""
