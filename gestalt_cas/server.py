@@ -254,7 +254,7 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
     ready(bound)
     _wait_for(stopping)
     log.info("stopping")
-    server.stop(_GRACE_SECONDS).wait()
+    _end_calls(server)
     if not provider.wait_until_closed(_STOP_SECONDS):
         log.warning("calls are still open; leaving all the same")
     provider.flush(_FLUSH_SECONDS)
@@ -270,6 +270,17 @@ def _allow_many_files() -> None:
     if soft != hard:
         with suppress(ValueError, OSError):  # a system may refuse what it named as the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _end_calls(server: grpc.Server) -> None:
+    """Take no more calls and wait for the open ones, which grpcio does on a thread; without one it ends them."""
+    try:
+        ended = server.stop(_GRACE_SECONDS)
+    except RuntimeError as error:
+        if not exhaustion.is_exhaustion(error):
+            raise
+        ended = server.stop(None)
+    ended.wait()
 
 
 def _wait_for(stopping: SimpleQueue[None]) -> None:

@@ -490,6 +490,31 @@ def test_when_memory_runs_out_a_server_serves_on_or_ends_but_does_not_hang() -> 
         shutil.rmtree(home, ignore_errors=True)
 
 
+NO_THREAD_FOR_GRPC = """
+import sys, threading
+from gestalt_cas import cli
+start = threading.Thread.start
+
+def refused(thread):
+    if getattr(thread._target, "__name__", "") == "cancel_all_calls_after_grace":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = refused
+sys.argv.insert(1, "serve")
+sys.exit(cli.main())
+"""
+
+
+def test_a_server_that_gets_no_more_threads_stops_in_order(tmp_path: Path) -> None:
+    with Server(data_dir=tmp_path / "d", program=[sys.executable, "-c", NO_THREAD_FOR_GRPC]) as server:
+        with Client(server.target, protos.BUCKETLESS) as client:
+            client.write("k", b"kept")
+        server.stop()
+        assert "stopping" in server.stderr
+        assert not Path(server.target.removeprefix("unix://")).exists()
+
+
 THREADS = """
 import sys, threading
 from gestalt_cas.system import exhaustion
