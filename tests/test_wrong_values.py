@@ -19,6 +19,7 @@ import pytest
 from checks import found
 from command_line import Command, command_in
 from gestalt_cas import Store
+from gestalt_cas.backups.row_copies import RowCopy
 from gestalt_cas.checks import culprits
 from gestalt_cas.checks.inspection import CheckOptions, Tally
 from gestalt_cas.cli import exits
@@ -578,6 +579,27 @@ def test_no_object_that_lost_its_digest_passes_for_a_delete_marker(
     else:
         assert f"bucket/{name}, version " in checked.text
         assert why in checked.text
+
+
+def test_a_backup_in_which_an_object_has_lost_its_digest_is_restored_when_that_is_allowed(
+    directory: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As releases made them that took it for a delete marker."""
+    backup, restored = tmp_path / "backup", tmp_path / "restored"
+    damage(directory, NULLED.format("a/two"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RowCopy, "lost_digest", lambda _: None)
+        assert command("backup", backup).code == exits.OK
+    done = command("restore", backup, restored)
+    assert done.code == exits.DAMAGE
+    assert "versions, row bucket/a/two, sequence 2: digest holds NULL" in done.err
+    assert "restore --allow-incomplete takes what is whole" in done.err
+    assert not (restored / "metadata.sqlite3").exists()
+    done = command("restore", backup, restored, "--allow-incomplete")
+    assert done.code == exits.DAMAGE
+    assert "versions, row bucket/a/two, sequence 2: digest holds NULL" in done.err
+    with Store.open(restored) as store:
+        assert body(store, "c/held") == b"held"
 
 
 def test_what_was_removed_is_no_object_that_lost_its_digest(directory: Path, tmp_path: Path, command: Command) -> None:

@@ -188,7 +188,8 @@ class _Backup:
             }
             rows.become_a_store_of_its_own(notes)
             rows.check()
-            rows.require_digests()
+            if (wrong := rows.lost_digest()) is not None:
+                raise DatabaseDamaged(f"the rows are damaged: {wrong}")
             return rows.contents()
         except DatabaseDamaged as damage:
             root = self._parts.layout.root

@@ -161,7 +161,15 @@ class _Restore:
             raise DatabaseDamaged(f"the rows of the backup in {self._source.root} are no good: {damage}") from damage
         if self._manifest is not None:
             self._compare(contents, self._manifest)
+        if (wrong := rows.lost_digest()) is not None:
+            self._doubt(f"the rows of the backup in {self._source.root} hold what no write stores: {wrong}")
         return contents
+
+    def _doubt(self, text: str) -> None:
+        """Raise DatabaseDamaged, or go on and tell at the end where what is not whole is allowed."""
+        if not self._allow:
+            raise DatabaseDamaged(f"{text}; {_RATHER}")
+        self._doubts.append(text)
 
     def _compare(self, contents: Contents, manifest: Manifest) -> None:
         wrong = [
@@ -170,10 +178,8 @@ class _Restore:
             if getattr(contents, name) != getattr(manifest, name)
         ]
         if wrong:
-            text = f"the rows in {self._source.root} are not those that its manifest was made for: {', '.join(wrong)}"
-            if not self._allow:
-                raise DatabaseDamaged(f"{text}; {_RATHER}")
-            self._doubts.append(text)
+            told = ", ".join(wrong)
+            self._doubt(f"the rows in {self._source.root} are not those that its manifest was made for: {told}")
 
     def _bring_payloads(self, rows: RowCopy, total: int) -> Tally:
         target = Blobs(self._target, Limits())
