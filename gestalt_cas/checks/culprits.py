@@ -163,7 +163,7 @@ def _versions(view: View, deadline: float) -> Iterator[str]:
     while time.monotonic() < deadline:
         with view() as tx:
             rows = tx.execute(RAW_ROWS, (*place, _ROWS)).fetchall()
-            lost = {row[:2] for row in rows if row[4] is not None and row[10] is None and row[16] is None}
+            lost = {row[:2] for row in rows if row[4] is not None and row[10] is None and row[17] is None}
             wrong = [_pointer(tx, bucket, key) for bucket, key in sorted(lost)]
         for row in rows:
             yield from _broken(row)

@@ -115,7 +115,7 @@ class RowPass:
         expected: dict[Name, int] = {}
         for row in batch.rows:
             self._run.tally.versions += row[10] is None
-            if not row[15]:
+            if not row[16]:
                 continue  # `value_checks` reports it; of such values nothing can be concluded
             self._enter(row, expected)
             self._judge_row(row, batch.counter)

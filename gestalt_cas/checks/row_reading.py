@@ -16,7 +16,7 @@ from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.row_rules import shown
 from gestalt_cas.errors import StoreError
 from gestalt_cas.sql.sqlite import Connection
-from gestalt_cas.wrong_values import value_rules
+from gestalt_cas.wrong_values import lost_digests, value_rules
 
 BATCH = 1000
 LAST = (1 << 63) - 1
@@ -32,8 +32,11 @@ _COLUMNS = """
     v.bucket, v.key, v.seq, CAST(v.version_id AS BLOB), v.digest, v.size, CAST(v.content_type AS BLOB),
     CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq, v.gone_digest
 """
-_VALUES = f"v.gone_ms, {value_rules.is_fine('versions', 'v.')}"
-"""What the rows end with: the last column to be judged, and whether all have the types that a write stores."""
+_VALUES = f"""
+    v.gone_ms, {lost_digests.no_marker("v", of_itself=True)}, {value_rules.is_fine("versions", "v.")}
+"""
+"""What the rows end with: the last column to be judged, what tells that the row is no delete marker (NULL: nothing), and
+whether all columns have the types that a write stores."""
 _AFTER = "WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?"
 _ROWS = f"""
     SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL, {_VALUES}

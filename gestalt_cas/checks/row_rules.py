@@ -20,10 +20,11 @@ NULL_ID = NULL_VERSION.encode()
 def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
     """What is wrong with a row in itself: one sentence for each rule that it breaks.
 
-    The row's first columns are those of versions in their order, texts as bytes; `gone_ms` comes behind two others.
+    The row's first columns are those of versions in their order, texts as bytes; behind two others come `gone_ms` and
+    what `lost_digests.no_marker` says of the row itself.
     """
     bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms = row[:10]
-    gone_seq, gone_digest, gone_ms = row[10], row[11], row[14]
+    gone_seq, gone_digest, gone_ms, lost = row[10], row[11], row[14], row[15]
     yield from _broken_name(bucket, key)
     if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
@@ -31,8 +32,8 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
         yield f"the version id {version_id_of(row)!r} is not one that sequence {seq} can have"
     if not isinstance(size, int) or size < 0:
         yield f"the size {size!r} cannot be"
-    elif digest is None and gone_digest is None:
-        yield from _broken_marker(size, content_type, headers, metadata)
+    elif lost is not None:
+        yield f"digest {lost_digests.why(lost)}"
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         yield "the digest is not one of 32 bytes"
     yield from _broken_removal(seq, digest, gone_seq, gone_digest)
@@ -42,15 +43,6 @@ def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
         _check_texts(content_type, headers, metadata)
     except (ValueError, TypeError, AttributeError, RecursionError, InvalidArgument) as error:
         yield f"headers or metadata cannot be read: {error}"
-
-
-def _broken_marker(size: int, content_type: bytes, headers: bytes | None, metadata: bytes | None) -> Iterator[str]:
-    """What no delete marker has; as `lost_digests.no_marker` has it, but for what `current` says."""
-    held = {"size": size, "content_type": content_type}
-    held |= {name: True for name, value in (("headers", headers), ("metadata", metadata)) if value is not None}
-    by = next((name for name, value in held.items() if value), None)
-    if by is not None:
-        yield f"digest {lost_digests.why(by)}"
 
 
 def _broken_removal(seq: object, digest: object, gone_seq: object, gone_digest: object) -> Iterator[str]:

@@ -9,36 +9,38 @@ from __future__ import annotations
 from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.wrong_values.wrong_rows import Wrong, named
 
-_NO_MARKER = {
-    "size": "its size is not 0",
-    "content_type": "it has a content type",
-    "headers": "it has headers",
-    "metadata": "it has metadata",
-    "current": "`current` names it as its key's object",
+_OF_ITSELF = {
+    "size": ("{row}.size <> 0", "its size is not 0"),
+    "content_type": ("{row}.content_type <> ''", "it has a content type"),
+    "headers": ("{row}.headers IS NOT NULL", "it has headers"),
+    "metadata": ("{row}.metadata IS NOT NULL", "it has metadata"),
 }
-"""What no delete marker has, and no row of `current` says of one; in the order of `no_marker`."""
+"""What no delete marker has, as SQL of a row of versions and in words."""
+_POINTED_AT = """
+    EXISTS (
+        SELECT 1 FROM current
+        WHERE current.bucket = {row}.bucket AND current.key = {row}.key AND current.seq = {row}.seq
+    )
+"""
+_NO_MARKER = {**_OF_ITSELF, "current": (_POINTED_AT, "`current` names it as its key's object")}
+"""The same, with what no row of `current` says of one."""
 
 
-def no_marker(row: str) -> str:
-    """SQL, of a row of versions without a digest: what of `_NO_MARKER` tells that it is no delete marker, or NULL.
+def no_marker(row: str, *, of_itself: bool = False) -> str:
+    """SQL, of a row of versions: what tells that it is no delete marker although it has no digest, or NULL.
 
     A digest that has become NULL makes a marker of an object, which then seems to need no payload. That of an empty
-    object of which none of this is known cannot be told.
+    object of which none of this is known cannot be told. `of_itself` is for who compares rows with `current` anyway:
+    only the row is looked at. `why` says the answer in words.
     """
-    return f"""
-        CASE WHEN {row}.digest IS NOT NULL OR {row}.gone_digest IS NOT NULL THEN NULL
-        WHEN {row}.size <> 0 THEN 'size' WHEN {row}.content_type <> '' THEN 'content_type'
-        WHEN {row}.headers IS NOT NULL THEN 'headers' WHEN {row}.metadata IS NOT NULL THEN 'metadata'
-        WHEN EXISTS (
-            SELECT 1 FROM current
-            WHERE current.bucket = {row}.bucket AND current.key = {row}.key AND current.seq = {row}.seq
-        ) THEN 'current' END
-    """
+    tells = _OF_ITSELF if of_itself else _NO_MARKER
+    cases = " ".join(f"WHEN {sql.format(row=row)} THEN '{name}'" for name, (sql, _) in tells.items())
+    return f"CASE WHEN {row}.digest IS NOT NULL OR {row}.gone_digest IS NOT NULL THEN NULL {cases} END"
 
 
 def why(by: str) -> str:
     """Why the digest of a row is wrong that `no_marker` has told by this."""
-    return f"holds NULL, as only a delete marker's does, but {_NO_MARKER[by]}"
+    return f"holds NULL, as only a delete marker's does, but {_NO_MARKER[by][1]}"
 
 
 def first(connection: Connection) -> Wrong | None:
