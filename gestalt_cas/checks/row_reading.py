@@ -35,8 +35,8 @@ _COLUMNS = """
 _VALUES = f"""
     v.gone_ms, {lost_digests.no_marker("v", of_itself=True)}, {value_rules.is_fine("versions", "v.")}
 """
-"""What the rows end with: the last column to be judged, what tells that the row is no delete marker (NULL: nothing), and
-whether all columns have the types that a write stores."""
+"""What the rows end with: the last column to be judged, what tells that a row is no delete marker (NULL: nothing does),
+and whether all columns have the types that a write stores."""
 _AFTER = "WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?"
 _ROWS = f"""
     SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL, {_VALUES}

@@ -56,15 +56,15 @@ def drop(parts: Parts, now_ms: int, tell: Progress) -> int:
 
     Works on a full disk. `tell` may raise to stop between two of them.
     """
-    dropped, after = 0, -1
+    dropped, after, sound = 0, -1, soundness.Once(parts)
     while True:
         with parts.database.read() as tx:
             before_ms = _before_ms(tx, now_ms)
             if before_ms is None:
                 return dropped
             found, last = _old(tx, after, before_ms)
-        if found and not dropped:
-            soundness.require(parts)
+        if found:
+            sound.require()
         for start in range(0, len(found), BATCH_ROWS):
             batch = found[start : start + BATCH_ROWS]
             dropped += parts.reserve.spend_on(partial(_drop_batch, parts, batch, now_ms))

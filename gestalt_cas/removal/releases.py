@@ -25,11 +25,10 @@ def release(parts: Parts, tell: Callable[[int], None]) -> None:
 
     Works on a full disk.
     """
-    released, sound = 0, False
+    released, sound = 0, soundness.Once(parts)
     for found in _unkept(parts):
-        if found and not sound:
-            soundness.require(parts)
-            sound = True
+        if found:
+            sound.require()
         for start in range(0, len(found), BATCH_ROWS):
             released += parts.reserve.spend_on(partial(_let_go, parts, found[start : start + BATCH_ROWS]))
             tell(released)

@@ -4,13 +4,14 @@ Everything is judged in one view, by the same functions as a run (`retention_run
 store changes in between. Bytes count where nothing else reaches a payload: no version that stays, and no snapshot.
 
 Like a run, a preview that has found something looks through the rows that say what stays before it goes on
-(`soundness.py`), since a run would refuse by one that is damaged. That takes views of its own, so the one view ends
-with what was found first and is then begun anew; where nothing would go, as mostly, nothing is looked through.
+(`soundness.py`), since a run would refuse by one that is damaged; where nothing would go, as mostly, nothing is looked
+through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from gestalt_cas.clock import now_ms
@@ -63,33 +64,11 @@ def preview(parts: Parts, bucket: str | None, prefix: bytes, each: Callable[[Goi
     `each` is told every version, keys in order, the oldest first, and should be quick: while the view is open the WAL
     is not shortened. Raises DatabaseDamaged, before `each` is told anything, where a run would.
     """
-    begun_ms = now_ms()
-    try:
-        return _foreseen(parts, bucket, prefix, each, begun_ms, sound=False)
-    except _SomethingGoes:
-        soundness.require(parts)
-    return _foreseen(parts, bucket, prefix, each, begun_ms, sound=True)
-
-
-class _SomethingGoes(Exception):
-    """A run would now have the rows looked through."""
-
-
-def _foreseen(
-    parts: Parts,
-    bucket: str | None,
-    prefix: bytes,
-    each: Callable[[Going], None] | None,
-    begun_ms: int,
-    *,
-    sound: bool,
-) -> Foreseen:
-    """Raises _SomethingGoes at the first that a run would look at more closely, unless the rows are `sound`."""
-    applied = Applied()
+    begun_ms, applied = now_ms(), Applied()
     with parts.database.read() as tx:
-        ledger = _Ledger(tx)
+        sound, ledger = soundness.Once(parts, lambda: nullcontext(tx)), _Ledger(tx)
         for stretch in stretches(tx, settings.retention_rules(tx), bucket, prefix):
-            for one in _going(tx, stretch, begun_ms, sound=sound):
+            for one in _going(tx, stretch, begun_ms, sound):
                 if one.reason == "expired":
                     applied.expired += 1
                 else:
@@ -99,8 +78,8 @@ def _foreseen(
                     each(one)
         payloads, freed_bytes = ledger.freed()
         dropped = horizons.droppable(tx, begun_ms) if bucket is None else 0
-        if dropped and not sound:
-            raise _SomethingGoes
+        if dropped:
+            sound.require()
     return Foreseen(
         applied.versions,
         applied.markers,
@@ -113,13 +92,13 @@ def _foreseen(
     )
 
 
-def _going(tx: Connection, stretch: Stretch, begun_ms: int, *, sound: bool) -> Iterator[Going]:
-    """Everything that happens to the keys of a stretch."""
+def _going(tx: Connection, stretch: Stretch, begun_ms: int, sound: soundness.Once) -> Iterator[Going]:
+    """Everything that happens to the keys of a stretch; nothing comes before the rows are known to be `sound`."""
     lower: bytes | None = stretch.lower
     while lower is not None:
         found, lower = retention.candidates(tx, stretch, lower, begun_ms)
-        if found and not sound:
-            raise _SomethingGoes
+        if found:
+            sound.require()
         for candidate in found:
             verdict = retention.judge(tx, candidate, stretch.rule, begun_ms)
             yield from _removed(tx, candidate, verdict)

@@ -88,7 +88,7 @@ class _Run:
         self._prefix = prefix
         self._rules: dict[str, dict[str, object]] = {}
         self._most = FIRST_BATCH_ROWS
-        self._sound = False
+        self._sound = soundness.Once(parts)
         self.tell = tell
         self.now_ms = begun_ms
         self.applied = Applied()
@@ -111,9 +111,8 @@ class _Run:
             with self._parts.database.read() as tx:
                 found, lower = retention.candidates(tx, stretch, lower, self.now_ms)
             self._tell()
-            if found and not self._sound:
-                soundness.require(self._parts)
-                self._sound = True
+            if found:
+                self._sound.require()
             at, after = 0, -1
             while at < len(found):
                 at, after = self._parts.reserve.spend_on(partial(self._batch, stretch.rule, found, at, after))

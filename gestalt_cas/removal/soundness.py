@@ -10,6 +10,8 @@ million versions, in short views.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
 
 from gestalt_cas.errors import DatabaseDamaged
@@ -45,14 +47,34 @@ _NOWHERE = """
 _BOUNDS = [bytes([first]) for first in range(256)] + [b"\xff" * 33]
 
 _Place = tuple[()] | tuple[bytes, bytes, int]
+View = Callable[[], AbstractContextManager[Connection]]
 
 
-def require(parts: Parts) -> None:
-    """Raise DatabaseDamaged, naming a row, if one of those that decide what stays is none that a write stores."""
+class Once:
+    """`require` for work that may come to nothing: called whenever there is something to remove, it looks once."""
+
+    def __init__(self, parts: Parts, view: View | None = None) -> None:
+        self._parts = parts
+        self._view = view
+        self._looked = False
+
+    def require(self) -> None:
+        """Raise what `require` raises, unless it has been asked and raised nothing."""
+        if not self._looked:
+            require(self._parts, self._view)
+            self._looked = True
+
+
+def require(parts: Parts, view: View | None = None) -> None:
+    """Raise DatabaseDamaged, naming a row, if one of those that decide what stays is none that a write stores.
+
+    `view` is for who judges all in one view of its own; without it the rows are looked through in short ones.
+    """
+    view = view or parts.database.read
     for table in _DECIDING:
         place: value_rules.Place | None = value_rules.START
         while place is not None:
-            with parts.database.read() as tx:
+            with view() as tx:
                 found = value_rules.look(tx, table, place)
             for wrong in found.wrong:
                 if table != "settings" or wrong.row in settings.FIELDS:  # a note decides nothing
@@ -60,12 +82,12 @@ def require(parts: Parts) -> None:
             place = found.place
     after: _Place | None = ()
     while after is not None:
-        with parts.database.read() as tx:
+        with view() as tx:
             what, after = _stretch(tx, after)
         if what:
             raise _refusal(parts, what)
     for bounds in pairwise(_BOUNDS):
-        with parts.database.read() as tx:
+        with view() as tx:
             lost = tx.execute(_NOWHERE, bounds).fetchall()
         if lost:
             raise _refusal(parts, _untold(*lost[0]))
