@@ -78,9 +78,9 @@ class Upkeep(Standing):
         Else the exception itself. For whoever catches what nobody expects; see `checks/culprits.py`. Takes long only
         for an exception that is not the store's or the system's.
         """
-        from gestalt_cas.wrong_values import value_rules
+        from gestalt_cas.wrong_values import suspicions
 
-        if not value_rules.may_be_behind(error):
+        if not suspicions.may_be_behind(error):
             return error
         from gestalt_cas.checks import culprits
 

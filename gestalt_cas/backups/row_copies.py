@@ -54,7 +54,7 @@ from gestalt_cas.system import ownership
 from gestalt_cas.system.durability import sync_file
 from gestalt_cas.system.locks import WriterLock
 from gestalt_cas.transactions.database import WRITE_TIMEOUT
-from gestalt_cas.wrong_values import lost_digests, value_rules, wrong_rows
+from gestalt_cas.wrong_values import lost_digests, suspicions, value_rules, wrong_rows
 
 STEP_PAGES = 1024
 PATIENT_BYTES = 64 << 20
@@ -161,7 +161,7 @@ class RowCopy:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Close the file. What nobody expects while it is open is raised as damage, if its rows are behind that."""
-        wrong = self._wrong() if value_rules.may_be_behind(error) else None
+        wrong = self._wrong() if suspicions.may_be_behind(error) else None
         self._connection.close()
         if wrong is not None:
             raise DatabaseDamaged(f"{self.path}: the rows hold what no write stores: {wrong}") from error

@@ -46,7 +46,7 @@ from gestalt_cas.files.payload_files import is_want
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress, silent
 from gestalt_cas.system.locks import FileLock
-from gestalt_cas.wrong_values import value_rules
+from gestalt_cas.wrong_values import suspicions
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class _Course:
             run.report(Finding("unreadable", f"the stage {name!r} was cut short: {text}", where=name))
         except Exception as error:
             # Rows that no write stores are named by the stage `values`; where there are none it is a fault of ours.
-            found = next(culprits.find(run.view), None) if value_rules.may_be_behind(error) else None
+            found = next(culprits.find(run.view), None) if suspicions.may_be_behind(error) else None
             if found is None:
                 raise
             log.warning("check: %s: %s: %s", name, type(error).__name__, found)

@@ -32,7 +32,7 @@ from gestalt_cas.remedies import command
 from gestalt_cas.rows import versions
 from gestalt_cas.sql import sqlite
 from gestalt_cas.sql.sqlite import Connection
-from gestalt_cas.wrong_values import value_rules, wrong_rows
+from gestalt_cas.wrong_values import suspicions, value_rules, wrong_rows
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Culprits:
 
         Takes LOOK_SECONDS at most, or twice that when somebody else is looking.
         """
-        if not value_rules.may_be_behind(error):
+        if not suspicions.may_be_behind(error):
             return None
         found = self._look()
         if not found:

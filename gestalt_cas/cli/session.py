@@ -75,9 +75,9 @@ class Session:
         """
         if not self.opened:
             return error
-        from gestalt_cas.wrong_values import value_rules
+        from gestalt_cas.wrong_values import suspicions
 
-        if not value_rules.may_be_behind(error):
+        if not suspicions.may_be_behind(error):
             return error
         try:
             with self._opened() as store:

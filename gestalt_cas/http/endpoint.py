@@ -34,7 +34,7 @@ from gestalt_cas.observing.calls import ABORTED, HTTP, HttpCall, Observer
 from gestalt_cas.rules import http_errors, http_fields, sigv4, urls
 from gestalt_cas.rules.urls import RequestTarget
 from gestalt_cas.serving.mounts import Mount, Mounts
-from gestalt_cas.wrong_values import value_rules
+from gestalt_cas.wrong_values import suspicions
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Endpoint:
             if isinstance(error, ConnectionError):
                 raise  # the caller has gone: http_server.Connection passes it over
             explained = error
-            if value_rules.may_be_behind(error):
+            if suspicions.may_be_behind(error):
                 explained = await self._objects.run(partial(mount.store.explained, error))
             if isinstance(explained, StoreError):
                 return _failure(request, explained, shared, call)

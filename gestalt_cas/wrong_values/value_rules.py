@@ -17,12 +17,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from gestalt_cas.errors import DatabaseDamaged, StoreError
 from gestalt_cas.objects import MAX_KEY_BYTES
 from gestalt_cas.rows import version_ids
-from gestalt_cas.sql import sqlite
 from gestalt_cas.sql.sqlite import Connection, DriverError
-from gestalt_cas.system import exhaustion
 from gestalt_cas.wrong_values.text_rules import JUDGES, LAST_MOMENT_MS, Judge, Refused
 from gestalt_cas.wrong_values.wrong_rows import Wrong, describe, named, readable
 
@@ -150,20 +147,6 @@ def look(
     last = connection.execute(_last(table, bound), (*values, rows - 1)).fetchall()
     following = _place(table, last[0]) if last else None
     return Look(wrong, None if following == place else following)
-
-
-def may_be_behind(error: BaseException | None) -> bool:
-    """Whether damaged rows may be what an exception comes of.
-
-    Not of one that is in words, but where those only repeat what SQLite or Python says of a value; not of one of the
-    system or for want of memory.
-    """
-    if isinstance(error, StoreError):
-        cause = error.__cause__
-        if sqlite.comes_of_values(cause):
-            return True
-        return isinstance(error, DatabaseDamaged) and not isinstance(cause, DriverError) and may_be_behind(cause)
-    return isinstance(error, Exception) and not (isinstance(error, OSError) or exhaustion.is_exhaustion(error))
 
 
 def first(connection: Connection) -> Wrong | None:
