@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from gestalt_cas.checks.findings import Affected, Finding
 from gestalt_cas.checks.inspection import Inspection
-from gestalt_cas.rules.listing import successor
+from gestalt_cas.keeping import quotas
 from gestalt_cas.sql.sqlite import Connection
 
 _ALL = "SELECT bucket, prefix FROM quotas ORDER BY bucket, prefix"
 _USED = "SELECT used_bytes FROM quotas WHERE bucket = ? AND prefix = ?"
-_SUM = "SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = ? AND gone_seq IS NULL AND key >= ?"
 _SET = "UPDATE quotas SET used_bytes = ? WHERE bucket = ? AND prefix = ?"
 
 
@@ -28,12 +27,7 @@ def check_quotas(run: Inspection) -> None:
 
 def _counted(tx: Connection, bucket: str, prefix: bytes) -> tuple[int, int]:
     """What the quota's row says and what its versions add up to; the same for a quota that has gone."""
-    upper = successor(prefix)
-    if upper is None:
-        rows = tx.execute(_SUM, (bucket, prefix)).fetchall()
-    else:
-        rows = tx.execute(f"{_SUM} AND key < ?", (bucket, prefix, upper)).fetchall()
-    real = int(rows[0][0])
+    real = quotas.count(tx, bucket, prefix)
     used = tx.execute(_USED, (bucket, prefix)).fetchall()
     return (used[0][0] if used else real), real
 
