@@ -17,10 +17,10 @@ from gestalt_cas.checks import inlined_checks, modes, payload_rows
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.payload_rows import PayloadRow, Reached
-from gestalt_cas.checks.repairs import mend_payload
+from gestalt_cas.checks.repairs import identity_now, mend_payload
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import StoreError
-from gestalt_cas.files.payload_files import PAYLOAD_MODE, Expected, Identity, Look, examine, identity_of
+from gestalt_cas.files.payload_files import PAYLOAD_MODE, Expected, Look, examine
 from gestalt_cas.rows import blob_rows
 from gestalt_cas.sql.sqlite import Connection
 
@@ -126,10 +126,6 @@ def _examine_inlined(run: Inspection, place: int, expected: Expected, read: bool
         return inlined_checks.unreadable(place, expected, str(error))
 
 
-def _identity_now(run: Inspection, tx: Connection, digest: bytes, place: int) -> Identity | None:
-    return inlined_checks.identity_of(tx, place) if place else identity_of(run.parts.blobs.path(digest))
-
-
 def _rows_disagree(row: PayloadRow | None, reached: Reached) -> bool:
     if row is None or not row.usable:
         return True
@@ -161,7 +157,7 @@ def _still(run: Inspection, tx: Connection, digest: bytes, row: PayloadRow | Non
         return None
     # A row that cannot be read cannot be compared with itself.
     comparable = look.kind != "unreadable" or not look.place
-    if comparable and _identity_now(run, tx, digest, look.place) != look.identity:
+    if comparable and identity_now(run, tx, digest, look.place) != look.identity:
         return None
     return payload_rows.reached_by(tx, digest, indexed=run.digest_index)
 

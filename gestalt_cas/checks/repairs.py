@@ -58,7 +58,7 @@ def mend_payload(run: Inspection, digest: bytes, look: Look, finding: Finding) -
 
 def _correct_rows(run: Inspection, digest: bytes, look: Look, finding: Finding) -> Finding:
     with run.parts.database.write() as tx:
-        if _identity_now(run, tx, digest, look) != look.identity:
+        if identity_now(run, tx, digest, look.place) != look.identity:
             return _not_mended(finding, "the payload was replaced meanwhile; check again")
         payload_rows.set_row(tx, digest, look.size, look.sums, look.place)
     if not look.place and look.mode != PAYLOAD_MODE:
@@ -67,10 +67,9 @@ def _correct_rows(run: Inspection, digest: bytes, look: Look, finding: Finding) 
     return finding.mended(what.get(finding.kind, "corrected the rows from the proven bytes"))
 
 
-def _identity_now(run: Inspection, tx: Connection, digest: bytes, look: Look) -> Identity | None:
-    if look.place:
-        return inlined_checks.identity_of(tx, look.place)
-    return identity_of(run.parts.blobs.path(digest))
+def identity_now(run: Inspection, tx: Connection, digest: bytes, place: int) -> Identity | None:
+    """What stands now where a look was taken: in the row of `inlined` at `place`, or (0) under the payload's name."""
+    return inlined_checks.identity_of(tx, place) if place else identity_of(run.parts.blobs.path(digest))
 
 
 def _replace(run: Inspection, digest: bytes, look: Look, finding: Finding) -> Finding:
