@@ -143,26 +143,16 @@ class _Course:
 
     def finish(self) -> CheckReport:
         """Note the result in the store, and report."""
-        run, tally = self._run, self._run.tally
+        run, counts = self._run, asdict(self._run.tally)
         report = CheckReport(
-            self._began_ms,
-            now_ms(),
-            self._resumed_ms,
-            str(run.options.read_data or ""),
-            tally.versions,
-            tally.payloads,
-            tally.payloads_read,
-            tally.bytes_read,
-            tally.damage,
-            tally.faults,
-            tally.repaired_damage,
-            tally.repaired_faults,
-            tally.reclaimable_files,
-            tally.reclaimable_bytes,
-            tuple(run.findings),
+            started_ms=self._began_ms,
+            ended_ms=now_ms(),
+            resumed_ms=self._resumed_ms,
+            read_data=str(run.options.read_data or ""),
+            findings=tuple(run.findings),
+            **counts,
         )
-        result = "damage" if report.damaged else "clean" if report.clean else "faults"
-        last = {"at_ms": report.ended_ms, "result": result, "read_data": report.read_data, **asdict(tally)}
+        last = {"at_ms": report.ended_ms, "result": report.result, "read_data": report.read_data, **counts}
         self._note(inspection.NOTE, last)
         if self._resumable and self._has_note:
             self._note(POSITION, None)

@@ -1,14 +1,14 @@
 """One run of a check as its stages see it: the store's parts, what was asked for, the pace, and what was found so far.
 
-The stages (`wal_checks`, `schema_checks`, `integrity_checks`, `row_checks`, `payload_checks`, `layout_checks`) look and
-report; how they follow each other, and where a run that was cut off goes on, is `checking.py`'s.
+The stages look and report; which there are, how they follow each other, and where a run that was cut off goes on, is
+said in `checking.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,10 +89,15 @@ class CheckReport:
         """Whether nothing stands that was not repaired."""
         return not self.damaged and self.faults == self.repaired_faults
 
+    @property
+    def result(self) -> str:
+        """The outcome in a word: "damage", "clean" or "faults"."""
+        return "damage" if self.damaged else "clean" if self.clean else "faults"
+
 
 @dataclass
 class Tally:
-    """Counts of a run, kept over an interruption."""
+    """Counts of a run, kept over an interruption. A report has them under the same names."""
 
     versions: int = 0
     payloads: int = 0
@@ -104,6 +109,11 @@ class Tally:
     repaired_faults: int = 0
     reclaimable_files: int = 0
     reclaimable_bytes: int = 0
+
+    def reclaimable(self, size: int) -> None:
+        """Count a file or row of so many bytes that gc would remove."""
+        self.reclaimable_files += 1
+        self.reclaimable_bytes += size
 
 
 class Pace:
@@ -162,11 +172,9 @@ class Inspection:
             self.findings.append(finding)
         self.on_finding(finding)
 
-    @contextmanager
-    def view(self) -> Iterator[Connection]:
+    def view(self) -> AbstractContextManager[Connection]:
         """A short view of the rows."""
-        with self.parts.database.read() as tx:
-            yield tx
+        return self.parts.database.read()
 
     def repair_command(self, *, backup: bool = False) -> str:
         """The command that repairs what was found."""

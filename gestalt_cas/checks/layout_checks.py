@@ -29,9 +29,8 @@ def check_layout(run: Inspection) -> None:
     files = [layout.database, *layout.beside(layout.database), layout.reserve]
     for path in (*files, *(layout.root / name for name in (*LOCKS, *_SECRETS))):
         _check_file(run, path)
-    left = run.parts.blobs.staging.left()
-    run.tally.reclaimable_files += len(left)
-    run.tally.reclaimable_bytes += sum(left)
+    for size in run.parts.blobs.staging.left():
+        run.tally.reclaimable(size)
 
 
 def _check_directory(run: Inspection, where: str | Path, *, required: bool) -> None:

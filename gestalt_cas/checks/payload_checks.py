@@ -158,8 +158,7 @@ def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) 
     if not row.reached:
         if listed is None:
             return  # a crash in the midst of gc; the row vouches for no file, so it does no harm
-        run.tally.reclaimable_files += 1
-        run.tally.reclaimable_bytes += listed[1]
+        run.tally.reclaimable(listed[1])
     wanted = _is_wanted(run, row)
     sound = (
         row.usable
@@ -186,13 +185,11 @@ def _check_inlined(run: Inspection, row: PayloadRow, listed: tuple[int, int] | N
     if not _is_digest(run, row):
         return
     if listed is not None and stat.S_ISREG(listed[0]):
-        run.tally.reclaimable_files += 1
-        run.tally.reclaimable_bytes += listed[1]
+        run.tally.reclaimable(listed[1])
     if not row.reached:
         if stored is None:
             return
-        run.tally.reclaimable_files += 1
-        run.tally.reclaimable_bytes += max(0, stored)
+        run.tally.reclaimable(max(0, stored))
     wanted = _is_wanted(run, row)
     sound = (
         stored == row.size
@@ -282,5 +279,4 @@ def _count_orphans(run: Inspection, names: Names, known: set[bytes]) -> None:
     """Count files without a row: of uploads on their way, or cut off; gc removes what nobody comes to need."""
     for digest, (mode, size) in names.items():
         if digest not in known and stat.S_ISREG(mode):
-            run.tally.reclaimable_files += 1
-            run.tally.reclaimable_bytes += size
+            run.tally.reclaimable(size)

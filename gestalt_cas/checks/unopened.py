@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 from gestalt_cas.checks import wal_checks
@@ -88,23 +89,13 @@ class _Unopened:
         for first, name in enumerate(FAN_OUT):
             self._progress("checking payloads", first, len(FAN_OUT))
             self._check_directory(self._layout.blobs / name)
-        tally = self._tally
         return CheckReport(
-            began_ms,
-            now_ms(),
-            0,
-            str(self._options.read_data or ""),
-            0,
-            tally.payloads,
-            tally.payloads_read,
-            tally.bytes_read,
-            tally.damage,
-            0,
-            0,
-            0,
-            0,
-            0,
-            tuple(self._findings),
+            started_ms=began_ms,
+            ended_ms=now_ms(),
+            resumed_ms=0,
+            read_data=str(self._options.read_data or ""),
+            findings=tuple(self._findings),
+            **asdict(self._tally),
         )
 
     def _integrity(self) -> list[str]:

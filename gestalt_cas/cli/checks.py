@@ -123,8 +123,7 @@ def _states(finding: Finding) -> tuple[tuple[str, str], ...]:
 
 def _summary(report: CheckReport) -> dict[str, object]:
     fields = {name: getattr(report, name) for name in report.__slots__ if name != "findings"}
-    result = "damage" if report.damaged else "clean" if report.clean else "faults"
-    return {"result": result, **fields}
+    return {"result": report.result, **fields}
 
 
 def _told(session: Session, report: CheckReport) -> str:
