@@ -166,7 +166,7 @@ def check_row(run: Inspection, row: PayloadRow, listed: tuple[int, int] | None) 
         and stat.S_ISREG(listed[0])
         and listed[1] == row.size
         and row.damaged_ms is None
-        and len(row.sums) == chunks.SUM_BYTES * chunks.count(row.size)
+        and chunks.fit(row.sums, row.size)
     )
     if sound and wanted:
         look = look_at(run, Expected(row.digest, row.size, row.sums), read=True)
@@ -194,7 +194,7 @@ def _check_inlined(run: Inspection, row: PayloadRow, listed: tuple[int, int] | N
     sound = (
         stored == row.size
         and row.damaged_ms is None
-        and len(row.sums) == chunks.SUM_BYTES * chunks.count(row.size)
+        and chunks.fit(row.sums, row.size)
         and not (wanted and look_at(run, Expected(row.digest, row.size, row.sums), read=True, place=row.place).kind)
     )
     if not sound:

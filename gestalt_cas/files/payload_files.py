@@ -100,8 +100,7 @@ def _judge_file(
 ) -> Look:
     identity, mode = _identity(status), stat.S_IMODE(status.st_mode)
     wrong_size = status.st_size != expected.size
-    wrong_count = len(expected.sums) != chunks.SUM_BYTES * chunks.count(expected.size)
-    if not (read or wrong_size or wrong_count):
+    if not (read or wrong_size or not chunks.fit(expected.sums, expected.size)):
         return Look("", identity=identity, mode=mode)
     try:
         digest, sums = _read(fd, advance)

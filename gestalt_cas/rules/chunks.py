@@ -57,3 +57,8 @@ def matches(chunk: bytes | memoryview, index: int, sums: bytes) -> bool:
 def count(size: int) -> int:
     """How many chunks a payload of `size` bytes has."""
     return -(-size // CHUNK_BYTES)
+
+
+def fit(sums: bytes, size: int) -> bool:
+    """Whether these can be the sums of a payload of `size` bytes: there are as many as it has chunks."""
+    return len(sums) == SUM_BYTES * count(size)
