@@ -16,6 +16,7 @@ from gestalt_cas.checks.inspection import Inspection, broken
 from gestalt_cas.checks.payload_judging import STEP, check_mode, check_mode_of, judge_row, look_at, tell
 from gestalt_cas.checks.payload_rows import PayloadRow
 from gestalt_cas.errors import StoreError
+from gestalt_cas.files.blobs import digest_of
 from gestalt_cas.files.layout import FAN_OUT
 from gestalt_cas.files.payload_files import PAYLOAD_MODE, Expected, is_want
 from gestalt_cas.keeping import reachability
@@ -240,7 +241,7 @@ def _listed(run: Inspection, blobs: str, first: int) -> Names:
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                digest = _digest_of(entry.name, first)
+                digest = digest_of(entry.name, first)
                 if digest is None:
                     _report_stranger(run, entry.path)
                     continue
@@ -257,14 +258,6 @@ def _listed(run: Inspection, blobs: str, first: int) -> Names:
             text = f"the directory {directory} cannot be read: {error.strerror}"
             run.report(Finding("unreadable", text, where=directory, found=str(error.strerror)))
     return names
-
-
-def _digest_of(name: str, first: int) -> bytes | None:
-    try:
-        digest = bytes.fromhex(name)
-    except ValueError:
-        return None
-    return digest if len(digest) == 32 and digest.hex() == name and digest[0] == first else None
 
 
 def _report_stranger(run: Inspection, path: str) -> None:

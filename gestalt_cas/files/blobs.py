@@ -125,9 +125,9 @@ class Blobs:
     def listed(self, first: int) -> list[tuple[bytes, int]]:
         """The regular files named by a digest that begins with the byte `first`, each with its size in bytes."""
         found: list[tuple[bytes, int]] = []
-        with translated(f"listing payloads {first:02x}"), os.scandir(self._layout.blobs / f"{first:02x}") as entries:
+        with translated(f"listing payloads {first:02x}"), os.scandir(self._fan_out[first]) as entries:
             for entry in entries:
-                digest = _digest_of(entry.name, first)
+                digest = digest_of(entry.name, first)
                 if digest is None:
                     continue
                 try:
@@ -256,7 +256,7 @@ class BlobFile:
         return chunk
 
 
-def _digest_of(name: str, first: int) -> bytes | None:
+def digest_of(name: str, first: int) -> bytes | None:
     """The digest that a file below the directory of `first` is named by; None for any other name."""
     if len(name) != _NAME_DIGITS or not name.startswith(f"{first:02x}"):
         return None
