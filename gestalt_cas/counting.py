@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
+from gestalt_cas.files.layout import FAN_OUT
 from gestalt_cas.keeping import reachability
-from gestalt_cas.keeping.reachability import REACHED
+from gestalt_cas.keeping.reachability import IS_LOOSE, REACHED
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress
 from gestalt_cas.sql.statements import Prepared
@@ -39,9 +40,8 @@ _PAYLOADS = Prepared(f"""
         coalesce(sum(size) FILTER (WHERE NOT {REACHED}), 0)
     FROM blobs WHERE digest >= :lower AND digest < :upper
 """)
-_LOOSE = Prepared("""
-    SELECT coalesce(sum(size), 0) FROM unreachable WHERE digest >= :lower AND digest < :upper
-    AND NOT EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest)
+_LOOSE = Prepared(f"""
+    SELECT coalesce(sum(size), 0) FROM unreachable WHERE digest >= :lower AND digest < :upper AND {IS_LOOSE}
 """)
 
 
@@ -97,12 +97,12 @@ def count_versions(parts: Parts, progress: Progress) -> Contents:
 def count_payloads(parts: Parts, progress: Progress) -> Payloads:
     """Count the rows of payloads, those of one first byte of the digest at a time."""
     found = Payloads()
-    for first in range(256):
+    for first in range(len(FAN_OUT)):
         lower, upper = reachability.bounds(first)
         with parts.database.read() as tx:
             rows, loose = _PAYLOADS(tx, lower=lower, upper=upper), _LOOSE(tx, lower=lower, upper=upper)
         found = _plus(found, (*rows[0], *loose[0]))
-        progress("counting payloads, in 256 parts", first + 1, 256)
+        progress(f"counting payloads, in {len(FAN_OUT)} parts", first + 1, len(FAN_OUT))
     return found
 
 

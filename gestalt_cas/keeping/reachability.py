@@ -20,6 +20,8 @@ IS_FILE, IS_ROW = f"place = {schema.PLACE_FILE}", f"place != {schema.PLACE_FILE}
 """SQL, of a row of blobs: where the payload is."""
 REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = blobs.digest)"
 """SQL, of a row of blobs: whether a version has the payload."""
+IS_LOOSE = "NOT EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest)"
+"""SQL, of a row of unreachable: whether it is of a file without a row, left by an upload that was cut off."""
 _WITHIN = "digest >= :lower AND digest < :upper"
 _RECORD_REACHED = "EXISTS (SELECT * FROM versions WHERE versions.digest = unreachable.digest)"
 # A file whose payload is a row was published by an upload that came to nothing, or came too late: nobody reads it.
@@ -64,8 +66,7 @@ _DROP_ROW = Prepared("DELETE FROM inlined WHERE id = :place")
 _FORGET = Prepared("DELETE FROM blobs WHERE digest = :digest")
 _SIZE = Prepared(f"""
     SELECT (SELECT coalesce(sum(size), 0) FROM blobs WHERE {_WITHIN} AND NOT {REACHED}), (
-        SELECT coalesce(sum(size), 0) FROM unreachable
-        WHERE {_WITHIN} AND NOT EXISTS (SELECT * FROM blobs WHERE blobs.digest = unreachable.digest)
+        SELECT coalesce(sum(size), 0) FROM unreachable WHERE {_WITHIN} AND {IS_LOOSE}
     )
 """)
 

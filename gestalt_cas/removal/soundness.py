@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from itertools import pairwise
 
 from gestalt_cas.errors import DatabaseDamaged
+from gestalt_cas.files.layout import FAN_OUT
+from gestalt_cas.keeping import reachability
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.remedies import command
 from gestalt_cas.rows import settings
@@ -44,8 +45,6 @@ _NOWHERE = """
     SELECT CAST(bucket AS BLOB), key, seq FROM versions INDEXED BY versions_by_digest
     WHERE digest >= ? AND digest < ? AND NOT EXISTS (SELECT 1 FROM blobs WHERE blobs.digest = versions.digest) LIMIT 1
 """
-_BOUNDS = [bytes([first]) for first in range(256)] + [b"\xff" * 33]
-
 _Place = tuple[()] | tuple[bytes, bytes, int]
 View = Callable[[], AbstractContextManager[Connection]]
 
@@ -86,9 +85,9 @@ def require(parts: Parts, view: View | None = None) -> None:
             what, after = _stretch(tx, after)
         if what:
             raise _refusal(parts, what)
-    for bounds in pairwise(_BOUNDS):
+    for first in range(len(FAN_OUT)):
         with view() as tx:
-            lost = tx.execute(_NOWHERE, bounds).fetchall()
+            lost = tx.execute(_NOWHERE, reachability.bounds(first)).fetchall()
         if lost:
             raise _refusal(parts, _untold(*lost[0]))
 
