@@ -18,7 +18,7 @@ from gestalt_cas.keeping import holds, quotas
 from gestalt_cas.keeping.holds import Hold
 from gestalt_cas.keeping.quotas import Quota
 from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_prefix, utf8
-from gestalt_cas.operations.changes import lookup
+from gestalt_cas.operations.changes import lookup, resolve
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.operations.standing import Standing
 from gestalt_cas.progress import Progress
@@ -117,7 +117,7 @@ class Upkeep(Standing):
         """
         check_names(key)
         with self._parts.database.read() as tx:
-            target = key if key.bucket else ObjectKey(store_settings.default_bucket(tx), key.key)
+            target = resolve(tx, key)
         return purging.purge(self._parts, self._collector, target)
 
     def back_up(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gestalt_cas.keeping import quotas
 from gestalt_cas.keeping.quotas import Quota
 from gestalt_cas.objects import NULL_VERSION, ObjectKey
+from gestalt_cas.operations.changes import resolve
 from gestalt_cas.rows import settings, versions
 from gestalt_cas.sql.sqlite import Connection
 
@@ -34,7 +35,7 @@ def room(connection: Connection, key: ObjectKey) -> Room | None:
     """
     if not quotas.any_stand(connection):
         return None
-    target = key if key.bucket else ObjectKey(settings.default_bucket(connection), key.key)
+    target = resolve(connection, key)
     found = quotas.over(connection, target.bucket, target.key.encode())
     if not found:
         return None
