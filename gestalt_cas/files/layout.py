@@ -19,6 +19,7 @@ from gestalt_cas.sql.schema import APPLICATION_ID
 from gestalt_cas.sql.sqlite import DriverError
 from gestalt_cas.system.durability import is_full, sync_directory
 from gestalt_cas.system.ownership import make_directory
+from gestalt_cas.system.refusals import free_bytes
 
 LOCKS = ("turnstile.lock", "write.lock", "schema.lock", "server.lock")
 _DATABASE = "metadata.sqlite3"
@@ -233,8 +234,7 @@ class Layout:
 
     def full(self) -> bool:
         """Whether the file system has no room for even the few pages that opening a database takes."""
-        found = os.statvfs(self.root)
-        return found.f_bavail * found.f_frsize < _OPENING_BYTES or out_of_files(self.root)
+        return free_bytes(self.root) < _OPENING_BYTES or out_of_files(self.root)
 
     def make_tree(self) -> None:
         """Make and sync what is missing below the directory; raises OSError."""

@@ -19,6 +19,7 @@ from gestalt_cas import sizes
 from gestalt_cas.errors import DiskFull, StorageFault, StoreFull
 from gestalt_cas.files.layout import Layout, out_of_files
 from gestalt_cas.system import ownership, platforms
+from gestalt_cas.system.refusals import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ class Reserve:
         wanted = self.wanted_bytes()
         if self._size() >= wanted:
             return True
-        found = os.statvfs(self._path.parent)
-        if found.f_bavail * found.f_frsize < 2 * wanted:
+        if free_bytes(self._path.parent) < 2 * wanted:
             return False
         return self._allocate(wanted)
 
@@ -57,8 +57,7 @@ class Reserve:
         """
         try:
             self._make_spares()
-            found = os.statvfs(self._path.parent)
-            left = min(self.wanted_bytes(), found.f_bavail * found.f_frsize - _WORKING_BYTES)
+            left = min(self.wanted_bytes(), free_bytes(self._path.parent) - _WORKING_BYTES)
             if left > 0:
                 self._allocate(left)
         except OSError as error:

@@ -19,6 +19,7 @@ import apsw
 
 from gestalt_cas import sizes
 from gestalt_cas.errors import DatabaseDamaged, DiskFull, StorageFault, StoreBusy, StoreError, TooManyStreams
+from gestalt_cas.system.refusals import free_bytes
 
 DriverError = (apsw.Error, UnicodeDecodeError)
 """What a statement raises; the second is how the driver says that a text in the file is not UTF-8."""
@@ -153,7 +154,7 @@ def _shortage(connection: Connection, place: str) -> str:
     directory = os.path.dirname(connection.filename)
     if os.stat(directory).st_dev == os.stat(place).st_dev:
         return ""
-    left, left_here = _free_bytes(place), _free_bytes(directory)
+    left, left_here = free_bytes(place), free_bytes(directory)
     if left_here < _ROOM_BYTES or left > _needed_bytes(connection):
         return ""
     return (
@@ -168,11 +169,6 @@ def _needed_bytes(connection: Connection) -> int:
     pages, size = (connection.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("page_count", "page_size"))
     counted = getattr(apsw, "SQLITE_DBSTATUS_TEMPBUF_SPILL", None)  # of newer releases of SQLite
     return max(int(pages * size), connection.status(counted)[0] if counted is not None else 0)
-
-
-def _free_bytes(directory: str) -> int:
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
 
 
 def _temporary_directory() -> str:

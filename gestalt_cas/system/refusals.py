@@ -37,7 +37,7 @@ def fault(doing: str, error: OSError) -> StoreError:
     return StorageFault(f"{doing} failed: {error.strerror or error}")
 
 
-def free_bytes(directory: Path) -> int:
+def free_bytes(directory: str | Path) -> int:
     """Bytes that this user may still write on the directory's file system."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
