@@ -308,6 +308,13 @@ def key_range(name: object, setting: str) -> tuple[str, str]:
     return bucket, prefix
 
 
+def whole(key: str, value: object, least: int, most: int, what: str) -> int:
+    """A whole number of `what`, from `least` to `most`, both inclusive; raises InvalidConfig naming the key."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidConfig(f"{key}: {value!r} is not a whole number of {what} from {least} to {most}")
+    return value
+
+
 def _directory(text: str) -> Path:
     if "\0" in text:
         raise InvalidConfig("dataDir: a path cannot hold NUL")

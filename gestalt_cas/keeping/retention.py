@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gestalt_cas.configuration.config import key_range
+from gestalt_cas.configuration.config import key_range, whole
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.keeping import holds
 from gestalt_cas.objects import ObjectKey, ObjectVersion
@@ -139,13 +139,6 @@ def _validate_term(key: str, name: str, value: object) -> object:
         return whole(key, value, least, MOST_KEPT if name == "keepNoncurrent" else MOST_DAYS, what)
     if not isinstance(value, bool):
         raise InvalidConfig(f"{key}: {value!r} is neither true nor false")
-    return value
-
-
-def whole(key: str, value: object, least: int, most: int, what: str) -> int:
-    """A whole number of something; raises InvalidConfig naming the key."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidConfig(f"{key}: {value!r} is not a whole number of {what} from {least} to {most}")
     return value
 
 

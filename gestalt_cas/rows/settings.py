@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
-from gestalt_cas.configuration.config import key_range
+from gestalt_cas.configuration.config import key_range, whole
 from gestalt_cas.errors import DatabaseDamaged, InvalidConfig, SettingsConflict
 from gestalt_cas.keeping import quotas, retention
 from gestalt_cas.objects import check_bucket
@@ -71,13 +71,13 @@ def validate(changes: Mapping[str, object]) -> dict[str, object]:
 
 def _validate_one(name: str, value: object) -> object:
     if name == "blobs.inlineMaxBytes":
-        return retention.whole(name, value, 0, inlined.MOST_BYTES, "bytes")
+        return whole(name, value, 0, inlined.MOST_BYTES, "bytes")
     if name == _QUOTAS:
-        return _by_place(name, value, lambda key, most: retention.whole(key, most, 0, quotas.MOST_BYTES, "bytes"))
+        return _by_place(name, value, lambda key, most: whole(key, most, 0, quotas.MOST_BYTES, "bytes"))
     if name == _RULES:
         return _by_place(name, value, retention.validate)
     if name == _KEEP_DAYS:
-        return retention.whole(name, value, 0, retention.MOST_DAYS, "days")
+        return whole(name, value, 0, retention.MOST_DAYS, "days")
     if not isinstance(value, str):
         raise InvalidConfig(f"{name}: {value!r} is not text")
     if name == "versioning" and value not in ("enabled", "suspended"):
@@ -139,7 +139,7 @@ def history_keep_days(connection: Connection) -> int:
     if not rows:
         return Settings().history_keep_days
     try:
-        return retention.whole(_KEEP_DAYS, json.loads(rows[0][0]), 0, retention.MOST_DAYS, "days")
+        return whole(_KEEP_DAYS, json.loads(rows[0][0]), 0, retention.MOST_DAYS, "days")
     except (ValueError, TypeError, InvalidConfig) as error:
         # Whatever the default is: what somebody meant to keep for longer must not go by it.
         raise DatabaseDamaged(
