@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gestalt_cas import sizes
 from gestalt_cas.backups import manifests
 from gestalt_cas.checks import inspection
-from gestalt_cas.clock import instant, now_ms
+from gestalt_cas.clock import DAY_MS, instant, now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.keeping import pins, retention
@@ -31,7 +31,7 @@ _WAIT_SECONDS = 2.0
 _AHEAD_MS = 5_000
 _PLAUSIBLE_MS = 1_735_689_600_000
 """The first day of 2025: a clock that is before it was never set."""
-_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_HOUR_MS = 3_600_000
 _CHECK_DAYS = 90
 _LONG_WAL_BYTES = 128 << 20
 
@@ -169,7 +169,7 @@ def _clock(facts: Facts) -> list[Finding]:
 
 def _span(ms: int) -> str:
     """In days where it is more than two."""
-    return f"{ms / _DAY_MS:.1f} days" if ms > 2 * _DAY_MS else f"{ms // 1000} s"
+    return f"{ms / DAY_MS:.1f} days" if ms > 2 * DAY_MS else f"{ms // 1000} s"
 
 
 def _retention(layout: Layout, facts: Facts) -> list[Finding]:
@@ -215,7 +215,7 @@ def _upkeep(layout: Layout, facts: Facts) -> list[Finding]:
     for note, verb, done in looked_at:
         found = facts.notes.get(note)
         at_ms = found.get("at_ms") if isinstance(found, dict) else None
-        days = (now_ms() - at_ms) // _DAY_MS if isinstance(at_ms, int) else None
+        days = (now_ms() - at_ms) // DAY_MS if isinstance(at_ms, int) else None
         if days is None or days > _CHECK_DAYS:
             when = f"{done} {days} days ago" if days is not None else f"never {done}"
             findings.append(Finding(Severity.NOTE, "upkeep", when, command(verb, layout.root)))

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gestalt_cas.clock import DAY_MS
 from gestalt_cas.configuration.config import key_range, whole
 from gestalt_cas.errors import InvalidConfig
 from gestalt_cas.keeping import holds
@@ -32,7 +33,6 @@ from gestalt_cas.rules.listing import successor
 from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.sql.statements import Prepared
 
-DAY_MS = 86_400_000
 MOST_DAYS, MOST_KEPT = 36_500, 1_000_000
 SETTING = "retention.rules"
 STRETCH_ROWS = 4_000

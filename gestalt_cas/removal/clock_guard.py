@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gestalt_cas.clock import instant
+from gestalt_cas.clock import DAY_MS, instant
 from gestalt_cas.errors import ClockSuspect
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.remedies import command
@@ -22,7 +22,6 @@ from gestalt_cas.rows import history, settings
 from gestalt_cas.sql.sqlite import Connection
 
 NOTE = "clock.seen"
-FAR_MS = 86_400_000
 
 
 def require(parts: Parts, now_ms: int) -> None:
@@ -49,12 +48,12 @@ def doubt(connection: Connection, now_ms: int) -> str:
 
 def judge(now_ms: int, commit_ms: int, note: object) -> str:
     """Why a clock that says `now_ms` is not to be trusted, by the last commit (0: none) and the note; "" when it is."""
-    if commit_ms - now_ms > FAR_MS and commit_ms > _accepted_ms(note):
+    if commit_ms - now_ms > DAY_MS and commit_ms > _accepted_ms(note):
         return _told(now_ms, "the last commit", commit_ms)
     seen_ms = note.get("at_ms") if isinstance(note, Mapping) else None
     if isinstance(seen_ms, int):
-        return _told(now_ms, "the last run that removed by age", seen_ms) if abs(now_ms - seen_ms) > FAR_MS else ""
-    return _told(now_ms, "the last commit", commit_ms) if commit_ms and abs(now_ms - commit_ms) > FAR_MS else ""
+        return _told(now_ms, "the last run that removed by age", seen_ms) if abs(now_ms - seen_ms) > DAY_MS else ""
+    return _told(now_ms, "the last commit", commit_ms) if commit_ms and abs(now_ms - commit_ms) > DAY_MS else ""
 
 
 def _note(parts: Parts, now_ms: int, accepted_ms: int) -> None:
@@ -68,6 +67,6 @@ def _accepted_ms(note: object) -> int:
 
 
 def _told(now_ms: int, what: str, other_ms: int) -> str:
-    days = abs(now_ms - other_ms) / FAR_MS
+    days = abs(now_ms - other_ms) / DAY_MS
     way = "after" if now_ms > other_ms else "before"
     return f"the clock says {instant(now_ms)}, {days:.1f} days {way} {what} ({instant(other_ms)})"

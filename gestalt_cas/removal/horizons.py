@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from gestalt_cas.clock import DAY_MS
 from gestalt_cas.keeping.removals import KEPT_BY_SNAPSHOT
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress
@@ -17,7 +18,6 @@ from gestalt_cas.rows import settings
 from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.sql.statements import Prepared
 
-DAY_MS = 86_400_000
 STRETCH_ROWS = 2_000
 """Rows that one view looks at."""
 BATCH_ROWS = 200

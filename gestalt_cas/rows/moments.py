@@ -15,15 +15,14 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from gestalt_cas.clock import instant, now_ms
+from gestalt_cas.clock import DAY_MS, instant, now_ms
 from gestalt_cas.errors import BeforeHorizon, InvalidArgument, NoSuchSnapshot
 from gestalt_cas.rows import history, snapshots
 from gestalt_cas.sql.sqlite import Connection
 
-_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS, "w": 7 * DAY_MS}
 _AGO = re.compile(rf"([0-9]{{1,12}})([{''.join(_UNITS_MS)}])")
 _MOST = (1 << 63) - 1
-_FAR_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def _refuse_future(connection: Connection, as_of: str) -> None:
     A rollback to an hour ago would undo the work of weeks.
     """
     seq, commit_ms = history.last(connection)
-    if commit_ms - now_ms() > _FAR_MS:
+    if commit_ms - now_ms() > DAY_MS:
         raise InvalidArgument(
             f"{as_of!r} ago cannot be told from what was written since: the clock was ahead, and the last change is "
             f"dated {instant(commit_ms)}. Name a sequence (the last change has {seq}), a snapshot or a date"

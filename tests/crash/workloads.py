@@ -34,6 +34,7 @@ from gestalt_cas import ObjectKey, upkeep
 from gestalt_cas.backups.restoring import restore
 from gestalt_cas.checks.findings import Subset
 from gestalt_cas.checks.inspection import CheckOptions
+from gestalt_cas.clock import DAY_MS
 from gestalt_cas.errors import ClockSuspect, Held
 from gestalt_cas.files import blobs, keys
 from gestalt_cas.files.layout import FAN_OUT, Layout
@@ -317,7 +318,7 @@ def aging(session: Session) -> None:
         session.remember(opened)
         session.change(opened, versioning="enabled")
         session.remove(opened, second)
-        weeks = 40 * horizons.DAY_MS
+        weeks = 40 * DAY_MS
         clock = retention_runs.now_ms
         retention_runs.now_ms = upkeep.now_ms = lambda: clock() + weeks
         with suppress(ClockSuspect):
