@@ -1,8 +1,9 @@
 """What can go wrong, in the store's own words.
 
 Every failure that a caller can meet derives from `StoreError`. The names follow the S3 API reference where it has one.
-Which gRPC status, HTTP status or exit code a caller sees is decided at the edges (`messages.py`, `exits.py`), one table
-each, so the classes here know nothing of protocols. An exception that is not a `StoreError` is a bug.
+Which gRPC status, HTTP status or exit code a caller sees is decided at the edges (`messages.py`, `http_errors.py`,
+`exits.py`), one table each, so the classes here know nothing of protocols. An exception that is not a `StoreError` is a
+bug.
 """
 
 from __future__ import annotations

@@ -63,8 +63,7 @@ class Past(Upkeep):
     def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
         """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.
 
-        The same wherever the same is held; see `gestalt_cas.time_travel.proofs` for what it is made of and
-        raises.
+        The same wherever the same is held; see `gestalt_cas.time_travel.proofs` for what it is made of and raises.
         """
         if bucket is None:
             with self._parts.database.read() as tx:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import apsw
 
-ERROR, BUSY, LOCKED, NOMEM, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 6, 7, 10, 11, 13, 14, 26
+ERROR, BUSY, LOCKED, IOERR, CORRUPT, FULL, CANTOPEN, NOTADB = 1, 5, 6, 10, 11, 13, 14, 26
 IOERR_FSYNC = 1034  # an extended code: its primary one is IOERR
 
 

@@ -154,7 +154,7 @@ def left_by_backup(root: Path) -> str:
 
 
 def left_by_restore(root: Path) -> str:
-    """What a restore into the directory that was cut off leaves behind, likewise."""
+    """What a restore into the directory that was cut off leaves behind, and what to do about it."""
     return (
         f"{root} is no store yet. What was copied stays and is taken up by the same command once there is room; to "
         "give it up, remove the directory"

@@ -260,7 +260,7 @@ class _Restore:
 
 
 def _unheard(_: Lost) -> None:
-    """The same, of losses."""
+    """For callers who read the outcome."""
 
 
 def _rows_of(source: Layout, found: State, allow_incomplete: bool) -> Path:

@@ -33,7 +33,6 @@ FAULTS = {
     "mode": "the permissions of a file or directory are not what they should be",
     "layout": "a directory of the store is missing, or holds what does not belong there",
 }
-KINDS = {**DAMAGE, **FAULTS}
 SHOWN_VERSIONS = 20
 
 
@@ -48,7 +47,7 @@ class Affected:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding: its kind (see KINDS), and what it says in words.
+    """One finding: its kind (see DAMAGE and FAULTS), and what it says in words.
 
     `where` is a path, table or index; `digest` the BLAKE3 hex of the payload concerned, "" for none. `affected` names
     SHOWN_VERSIONS versions at most, of `affected_total`. `remedy` is what the operator can do, mostly a command.

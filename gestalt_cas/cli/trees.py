@@ -1,4 +1,4 @@
-"""The verbs over whole trees: sync, and rm with -r. What they have in common with put and get is beside."""
+"""The verbs over whole trees: sync, and rm with -r. The ways to keys and back: `uploads.py` and `downloads.py`."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Layout:
 
     @property
     def previous_keys(self) -> Path:
-        """The keys of the backup before, likewise."""
+        """The keys of the backup before, until the manifest of the new one stands."""
         return self.root / "keys.json.previous"
 
     @property

@@ -16,7 +16,6 @@ from gestalt_cas.objects import ObjectKey, check_bucket, check_key
 from gestalt_cas.rules import http_fields, sigv4
 from gestalt_cas.rules.sigv4 import KeyPair
 
-METHODS = ("GET", "PUT", "DELETE", "HEAD")
 DEFAULT_EXPIRES_SECONDS = 900
 
 

@@ -3,8 +3,7 @@
 flock is unfair and does not exclude threads that share a descriptor. So the writer lock is taken in three steps: a
 mutex within the process, then turnstile.lock, which is held only until write.lock is had, so that a process that just
 let go of write.lock cannot barge past one that already waits. Waiting is a loop of non-blocking tries, because a
-blocking flock has no deadline. Design: docs/design.md, "SQLite" and
-"Opening and upgrading".
+blocking flock has no deadline. Design: docs/design.md, "SQLite" and "Opening and upgrading".
 """
 
 from __future__ import annotations
