@@ -115,7 +115,7 @@ class Payloads:
         become a file, Vanished when a sound row has lost its file.
         """
         row = blob_rows.placed(tx, staged.digest)
-        if self._vouches(tx, row, staged):
+        if self._vouches(tx, row, staged.digest, staged.size):
             return
         place = row.place if row is not None else schema.PLACE_FILE
         if place:
@@ -133,20 +133,19 @@ class Payloads:
 
     def sound(self, tx: Connection, digest: bytes, size: int) -> bool:
         """Whether a row vouches for the payload and it is at its place: its bytes need not be given again."""
-        row = blob_rows.placed(tx, digest)
-        return row is not None and not row.damaged and self._at_its_place(tx, row, digest, size)
+        return self._vouches(tx, blob_rows.placed(tx, digest), digest, size)
 
     def present(self, tx: Connection, digest: bytes, size: int) -> bool:
         """Whether the payload is at its place with this size; its bytes are not judged."""
         row = blob_rows.placed(tx, digest)
         return row is not None and self._at_its_place(tx, row, digest, size)
 
-    def _vouches(self, tx: Connection, row: blob_rows.BlobPlace | None, staged: Staged | Held) -> bool:
+    def _vouches(self, tx: Connection, row: blob_rows.BlobPlace | None, digest: bytes, size: int) -> bool:
         """Whether a committed row vouches for the payload: present, of the right size, not known to be damaged.
 
         A file without a row is not enough: its writer may have crashed before the directory reached the disk.
         """
-        return row is not None and not row.damaged and self._at_its_place(tx, row, staged.digest, staged.size)
+        return row is not None and not row.damaged and self._at_its_place(tx, row, digest, size)
 
     def _trusts_file(self, row: blob_rows.BlobPlace, staged: Staged) -> bool:
         """`_vouches` of a payload whose place is a file."""
