@@ -50,6 +50,7 @@ Subject = TypeVar("Subject")
 WRITE_TIMEOUT = 30.0
 """Seconds that a write waits for the writer lock before StoreBusy: three times as long as a rollback may hold it."""
 CLOSE_TIMEOUT = 10.0
+_UPKEEP_TIMEOUT = 5.0
 _PROBE = "UPDATE settings SET value = value WHERE 0"
 """Changes nothing, and fails on a connection that cannot write. SQLite opens its files for reading only when it cannot
 have more at that moment (too many open files, a passing error), says nothing of it, and stays with that."""
@@ -149,7 +150,7 @@ class Database:
         """What `settled` answered last, None when that is not known: right unless another process changed it since."""
         return self._answers.recent(question)
 
-    def checkpoint(self, *, restart: bool = False, timeout: float = 5.0) -> bool:
+    def checkpoint(self, *, restart: bool = False, timeout: float = _UPKEEP_TIMEOUT) -> bool:
         """Move committed pages from the WAL into the database; returns whether all of them could be moved.
 
         With `restart` the WAL is cut, too, and readers are waited for a moment.
@@ -161,10 +162,10 @@ class Database:
             except DriverError as error:
                 raise self._faults.noted(error) from error
 
-    def tend_wal(self, timeout: float = 5.0) -> None:
+    def tend_wal(self) -> None:
         """Shorten the WAL as far as its length asks for it, and keep room in it; for the background work."""
         if self._wal.taken(wal.PASSIVE_BYTES) > wal.PASSIVE_BYTES:
-            with self._writer_lock.held(timeout):
+            with self._writer_lock.held(_UPKEEP_TIMEOUT):
                 connection = self._sound_writer()
                 try:
                     self._wal.tend(connection)
@@ -201,13 +202,13 @@ class Database:
             self._faults.refusal = ""
             self._reopen()
 
-    def recover(self, timeout: float = 5.0) -> None:
+    def recover(self) -> None:
         """After an I/O error: reopen and check the database now, instead of before the next write.
 
         Raises what a write would raise when the disk still fails.
         """
         if self._faults.passing:
-            with self._writer_lock.held(timeout):
+            with self._writer_lock.held(_UPKEEP_TIMEOUT):
                 self._sound_writer()
 
     @property
