@@ -48,6 +48,7 @@ from gestalt_cas.operations.heartbeats import HeldPin
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress, silent
 from gestalt_cas.remedies import command
+from gestalt_cas.rows import history
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.sql import schema
 from gestalt_cas.sql.sqlite import DriverError
@@ -304,7 +305,7 @@ def _identity(parts: Parts) -> str:
 
 def _sequence(parts: Parts) -> int:
     with parts.database.read() as tx:
-        return int(tx.execute("SELECT seq FROM counter").fetchall()[0][0])
+        return history.last(tx)[0]
 
 
 def _fold(target: Layout) -> None:

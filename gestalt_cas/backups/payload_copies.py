@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import chain
 
 from blake3 import blake3
 
@@ -85,12 +86,11 @@ class PayloadCopier:
         pending: deque[tuple[Payload, Callable[[], _Way]]] = deque()
         with ThreadPoolExecutor(COPIERS, thread_name_prefix="gestalt-cas-copier") as pool:
             try:
-                for batch in batches:
-                    for payload in batch:
-                        if not self._is_kept(payload):
-                            pending.append((payload, pool.submit(self._bring, payload).result))
-                        if len(pending) > _AHEAD:
-                            self._settle(*pending.popleft())
+                for payload in chain.from_iterable(batches):
+                    if not self._is_kept(payload):
+                        pending.append((payload, pool.submit(self._bring, payload).result))
+                    if len(pending) > _AHEAD:
+                        self._settle(*pending.popleft())
                 while pending:
                     self._settle(*pending.popleft())
             except BaseException:
