@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.schema import CreateIndex, CreateTable, Index
+from sqlalchemy.schema import CreateIndex, CreateTable, Index, Table
 
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
@@ -47,9 +47,10 @@ def rebuild(run: Inspection, finding: Finding, names: list[str]) -> Finding:
     return finding.mended(f"made {what} anew and wrote the database anew")
 
 
-def definition(index: Index) -> str:
-    """The statement that makes an index."""
-    return str(CreateIndex(index).compile(dialect=_DIALECT))
+def definition(what: Index | Table) -> str:
+    """The statement that makes an index, or a table without its indexes."""
+    make = CreateIndex(what) if isinstance(what, Index) else CreateTable(what)
+    return str(make.compile(dialect=_DIALECT))
 
 
 def _reindex(run: Inspection, names: list[str]) -> bool:
@@ -78,6 +79,6 @@ def _replace(tx: Connection, names: list[str]) -> None:
         if name in INDEXES:
             tx.execute(definition(INDEXES[name]))
         else:
-            tx.execute(str(CreateTable(tables.metadata.tables[name]).compile(dialect=_DIALECT)))
+            tx.execute(definition(tables.metadata.tables[name]))
         if REBUILT[name]:
             tx.execute(REBUILT[name])

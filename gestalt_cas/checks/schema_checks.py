@@ -7,9 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 
-from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.schema import CreateTable
-
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.checks.rebuilding import INDEXES, definition, rebuild
@@ -27,7 +24,6 @@ _FIXED = {
     "journal_mode": "wal",
     "encoding": "UTF-8",
 }
-_DIALECT = sqlite_dialect()
 REVISION_TABLE = "alembic_version"
 
 
@@ -100,7 +96,7 @@ def _expected() -> tuple[dict[str, Shape], dict[str, str]]:
     """What SQLite makes of the definitions in `tables.py`, asked of a database in memory."""
     with closing(sqlite.in_memory()) as empty:
         for table in tables.metadata.sorted_tables:
-            empty.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
+            empty.execute(definition(table))
         for index in INDEXES.values():
             empty.execute(definition(index))
         shapes = _tables(empty)
