@@ -14,7 +14,6 @@ from gestalt_cas.system.durability import sync_directory
 from gestalt_cas.system.ownership import make_directory
 
 DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
-_SECRETS = ("keys.json",)
 
 
 def check_layout(run: Inspection) -> None:
@@ -26,8 +25,8 @@ def check_layout(run: Inspection) -> None:
         _check_directory(run, where, required=True)
     _check_directory(run, layout.quarantine, required=False)
     _report_strangers(run)
-    files = [layout.database, *layout.beside(layout.database), layout.reserve]
-    for path in (*files, *(layout.root / name for name in (*LOCKS, *_SECRETS))):
+    files = [layout.database, *layout.beside(layout.database), layout.reserve, layout.keys]
+    for path in (*files, *(layout.root / name for name in LOCKS)):
         _check_file(run, path)
     for size in run.parts.blobs.staging.left():
         run.tally.reclaimable(size)

@@ -19,6 +19,7 @@ def keys() -> None:
 def rotate(session: Session) -> int:
     """Replace the key pair: URLs handed out before stop working, within a second on running servers."""
     from gestalt_cas.files.keys import rotate as replace
+    from gestalt_cas.files.layout import Layout
     from gestalt_cas.http.http_side import KEYS_NOTE
 
     with session.store() as store:
@@ -26,7 +27,7 @@ def rotate(session: Session) -> int:
             raise NotEnabled(
                 "the keys come from the configuration (signing.accessKeyId); change them there and configure again"
             )
-        pair = replace(store.directory / "keys.json")
+        pair = replace(Layout(store.directory).keys)
     session.output.result(
         {"access_key_id": pair.access_key_id},
         f"new signing key {pair.access_key_id}; URLs that were signed before stop working",

@@ -45,7 +45,7 @@ def permissions(layout: Layout) -> list[Finding]:
             unusable.setdefault(needed, []).append(path)
     findings = _owner(layout, owner)
     if exposed:
-        keys = root in exposed and layout.root / "keys.json" in exposed
+        keys = root in exposed and layout.keys in exposed
         text = f"other users may use {listed(exposed, root)}" + ("; the signing keys are readable for them" * keys)
         findings.append(Finding(Severity.ERROR if keys else Severity.WARNING, _SUBJECT, text, f"chmod -R go= {place}"))
     if foreign:
@@ -94,7 +94,7 @@ def _entries(layout: Layout) -> Iterator[tuple[Path, int]]:
         yield layout.blobs / name, 0o700
         for path in _some(layout.blobs / name):
             yield path, 0o400
-    for path in (layout.database, *layout.beside(layout.database), layout.reserve, layout.root / "keys.json"):
+    for path in (layout.database, *layout.beside(layout.database), layout.reserve, layout.keys):
         yield path, 0o600
     for lock in LOCKS:
         yield layout.root / lock, 0o600

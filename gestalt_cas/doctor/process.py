@@ -24,10 +24,10 @@ _PACKAGES = ("grpcio", "protobuf", "blake3", "xxhash", "sqlalchemy", "alembic", 
 
 def server(layout: Layout, facts: Facts) -> list[Finding]:
     """Who holds server.lock, and whether somebody answers where a server listens by default."""
-    holders = _holders(layout.root / "server.lock")
+    holders = _holders(layout.server_lock)
     who = ", ".join(f"process {pid}" for pid in holders)
     text = f"{who} serves this directory" if holders else "none runs on this directory"
-    return [Finding(Severity.OK, "server", text), *_socket(layout.root / "grpc.sock"), *_port(facts, bool(holders))]
+    return [Finding(Severity.OK, "server", text), *_socket(layout.socket), *_port(facts, bool(holders))]
 
 
 def _holders(path: Path) -> list[int]:

@@ -79,8 +79,18 @@ class Layout:
         return self.root / "keys.json.previous"
 
     @property
+    def socket(self) -> Path:
+        """Where a server listens by default."""
+        return self.root / "grpc.sock"
+
+    @property
     def schema_lock(self) -> Path:
         return self.root / "schema.lock"
+
+    @property
+    def server_lock(self) -> Path:
+        """Held by the server that does the background work."""
+        return self.root / "server.lock"
 
     @property
     def wal(self) -> Path:

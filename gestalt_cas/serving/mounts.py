@@ -22,6 +22,7 @@ from gestalt_cas.clock import now_ms
 from gestalt_cas.configuration.config import Collection, Config, Retention
 from gestalt_cas.errors import Cancelled, ClockSuspect, NotConfigured, ShuttingDown, StoreError
 from gestalt_cas.files.keys import SigningKeys
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.removal import garbage, retention_runs
 from gestalt_cas.serving.messages import Namespace
 from gestalt_cas.store import Store
@@ -305,7 +306,7 @@ class Mounts:
 
 
 def _mounted(config: Config, opened: OpenStore, public_url: str) -> Mount:
-    keys = SigningKeys(opened.store.directory / "keys.json", config.signing)
+    keys = SigningKeys(Layout(opened.store.directory).keys, config.signing)
     return Mount(config, opened, keys, public_url)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import platformdirs
 
 from gestalt_cas.errors import AddressUnusable, InvalidArgument, StoreUnusable
+from gestalt_cas.files.layout import Layout
 from gestalt_cas.system.locks import FileLock
 from gestalt_cas.system.platforms import MAX_SOCKET_PATH
 
@@ -85,7 +86,7 @@ def _parse_tcp(text: str) -> Target:
 
 def default(data_dir: Path) -> Target:
     """grpc.sock in the data directory, or a short path in the user's runtime directory where that is too long."""
-    path = os.path.abspath(data_dir / "grpc.sock")
+    path = os.path.abspath(Layout(data_dir).socket)
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return Target(path=path)
     from blake3 import blake3
