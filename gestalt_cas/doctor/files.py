@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import stat
@@ -14,6 +13,7 @@ from pathlib import Path
 from gestalt_cas import sizes
 from gestalt_cas.doctor.examinations import Finding, Severity, listed
 from gestalt_cas.files.layout import FAN_OUT, LOCKS, Layout
+from gestalt_cas.files.staging import size_if_unheld
 from gestalt_cas.remedies import command
 
 _SAMPLED = 8
@@ -130,10 +130,11 @@ def leftovers(layout: Layout) -> list[Finding]:
 
 
 def _cut_off_uploads(layout: Layout) -> list[Finding]:
-    dead = [path for path in _regular(layout.staging) if _unheld(path)]
+    found = (size_if_unheld(path) for path in _regular(layout.staging))
+    dead = [size for size in found if size is not None]
     if not dead:
         return []
-    text = f"{len(dead)} uploads were cut off, {_bytes(dead)}"
+    text = f"{len(dead)} uploads were cut off, {sizes.told(sum(dead))}"
     return [Finding(Severity.NOTE, "leftovers", text, command("gc", layout.root))]
 
 
@@ -174,18 +175,3 @@ def _bytes(paths: list[Path]) -> str:
         if path.exists():  # else its writer was done with it
             total += path.lstat().st_size
     return sizes.told(total)
-
-
-def _unheld(path: Path) -> bool:
-    """Whether nobody holds the lock of a staging file; its writer would wait the instant that we have it."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True

@@ -209,7 +209,7 @@ class Staging:
     def left(self) -> list[int]:
         """The sizes of the files in staging that `clean` would remove."""
         with translated("looking into staging"):
-            sizes = (_size_if_unheld(path) for path in sorted(self._layout.staging.iterdir()))
+            sizes = (size_if_unheld(path) for path in sorted(self._layout.staging.iterdir()))
             return [size for size in sizes if size is not None]
 
     def _new_staging_file(self) -> Staged:
@@ -321,8 +321,8 @@ def _remove_if_unheld(path: Path, dry_run: bool) -> bool:
         return fd is not None
 
 
-def _size_if_unheld(path: Path) -> int | None:
-    """The size of a staging file that nobody holds; None for any other."""
+def size_if_unheld(path: Path) -> int | None:
+    """The size in bytes of a staging file that nobody holds; None for any other. Raises OSError as open(2) does."""
     # Shared, so that two who look do not take each other for a writer.
     with _if_unheld(path, fcntl.LOCK_SH) as fd:
         return os.fstat(fd).st_size if fd is not None else None
