@@ -30,10 +30,11 @@ from typing import Any
 from gestalt_cas.checks import culprits, inspection, row_checks, row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.hold_checks import check_holds
+from gestalt_cas.checks.index_checks import check_index_rows
 from gestalt_cas.checks.inspection import CheckOptions, CheckReport, Inspection, OnFinding, Tally, broken, unreadable
 from gestalt_cas.checks.integrity_checks import check_integrity, check_references
 from gestalt_cas.checks.layout_checks import check_layout
-from gestalt_cas.checks.order_checks import check_index_rows, check_order
+from gestalt_cas.checks.order_checks import check_order
 from gestalt_cas.checks.payload_checks import PayloadPass
 from gestalt_cas.checks.quota_checks import check_quotas
 from gestalt_cas.checks.repairs import check_backup

@@ -1,4 +1,4 @@
-"""What holds all over the store: commit times rise with sequences, and each entry of the index by digest has a row."""
+"""What holds all over the store: commit times rise with sequences."""
 
 from __future__ import annotations
 
@@ -7,42 +7,11 @@ from array import array
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.checks.row_reading import BATCH, COUNTER, LAST, START, UNTOUCHED, Place
-from gestalt_cas.checks.row_rules import named, shown
 
 _MOST_GROUPS = 1 << 20
 _ORDER = (
     "SELECT bucket, key, seq, commit_ms FROM versions WHERE (bucket, key, seq) > (?, ?, ?) ORDER BY 1, 2, 3 LIMIT ?"
 )
-_INDEX_ROWS = """
-    SELECT digest, bucket, key, seq FROM versions INDEXED BY versions_by_digest
-    WHERE digest IS NOT NULL AND (digest, bucket, key, seq) > (?, ?, ?, ?) ORDER BY digest, bucket, key, seq LIMIT ?
-"""
-_ROW_DIGEST = "SELECT digest FROM versions WHERE bucket = ? AND key = ? AND seq = ?"
-
-
-def check_index_rows(run: Inspection) -> None:
-    """Whether each entry of the index by digest has its row; in short views, for when SQLite's check was given up."""
-    place: tuple[bytes, str, bytes, int] = (b"", "", b"", 0)
-    while True:
-        with run.view() as tx:
-            rows = tx.execute(_INDEX_ROWS, (*place, BATCH)).fetchall()
-            wrong = [row for row in rows if tx.execute(_ROW_DIGEST, row[1:]).fetchall() != [(row[0],)]]
-        for _, bucket, key, seq in wrong:
-            run.report(
-                Finding(
-                    "index",
-                    f"{shown(bucket, key)}: versions_by_digest has an entry for sequence {seq} that no row has",
-                    where="versions_by_digest",
-                    affected=(named(bucket, key),),
-                    affected_total=1,
-                    remedy=run.repair_command(),
-                )
-            )
-        if len(rows) < BATCH:
-            return
-        place = rows[-1]
-        run.progress("checking the index by digest", 0, 0)
-        run.pace.batch_done()
 
 
 def check_order(run: Inspection) -> None:
