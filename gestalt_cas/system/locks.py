@@ -72,15 +72,21 @@ class FileLock:
 
 def holding(inode: int) -> list[int]:
     """The processes that hold flock on a file, as far as the kernel tells; changes nothing."""
-    found: set[int] = set()
     try:
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[-1] == str(inode):
-                found.add(int(fields[4]))
-    except (OSError, IndexError):
+        return sorted({pid for pid, *_ in listed("FLOCK", inode)})
+    except (OSError, ValueError, IndexError):
         return []
-    return sorted(found)
+
+
+def listed(kind: str, inode: int) -> Iterator[tuple[int, int, str]]:
+    """The locks of a kind, "FLOCK" or "POSIX", on a file: process, first byte, last byte or "EOF" (proc_locks(5)).
+
+    Raises OSError where the kernel does not tell, ValueError or IndexError for lines of another form.
+    """
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == kind and fields[5].rsplit(":", 1)[-1] == str(inode):
+            yield int(fields[4]), int(fields[6]), fields[7]
 
 
 class WriterLock:

@@ -27,6 +27,7 @@ from pathlib import Path
 from gestalt_cas import sizes
 from gestalt_cas.sql import sqlite
 from gestalt_cas.sql.sqlite import Connection, DriverError
+from gestalt_cas.system import locks
 from gestalt_cas.transactions.wal_file import WalFile
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,11 @@ class Wal:
         """Who reads at the moment, as far as the kernel tells: "this process, process 34"."""
         try:
             inode = self._shared_memory.stat().st_ino
-            pids = {pid for pid, first, last in _locks_on(inode) if first <= _LAST_MARK and last >= _FIRST_MARK}
+            pids = {
+                pid
+                for pid, first, last in locks.listed("POSIX", inode)
+                if last != "EOF" and first <= _LAST_MARK and int(last) >= _FIRST_MARK
+            }
         except (OSError, ValueError, IndexError):
             pids = set()
         names = ["this process" if pid == os.getpid() else f"process {pid}" for pid in sorted(pids)]
@@ -178,13 +183,3 @@ def _try(connection: Connection, mode: str) -> tuple[int, int, int]:
 def _in_the_way(found: tuple[int, int, int]) -> bool:
     busy, pages, moved = found
     return bool(busy) or pages != moved
-
-
-def _locks_on(inode: int) -> list[tuple[int, int, int]]:
-    """The POSIX locks on a file: process, first byte, last byte."""
-    found = []
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if fields[1] == "POSIX" and fields[5].rsplit(":", 1)[-1] == str(inode) and fields[7] != "EOF":
-            found.append((int(fields[4]), int(fields[6]), int(fields[7])))
-    return found
