@@ -15,6 +15,7 @@ import pytest
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
 from gestalt_cas.serving import targets
 from gestalt_cas.serving.targets import Target
+from gestalt_cas.system import sockets
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_a_listener_too_busy_to_answer_is_alive(place: Path) -> None:
                 caller.setblocking(False)
                 caller.connect_ex(str(place / "a.sock"))
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(targets, "_ANSWER_SECONDS", 0.05)
+                patch.setattr(sockets, "ANSWER_SECONDS", 0.05)
                 with pytest.raises(StoreUnusable, match="another server answers"):
                     targets.claim(Target(path=str(place / "a.sock")))
         finally:

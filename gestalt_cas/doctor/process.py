@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import resource
 import shlex
-import socket
 import stat
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,8 +15,8 @@ from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.sql import sqlite
 from gestalt_cas.system.locks import holding
+from gestalt_cas.system.sockets import answers
 
-_ANSWER_SECONDS = 2.0
 _FEW_FILES = 1024
 _PACKAGES = ("grpcio", "protobuf", "blake3", "xxhash", "sqlalchemy", "alembic", "aiohttp", "gestalt-sdk")
 
@@ -46,7 +45,7 @@ def _socket(path: Path) -> list[Finding]:
     remove = f"rm {shlex.quote(str(path))}"
     if not stat.S_ISSOCK(mode):
         return [Finding(Severity.ERROR, "socket", f"{path.name} is no socket: no server can listen there", remove)]
-    if _answers(socket.AF_UNIX, str(path)):
+    if answers(str(path)):
         return [Finding(Severity.OK, "socket", f"a server answers at {path.name}")]
     holders = _holders(path.with_name(f"{path.name}.lock"))
     if holders:
@@ -60,24 +59,12 @@ def _port(facts: Facts, served: bool) -> list[Finding]:
     port = facts.notes.get("http.port")
     if not isinstance(port, int):
         return []
-    taken = _answers(socket.AF_INET, ("127.0.0.1", port))
+    taken = answers(("127.0.0.1", port))
     if taken and not served:
         text = f"another program listens on {port}, the port of this store's URLs; the next server will take another"
         return [Finding(Severity.WARNING, "port", text, f"find it with: ss -ltnp 'sport = :{port}'")]
     state = "served" if taken else "not served at the moment" if served else "free for the next server"
     return [Finding(Severity.OK, "port", f"{port} is {state}")]
-
-
-def _answers(family: int, address: object) -> bool:
-    with socket.socket(family) as connection:
-        connection.settimeout(_ANSWER_SECONDS)
-        try:
-            connection.connect(address)  # type: ignore[arg-type]
-        except (TimeoutError, BlockingIOError):
-            return True  # somebody is there, and busy
-        except OSError:
-            return False
-    return True
 
 
 def versions() -> list[Finding]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ from gestalt_cas.errors import AddressUnusable, InvalidArgument, StoreUnusable
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.system.locks import FileLock
 from gestalt_cas.system.platforms import MAX_SOCKET_PATH
+from gestalt_cas.system.sockets import answers
 
-_ANSWER_SECONDS = 2.0
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^/:]*):[0-9]+")
 """Meant as an address by whoever writes it, and the name of a socket in the working directory as it stands."""
 
@@ -108,7 +107,7 @@ def claim(target: Target) -> None:
     Raises AddressUnusable when someone answers, or when the path is something other than a socket.
     """
     if not target.path:
-        if target.port and _answers(socket.create_connection, (target.host, target.port)):
+        if target.port and answers((target.host, target.port)):
             raise AddressUnusable(f"{target.url} is taken: another server answers there")
         return
     path = Path(target.path)
@@ -120,7 +119,7 @@ def claim(target: Target) -> None:
         raise AddressUnusable(f"cannot listen at {path}: {error.strerror}") from error
     if not stat.S_ISSOCK(mode):
         raise AddressUnusable(f"cannot listen at {path}: a file that is no socket stands there")
-    if _answers(_connect_unix, target.path):
+    if answers(target.path):
         raise AddressUnusable(f"{target.url} is taken: another server answers there")
     path.unlink(missing_ok=True)
 
@@ -143,25 +142,3 @@ def hold(target: Target) -> FileLock | None:
             lock.close()
         raise
     return lock
-
-
-def _connect_unix(path: str, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(timeout)
-        connection.connect(path)
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-def _answers(connect: object, address: object) -> bool:
-    """Whether a connection is taken; a listener too busy to take one in time is alive all the same."""
-    try:
-        connect(address, _ANSWER_SECONDS).close()  # type: ignore[operator]
-    except (TimeoutError, BlockingIOError):
-        return True
-    except OSError:
-        return False
-    return True
