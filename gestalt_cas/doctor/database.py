@@ -14,6 +14,7 @@ from gestalt_cas.checks import inspection
 from gestalt_cas.clock import DAY_MS, instant, now_ms
 from gestalt_cas.doctor.examinations import Finding, Severity
 from gestalt_cas.files.layout import Layout
+from gestalt_cas.formats import identity
 from gestalt_cas.keeping import pins, retention
 from gestalt_cas.keeping.pins import Pin
 from gestalt_cas.remedies import command
@@ -92,22 +93,19 @@ def _opened(layout: Layout, *, at_rest: bool) -> Iterator[Connection]:
 
 def _identity(layout: Layout, connection: Connection) -> Finding | None:
     """What keeps the database from being one that this release works with; None when nothing does."""
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
-    application = connection.execute("PRAGMA application_id").fetchall()[0][0]
-    form = connection.execute("PRAGMA user_version").fetchall()[0][0]
-    if not tables and application in (0, schema.APPLICATION_ID):
+    found = identity.read(connection)
+    if found.unfinished:
         text = "the creation of the store was not finished"
         return Finding(Severity.WARNING, "database", text, command("init", layout.root))
-    if application != schema.APPLICATION_ID or "alembic_version" not in tables:
+    if not found.ours or found.revisions is None:
         text = f"{layout.database.name} is another program's database"
         return Finding(Severity.ERROR, "database", text, "name another directory with --data-dir")
-    rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-    revision = str(rows[0][0]) if rows else ""
-    if form > schema.FORMAT or (form == schema.FORMAT and revision != schema.REVISION):
-        text = f"format {form}, revision {revision}: written by a newer release; this one knows {schema.FORMAT}"
+    which = f"format {found.form}, revision {found.revision}"
+    if found.newer:
+        text = f"{which}: written by a newer release; this one knows {schema.FORMAT}"
         return Finding(Severity.ERROR, "database", text, "install a newer gestalt-cas")
-    if form < schema.FORMAT:
-        text = f"format {form}, revision {revision}, is older than this release; the next server upgrades it"
+    if found.form < schema.FORMAT:
+        text = f"{which}, is older than this release; the next server upgrades it"
         return Finding(Severity.WARNING, "database", text, command("serve", layout.root))
     return None
 

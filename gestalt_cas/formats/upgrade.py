@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
 from gestalt_cas.files.layout import Layout
+from gestalt_cas.formats import identity
 from gestalt_cas.rows import settings
 from gestalt_cas.sql import schema, sqlite
 from gestalt_cas.sql.sqlite import DriverError
@@ -82,35 +83,24 @@ def read_revision(layout: Layout) -> str | None:
         return None
     connection = connect(layout.database, mode="ro")
     try:
-        tables = {
-            row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        }
-        application = connection.execute("PRAGMA application_id").fetchall()[0][0]
-        if not tables and application in (0, schema.APPLICATION_ID):
-            return None
-        if application != schema.APPLICATION_ID:
-            raise StoreUnusable(f"{layout.database} is another program's database")
-        revisions = (
-            connection.execute("SELECT version_num FROM alembic_version").fetchall()
-            if "alembic_version" in tables
-            else []
-        )
-        form = connection.execute("PRAGMA user_version").fetchall()[0][0]
+        found = identity.read(connection)
     except DriverError as error:
         fault = sqlite.translate(error)
         raise type(fault)(f"{layout.database}: {fault}") from error
     finally:
         connection.close()
-    if len(revisions) != 1:
+    if found.unfinished:
+        return None
+    if not found.ours:
+        raise StoreUnusable(f"{layout.database} is another program's database")
+    if found.revisions is None or len(found.revisions) != 1:
         raise StoreUnusable(f"{layout.database} does not tell its revision")
-    revision = str(revisions[0][0])
-    # Both are raised together, so another revision under our number is one that we do not know either.
-    if form > schema.FORMAT or (form == schema.FORMAT and revision != schema.REVISION):
+    if found.newer:
         raise SchemaTooNew(
-            f"the store at {layout.root} has format {form}, revision {revision}; this release of gestalt-cas reads up "
-            f"to format {schema.FORMAT}, revision {schema.REVISION}"
+            f"the store at {layout.root} has format {found.form}, revision {found.revision}; this release of "
+            f"gestalt-cas reads up to format {schema.FORMAT}, revision {schema.REVISION}"
         )
-    return revision
+    return found.revision
 
 
 def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:

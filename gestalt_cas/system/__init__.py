@@ -1,4 +1,4 @@
-"""What the operating system and the interpreter give and refuse: syncs, locks, owners, memory, processors.
+"""What the operating system and the interpreter give and refuse: syncs, locks, sockets, owners, memory.
 
 Of the store these modules know its errors and nothing else.
 """
