@@ -49,7 +49,7 @@ def _no_second_look() -> AbstractContextManager[object]:
 
 def _own_file_taken_for_granted() -> AbstractContextManager[object]:
     def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
-        if not self._vouches(tx, blob_rows.placed(tx, found.digest), found):
+        if not self._vouches(tx, blob_rows.placed(tx, found.digest), found.digest, found.size):
             if not published:
                 self._blobs.publish(found)
             blob_rows.keep(tx, found.digest, found.size, found.sums)
@@ -78,11 +78,11 @@ def _no_second_read() -> AbstractContextManager[object]:
 
 
 def _files_without_rows_trusted() -> AbstractContextManager[object]:
-    def vouches(self: Payloads, tx: Any, row: Any, found: Any) -> bool:
-        return (row is None or not row.damaged) and self._blobs.has(found.digest, found.size)
+    def vouches(self: Payloads, tx: Any, row: Any, digest: bytes, size: int) -> bool:
+        return (row is None or not row.damaged) and self._blobs.has(digest, size)
 
     def vouch(self: Payloads, tx: Any, found: Any, published: bool, inline_max: int) -> None:
-        if not vouches(self, tx, blob_rows.placed(tx, found.digest), found):
+        if not vouches(self, tx, blob_rows.placed(tx, found.digest), found.digest, found.size):
             self._blobs.publish(found)
         blob_rows.keep(tx, found.digest, found.size, found.sums)
 
