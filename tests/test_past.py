@@ -377,3 +377,13 @@ def test_the_past_of_a_restarted_store(tmp_path: Path) -> None:
         assert body(store, "k", as_of="1") == b"1"
         soon = datetime.now(UTC) + timedelta(seconds=5)
         assert body(store, "k", as_of=soon.isoformat()) == b"2"
+
+
+def test_a_version_that_was_removed_since_is_told_as_that(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "data") as store:
+        version = put(store, "k", b"what it was")
+        moment = store.moment()
+        store.delete(version.key, version_id=version.version_id)
+        for look in (store.head, store.read):
+            with pytest.raises(VersionRemoved, match=f"{version.version_id} was removed for good since"):
+                look(version.key, as_of=moment)
