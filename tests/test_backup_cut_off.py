@@ -71,7 +71,7 @@ KILLED = """
 """
 
 _BACKUPS = ["backup", "row_copies", "payload_copies", "manifests", "destinations", "restoring"]
-MODULES = ["layout", "blobs", "staging", *(f"backups/{name}" for name in _BACKUPS)]
+MODULES = ["files.layout", "files.blobs", "files.staging", *(f"backups.{name}" for name in _BACKUPS)]
 
 
 @pytest.mark.parametrize("earlier", ["earlier", "none"])
