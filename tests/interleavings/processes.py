@@ -16,7 +16,7 @@ import before_forks
 from gestalt_cas import Store
 from gestalt_cas.errors import StoreError
 from gestalt_cas.files import staging
-from gestalt_cas.removal import garbage, strays
+from gestalt_cas.removal import garbage, soundness, strays
 from gestalt_cas.system import locks
 
 before_forks.make_ready()
@@ -119,6 +119,8 @@ class _Time:
 
 def _serve(directory: Path, work: Work, steps: Steps, controlled: bool, prepare: Prepare) -> None:
     garbage.FAN_OUT = strays._FAN_OUT = 1
+    # Two looks rather than 256: else most stops of gc are between looks that are all alike, and few where it matters.
+    soundness._BOUNDS = [b"", b"\x80", soundness._BOUNDS[-1]]
     if controlled:
         staging.fcntl = _Locks(steps)  # type: ignore[assignment]
         locks.time = _Time(steps)  # type: ignore[assignment]
