@@ -20,7 +20,7 @@ from gestalt_cas.cli import exits
 from gestalt_cas.cli.output import Output
 from gestalt_cas.cli.session import DATA_DIR_VARIABLE, Session, data_dir_option
 from gestalt_cas.errors import StoreError
-from gestalt_cas.system import cycles, exhaustion
+from gestalt_cas.system import cycles, exhaustion, refusals
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -183,6 +183,8 @@ def _usage(error: click.ClickException) -> str:
 
 def _about(error: OSError) -> str:
     text = error.strerror or str(error)
+    if refusals.is_want_of_files(error):
+        text = f"{text}; {refusals.MORE_FILES}"
     return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, str | bytes) else text
 
 
@@ -212,6 +214,8 @@ def run_process() -> int:
         return run()
     except (MemoryError, RuntimeError) as error:
         if exhaustion.is_exhaustion(error):
+            with contextlib.suppress(OSError, MemoryError):
+                sys.stdout.flush()  # what is done, and was said to be
             exhaustion.leave(error)  # returning would wait for whatever threads there are
         raise
     finally:
