@@ -349,7 +349,9 @@ def _program() -> str:
 
 
 def _leave_at_once() -> None:
-    """End the process: interpreter shutdown would join pool threads, which may wait for their peers."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    """End the process: interpreter shutdown would join pool threads, which may wait for their peers.
+
+    Nothing is flushed: the ready line and the log were as they were written, and a pipe that nobody reads, or whose
+    reader has gone, must not keep the process, nor change its exit code.
+    """
     os._exit(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,7 +29,18 @@ from gestalt_cas.system.processors import Processors
 from storage import rows
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused, status_of
-from wire.process import PROVIDER, ROOT, SERVE, Hosted, Process, Server, command_line
+from wire.process import (
+    PROVIDER,
+    ROOT,
+    SERVE,
+    START_SECONDS,
+    Hosted,
+    Process,
+    Server,
+    accepts,
+    command_line,
+    short_directory,
+)
 
 NO_THREADS = "no more threads can be started"
 FIRST_REFUSED = """
@@ -297,3 +309,73 @@ def test_connections_that_get_no_file_wait_without_a_flood_in_the_log() -> None:
             raise AssertionError("not answered once files may be opened again")
         server.stop(within=2)
         assert server.stderr.count("HTTP connections have to wait: too many open files") == 1, server.stderr
+
+
+# ---- streams ----
+
+
+def unread_pipe(*, full: bool) -> tuple[int, int]:
+    """A pipe, full or not; who writes into a full one waits until somebody reads."""
+    reading, writing = os.pipe()
+    if full:
+        fill(writing)
+    return reading, writing
+
+
+def fill(pipe: int) -> None:
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"x")
+    os.set_blocking(pipe, True)
+
+
+@contextmanager
+def serving(directory: Path, stdout: int, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+    socket = directory / "s"
+    command = [*SERVE, "--data-dir", str(directory / "d"), "--grpc", f"unix://{socket}"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+    )
+    try:
+        eventually(lambda: accepts(socket), "the socket", START_SECONDS)
+        with Client(f"unix://{socket}", protos.BUCKETLESS) as client:
+            served(client, "k")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("full", ["stdout", "stderr"])
+def test_a_full_pipe_keeps_no_server_from_stopping(full: str) -> None:
+    """It waited for whoever would read on, for ever."""
+    directory = short_directory()
+    pipe = unread_pipe(full=full == "stdout")
+    others = unread_pipe(full=False)
+    stdout, stderr = (pipe[1], others[1]) if full == "stdout" else (others[1], pipe[1])
+    try:
+        with serving(directory, stdout, stderr) as process:
+            fill(pipe[1])
+            process.terminate()
+            assert process.wait(10) == 0
+    finally:
+        for end in (*pipe, *others):
+            os.close(end)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_log_that_nobody_takes_any_more_changes_no_exit_code() -> None:
+    """It was 120, which is what the interpreter leaves with when it cannot flush."""
+    directory = short_directory()
+    reading, writing = unread_pipe(full=False)
+    try:
+        with serving(directory, subprocess.DEVNULL, writing) as process:
+            os.close(reading)
+            process.terminate()
+            assert process.wait(10) == 0
+            assert not (directory / "s").exists()
+    finally:
+        os.close(writing)
+        shutil.rmtree(directory, ignore_errors=True)
