@@ -379,3 +379,14 @@ def test_a_log_that_nobody_takes_any_more_changes_no_exit_code() -> None:
     finally:
         os.close(writing)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_verb_keeps_its_exit_code_where_it_cannot_say_why(tmp_path: Path) -> None:
+    """It was 120."""
+    with Store.open(tmp_path / "d"):
+        pass
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "gestalt_cas", "cat", "--data-dir", str(tmp_path / "d"), "b/k"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=full, timeout=60, check=False)
+    assert done.returncode == 1

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
@@ -103,16 +103,16 @@ class App(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _drop_stdout()
+            _drop(sys.stdout)
             return exits.BROKEN_PIPE
         return result
 
 
-def _drop_stdout() -> None:
+def _drop(stream: TextIO) -> None:
     """Let what is still to be flushed at exit go nowhere, instead of failing once more."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
@@ -219,8 +219,9 @@ def run_process() -> int:
             exhaustion.leave(error)  # returning would wait for whatever threads there are
         raise
     finally:
-        try:
-            sys.stdout.flush()
-        except OSError:  # reported already, by the verb that could not print
-            _drop_stdout()
+        for stream in (sys.stdout, sys.stderr):  # the interpreter would flush them, and leave with 120 if it cannot
+            try:
+                stream.flush()
+            except OSError:  # reported already, by the verb that could not print, or there is nobody to tell
+                _drop(stream)
         cycles.end()
