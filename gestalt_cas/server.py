@@ -31,7 +31,7 @@ from gestalt_cas.configuration.stamps import Stamps
 from gestalt_cas.contract.calls import Calls
 from gestalt_cas.contract.lifecycle import LifecycleService
 from gestalt_cas.contract.rpc import S3Service
-from gestalt_cas.errors import AddressUnusable, InvalidArgument
+from gestalt_cas.errors import AddressUnusable, InvalidArgument, StoreError
 from gestalt_cas.http.http_side import HttpSide
 from gestalt_cas.observing import otel
 from gestalt_cas.observing.calls import Observer
@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 64 << 20
 """What newer SDK runtimes take and send in one message."""
 LIFECYCLE_THREADS = 4
+LEAST_FILES = 64
+"""A server without callers has thirty files open."""
 _STOP_SECONDS = 1.5
 _TURN_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
@@ -173,6 +175,7 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
             f"{target.url} can be reached from other machines and nothing authenticates callers; "
             "use a loopback address, or --allow-unauthenticated if that is what you want"
         )
+    _allow_many_files()
     _export()
     provider = Provider(target, fixed=True)
     stopping = _stop_on_signals(provider)
@@ -192,6 +195,7 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
 def serve_host(text: str) -> int:
     """Serve under a host, unconfigured, at the socket that the host named; returns the exit code."""
     target = targets.parse(text)
+    _allow_many_files()
     _export()
     provider = Provider(target)
     stopping = _stop_on_signals(provider)
@@ -247,7 +251,6 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
         ),
     )
     provider.register(server)
-    _allow_many_files()
     bound = _bind(server, target)
     server.start()
     cycles.settle()
@@ -265,11 +268,20 @@ def _run(provider: Provider, target: Target, stopping: SimpleQueue[None], ready:
 
 
 def _allow_many_files() -> None:
-    """Raise the soft limit on open files to the hard one: each stream takes two or three."""
+    """Raise the soft limit on open files to the hard one: each stream takes two or three.
+
+    Raises StoreError where even that is too low: when grpc's C code gets none, it ends the process by SIGABRT.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):  # a system may refuse what it named as the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft != resource.RLIM_INFINITY and soft < LEAST_FILES:
+        raise StoreError(
+            f"the limit on open files is {soft}, and a server needs at least {LEAST_FILES}: "
+            "raise it (ulimit -n, LimitNOFILE=)"
+        )
 
 
 def _end_calls(server: grpc.Server) -> None:
@@ -337,7 +349,9 @@ def _program() -> str:
 
 
 def _leave_at_once() -> None:
-    """End the process: interpreter shutdown would join pool threads, which may wait for their peers."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    """End the process: interpreter shutdown would join pool threads, which may wait for their peers.
+
+    Nothing is flushed: the ready line and the log were as they were written, and a pipe that nobody reads, or whose
+    reader has gone, must not keep the process, nor change its exit code.
+    """
     os._exit(0)

@@ -58,3 +58,20 @@ def test_more_calls_than_threads_wait(pool: CountedPool) -> None:
     release.set()
     assert [call.result(SECONDS) for call in calls] == [True] * 3
     assert not pool.full
+
+
+def test_a_call_that_gets_no_thread_is_refused_and_never_made(
+    pool: CountedPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    with monkeypatch.context() as patch:
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            pool.submit(made.append, "refused")
+    assert pool.held == 0
+    pool.submit(made.append, "later").result(SECONDS)
+    assert made == ["later"]

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
@@ -20,7 +20,7 @@ from gestalt_cas.cli import exits
 from gestalt_cas.cli.output import Output
 from gestalt_cas.cli.session import DATA_DIR_VARIABLE, Session, data_dir_option
 from gestalt_cas.errors import StoreError
-from gestalt_cas.system import cycles, exhaustion
+from gestalt_cas.system import cycles, exhaustion, refusals
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -103,16 +103,16 @@ class App(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _drop_stdout()
+            _drop(sys.stdout)
             return exits.BROKEN_PIPE
         return result
 
 
-def _drop_stdout() -> None:
+def _drop(stream: TextIO) -> None:
     """Let what is still to be flushed at exit go nowhere, instead of failing once more."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
@@ -183,6 +183,8 @@ def _usage(error: click.ClickException) -> str:
 
 def _about(error: OSError) -> str:
     text = error.strerror or str(error)
+    if refusals.is_want_of_files(error):
+        text = f"{text}; {refusals.MORE_FILES}"
     return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, str | bytes) else text
 
 
@@ -212,11 +214,14 @@ def run_process() -> int:
         return run()
     except (MemoryError, RuntimeError) as error:
         if exhaustion.is_exhaustion(error):
+            with contextlib.suppress(OSError, MemoryError):
+                sys.stdout.flush()  # what is done, and was said to be
             exhaustion.leave(error)  # returning would wait for whatever threads there are
         raise
     finally:
-        try:
-            sys.stdout.flush()
-        except OSError:  # reported already, by the verb that could not print
-            _drop_stdout()
+        for stream in (sys.stdout, sys.stderr):  # the interpreter would flush them, and leave with 120 if it cannot
+            try:
+                stream.flush()
+            except OSError:  # reported already, by the verb that could not print, or there is nobody to tell
+                _drop(stream)
         cycles.end()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from gestalt_cas import errors
 from gestalt_cas.system.durability import is_full
+from gestalt_cas.system.exhaustion import is_exhaustion
+from gestalt_cas.system.refusals import is_want_of_files
 
 OK = 0
 NOT_FOUND = 1
@@ -93,8 +95,11 @@ TABLE: dict[type[errors.StoreError], int] = {
 def code_of(error: errors.StoreError | OSError) -> int:
     """The exit code for a failure; a class that the table lacks takes the code of its nearest base.
 
-    An OSError is about a local file that the command line named: usage, unless its disk is full.
+    An OSError is about a local file that the command line named: usage, unless its disk is full or the process gets no
+    more files or memory.
     """
     if isinstance(error, OSError):
-        return FULL if is_full(error) else USAGE
+        if is_want_of_files(error):
+            return TABLE[errors.TooManyStreams]
+        return FULL if is_full(error) or is_exhaustion(error) else USAGE
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)

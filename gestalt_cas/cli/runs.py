@@ -22,6 +22,7 @@ from gestalt_cas.cli.progress import Progress
 from gestalt_cas.errors import Cancelled, Damage, InvalidArgument, NoSuchKey, ObjectTooLarge, PreconditionFailed
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.system.durability import is_full
+from gestalt_cas.system.refusals import is_want_of_files
 from gestalt_cas.transfers.directories import Directory, Obstacle
 from gestalt_cas.transfers.paths import Parts, RemoteTree, order
 from gestalt_cas.transfers.transfer_plans import Remote
@@ -105,7 +106,7 @@ class Run:
         except _ONE_NAME as error:
             self.skip(name, str(error), exits.code_of(error))
         except OSError as error:
-            if is_full(error):
+            if is_full(error) or is_want_of_files(error):
                 raise
             self.skip(name, reason(error))
         else:

@@ -82,10 +82,11 @@ class Calls:
         with self._lock:
             if self.stopping.is_set():
                 raise ShuttingDown("the provider is stopping")
-            self._open.add(call)
             if self._sweeper is None:
-                self._sweeper = threading.Thread(target=self._sweep, name="gestalt-cas-sweeper", daemon=True)
-                self._sweeper.start()
+                sweeper = threading.Thread(target=self._sweep, name="gestalt-cas-sweeper", daemon=True)
+                sweeper.start()
+                self._sweeper = sweeper  # not before: one that could not be started is tried again
+            self._open.add(call)
         return call
 
     def _forget(self, call: OpenCall) -> None:

@@ -31,6 +31,7 @@ from gestalt_cas.rules.frames import FIRST_FRAME_BYTES, pack_data
 from gestalt_cas.serving import messages
 from gestalt_cas.serving.mounts import Mount, Mounts
 from gestalt_cas.serving.pools import CountedPool, Pools, on_pool, verified
+from gestalt_cas.system import exhaustion
 from gestalt_cas.system.processors import PROCESSORS
 
 log = logging.getLogger(__name__)
@@ -242,10 +243,13 @@ _EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the w
 def abort(call: GrpcCall, error: Exception) -> bytes:
     """End the call with the status of `error`, and say which call it was; never returns."""
     name = call.method.name
-    if isinstance(error, StoreError):
-        status, text = messages.status_of(error), str(error)
+    explained = exhaustion.explained(error)
+    if isinstance(explained, StoreError):
+        status, text = messages.status_of(explained), str(explained)
         if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):
             log.error("%s: %s", name, text)
+        elif explained is not error:
+            log.warning("%s: %s", name, text)
     else:
         status, text = grpc.StatusCode.INTERNAL, f"internal error: {type(error).__name__}"
         log.error("%s: unexpected %s", name, type(error).__name__, exc_info=error)

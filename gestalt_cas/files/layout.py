@@ -19,7 +19,7 @@ from gestalt_cas.sql.schema import APPLICATION_ID
 from gestalt_cas.sql.sqlite import DriverError
 from gestalt_cas.system.durability import is_full, sync_directory
 from gestalt_cas.system.ownership import make_directory
-from gestalt_cas.system.refusals import free_bytes
+from gestalt_cas.system.refusals import fault, free_bytes, is_want_of_files
 
 LOCKS = ("turnstile.lock", "write.lock", "schema.lock", "server.lock")
 _DATABASE = "metadata.sqlite3"
@@ -171,6 +171,8 @@ class Layout:
         except OSError as error:
             if is_full(error):
                 raise DiskFull(f"the disk is full: no store can be made in {self.root}") from error
+            if is_want_of_files(error):
+                raise fault(f"opening {self.root}", error) from error
             raise StoreUnusable(f"cannot use {self.root} as a data directory: {error.strerror or error}") from error
 
     def make_root(self) -> None:

@@ -25,6 +25,7 @@ from gestalt_cas.errors import (
     PeerStalled,
     SignatureDoesNotMatch,
     StoreError,
+    TooManyStreams,
 )
 from gestalt_cas.http import cors
 from gestalt_cas.http.http_monitoring import Monitoring
@@ -34,6 +35,7 @@ from gestalt_cas.observing.calls import ABORTED, HTTP, HttpCall, Observer
 from gestalt_cas.rules import http_errors, http_fields, sigv4, urls
 from gestalt_cas.rules.urls import RequestTarget
 from gestalt_cas.serving.mounts import Mount, Mounts
+from gestalt_cas.system import exhaustion
 from gestalt_cas.wrong_values import suspicions
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,9 @@ class Endpoint:
         except Exception as error:
             if isinstance(error, ConnectionError):
                 raise  # the caller has gone: http_server.Connection passes it over
-            explained = error
+            explained = exhaustion.explained(error)
+            if explained is not error and isinstance(explained, TooManyStreams):
+                log.warning("%s: %s", request.method, explained)
             if suspicions.may_be_behind(error):
                 explained = await self._objects.run(partial(mount.store.explained, error))
             if isinstance(explained, StoreError):

@@ -27,6 +27,7 @@ from gestalt_cas.rules import http_fields, ranges
 from gestalt_cas.rules.urls import RequestTarget
 from gestalt_cas.serving.mounts import Mount
 from gestalt_cas.serving.pools import CountedPool
+from gestalt_cas.system import exhaustion
 from gestalt_cas.system.processors import PROCESSORS
 
 log = logging.getLogger(__name__)
@@ -56,10 +57,8 @@ class ObjectMethods:
     """
 
     def __init__(self) -> None:
-        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="gestalt-cas-http-read")
-        self._senders = ThreadPoolExecutor(
-            SEND_THREADS, thread_name_prefix="gestalt-cas-http-send", initializer=PROCESSORS.leave
-        )
+        self._readers = CountedPool("http-read", threads=READ_THREADS, limit=READ_THREADS)
+        self._senders = CountedPool("http-send", threads=SEND_THREADS, limit=SEND_THREADS, initializer=PROCESSORS.leave)
         self._writers = CountedPool("http-write", threads=1, limit=1)
 
     async def head(self, asked: Asked) -> web.StreamResponse:
@@ -97,9 +96,10 @@ class ObjectMethods:
                 # The status has left, so the only way to say that the body is not whole is to cut it off.
                 if request.transport is not None:
                     request.transport.abort()
-                if not isinstance(error, StoreError | TimeoutError):
+                ended = exhaustion.explained(error)
+                if not isinstance(ended, StoreError | TimeoutError):
                     raise
-                log.warning("GET %s ended early: %s", key, error if str(error) else "the caller made no progress")
+                log.warning("GET %s ended early: %s", key, ended if str(ended) else "the caller made no progress")
                 call.cut = ABORTED
             finally:
                 call.sent = download.sent

@@ -13,6 +13,7 @@ import errno
 import logging
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -20,17 +21,19 @@ from typing import Any
 from aiohttp import web
 
 from gestalt_cas import request_ids
-from gestalt_cas.errors import AddressUnusable
+from gestalt_cas.errors import AddressUnusable, TooManyStreams
 from gestalt_cas.http.endpoint import MAX_LINE_BYTES, Endpoint
 from gestalt_cas.http.http_monitoring import Monitoring
 from gestalt_cas.observing.calls import Observer
 from gestalt_cas.observing.readings import Readings
 from gestalt_cas.rules import http_errors
 from gestalt_cas.serving.mounts import Mounts
+from gestalt_cas.system import exhaustion
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 0.5
+_COMPLAIN_SECONDS = 60.0
 _MAX_FIELD_BYTES = 32 * 1024
 _READ_BUFFER = 256 * 1024
 _TURNS = 5
@@ -53,10 +56,15 @@ class HttpServer:
         self._observer = observer
         self._readings = readings
         self._loop = asyncio.new_event_loop()
+        self._complain_again = 0.0
         self._stopping = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gestalt-cas-http", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads
+            self._loop.close()
+            raise
         self._ready.wait()
 
     @property
@@ -76,11 +84,26 @@ class HttpServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(self._told_by_asyncio)
         try:
             self._loop.run_until_complete(self._serve())
         finally:
             self._ready.set()
             self._loop.close()
+
+    def _told_by_asyncio(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what no request is to blame for.
+
+        For want of files asyncio tries to accept as many connections as may wait, again each second, and would log each
+        of these attempts with a traceback.
+        """
+        error = context.get("exception")
+        explained = exhaustion.explained(error) if isinstance(error, Exception) else error
+        if not isinstance(explained, TooManyStreams):
+            loop.default_exception_handler(context)
+        elif time.monotonic() >= self._complain_again:
+            self._complain_again = time.monotonic() + _COMPLAIN_SECONDS
+            log.warning("HTTP connections have to wait: %s", explained)
 
     async def _serve(self) -> None:
         monitoring = Monitoring(self._readings) if self._readings is not None else None

@@ -86,7 +86,11 @@ class HttpSide:
         from gestalt_cas.http import http_server
 
         listener = http_server.listen(config.http.host, port, fixed=bool(config.http.port))
-        return http_server.HttpServer(mounts, listener, self.observer, self.readings)
+        try:
+            return http_server.HttpServer(mounts, listener, self.observer, self.readings)
+        except BaseException:
+            listener.close()
+            raise
 
     @staticmethod
     def _remembered(store: Store) -> int:

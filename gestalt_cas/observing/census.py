@@ -43,7 +43,11 @@ class Census:
             return self._stats if every else None
 
     def _begin(self, of: OpenStore, every: float) -> None:
-        threading.Thread(target=self._count, args=(of, every), name="gestalt-cas-census", daemon=True).start()
+        try:
+            threading.Thread(target=self._count, args=(of, every), name="gestalt-cas-census", daemon=True).start()
+        except RuntimeError:  # no more threads: whoever asks next tries again
+            log.warning("what the store holds is not counted: no more threads can be started")
+            return
         self._counting = True  # not before: a thread that cannot be started would never take it back
 
     def _count(self, of: OpenStore, every: float) -> None:

@@ -65,7 +65,11 @@ def flush(seconds: float) -> None:
         if send is not None:
             # An exporter whose peer is away goes on trying whatever it was told.
             thread = threading.Thread(target=send, args=(int(seconds * 500),), name="gestalt-cas-flush", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, which must not keep a server from stopping
+                log.warning("what waits to be sent to OpenTelemetry is lost: no more threads can be started")
+                return
             thread.join(seconds / 2)
 
 

@@ -32,12 +32,19 @@ class HeldPin:
 
     def __enter__(self) -> Self:
         self._parts.reserve.spend_on(self._place)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads: a pin that nobody keeps alive would keep gc off until it is dead
+            self._let_go()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
+        self._let_go()
+
+    def _let_go(self) -> None:
         try:
             self._parts.reserve.spend_on(self._drop)
         except StoreError as failure:

@@ -22,6 +22,7 @@ from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.settings import Settings
 from gestalt_cas.system.durability import is_full
 from gestalt_cas.system.locks import StoreLocks
+from gestalt_cas.system.refusals import fault, is_want_of_files
 from gestalt_cas.transactions.database import Database
 
 
@@ -86,6 +87,8 @@ def _open(layout: Layout, reserve: Reserve, settings: Mapping[str, object], limi
             locks.close()
         if is_full(error) or (isinstance(error, StorageFault) and layout.full()):
             raise DiskFull(f"the disk is full: {layout.root} cannot be opened") from error
+        if is_want_of_files(error):
+            raise fault(f"opening {layout.root}", error) from error
         if isinstance(error, OSError):
             reason = error.strerror or error
             raise StoreUnusable(f"cannot use {layout.root} as a data directory: {reason}") from error

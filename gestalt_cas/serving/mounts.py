@@ -60,8 +60,12 @@ class OpenStore:
         self._opened = time.monotonic()
         self._collect_again = self._apply_again = 0.0
         self._look_again = self._opened + _CLOCK_SECONDS
-        for work, name in ((self._care, "gestalt-cas-caretaker"), (self._remove, "gestalt-cas-collector")):
-            threading.Thread(target=self._rounds, args=(work, name), name=name, daemon=True).start()
+        try:
+            for work, name in ((self._care, "gestalt-cas-caretaker"), (self._remove, "gestalt-cas-collector")):
+                threading.Thread(target=self._rounds, args=(work, name), name=name, daemon=True).start()
+        except RuntimeError:  # no more threads: nobody will have this store, and the one that was started has to end
+            self.retire()
+            raise
 
     def enter(self) -> bool:
         """Count a user; False when the store was retired in between."""

@@ -34,8 +34,8 @@ class CountedPool(ThreadPoolExecutor):
     of this pool is no race.
     """
 
-    def __init__(self, name: str, *, threads: int, limit: int) -> None:
-        super().__init__(threads, thread_name_prefix=f"gestalt-cas-{name}")
+    def __init__(self, name: str, *, threads: int, limit: int, initializer: Callable[[], None] | None = None) -> None:
+        super().__init__(threads, thread_name_prefix=f"gestalt-cas-{name}", initializer=initializer)
         self.limit = limit
         self._held = 0
         self._held_lock = threading.Lock()
@@ -68,6 +68,9 @@ class CountedPool(ThreadPoolExecutor):
     def _adjust_thread_count(self) -> None:
         """Start a thread for the call that was just queued, if it needs one; without, it waits for another's end.
 
+        Where there is no other, the call is taken out of the queue and its caller hears of it: left there, it would be
+        made by the next call's thread, long after its caller was told that it was not.
+
         It needs one when there are more calls than threads. The executor goes by how often a thread found nothing to
         do, and counts one that was given a call at that very moment as idle: the next call would wait behind it.
         """
@@ -77,8 +80,11 @@ class CountedPool(ThreadPoolExecutor):
             pass
         try:
             super()._adjust_thread_count()
-        except RuntimeError as error:
-            if not (self._threads and is_exhaustion(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not self._threads:
+                self._work_queue.get_nowait()
+                raise
+            if not is_exhaustion(error):
                 raise
             if not self._short:
                 log.warning("no more threads can be started: calls wait for one of %d", len(self._threads))

@@ -19,7 +19,7 @@ import apsw
 
 from gestalt_cas import sizes
 from gestalt_cas.errors import DatabaseDamaged, DiskFull, StorageFault, StoreBusy, StoreError, TooManyStreams
-from gestalt_cas.system.refusals import free_bytes
+from gestalt_cas.system.refusals import MORE_FILES, free_bytes
 
 DriverError = (apsw.Error, UnicodeDecodeError)
 """What a statement raises; the second is how the driver says that a text in the file is not UTF-8."""
@@ -67,6 +67,8 @@ _STEPS = 100_000
 _SHOWN_BYTES = 80
 _ROOM_BYTES = 256 << 10
 """What a disk has left at least that no statement can have found full."""
+_FILES_OF_A_CONNECTION = 4
+"""The database, its WAL and index, and a temporary file."""
 _ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH = 1, 18, 19, 20
 _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 7, 8, 10, 11, 13, 14, 26
 
@@ -290,14 +292,21 @@ def translate(error: Exception) -> StoreError:
     if is_damage(error):
         return DatabaseDamaged(f"the database is damaged: {told(error)}")
     if code == _CANTOPEN and _out_of_descriptors():
-        return TooManyStreams(f"the process has too many files open: {error}")
+        return TooManyStreams(f"the process has too many files open: {error}; {MORE_FILES}")
     return StorageFault(f"the database failed: {error}")
 
 
 def _out_of_descriptors() -> bool:
-    """Whether opening fails for want of file descriptors; SQLite does not say why it cannot open."""
+    """Whether opening fails for want of file descriptors; SQLite does not say why it cannot open.
+
+    By then it has closed again whatever it had opened, so one that can be had says little.
+    """
+    opened: list[int] = []
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY))
+        opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(_FILES_OF_A_CONNECTION))
     except OSError:
         return True
+    finally:
+        for fd in opened:
+            os.close(fd)
     return False

@@ -7,9 +7,13 @@ started the process sees its end, so ending it is what helps.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from functools import cache
+
+from gestalt_cas.errors import StoreError, TooManyStreams
+from gestalt_cas.system.refusals import MORE_FILES, is_want_of_files
 
 EXIT_CODE = 5
 """`gestalt-cas`'s code for a limit on room that is reached."""
@@ -18,18 +22,36 @@ _NO_THREAD = "can't start new thread"
 
 def is_exhaustion(error: BaseException | None) -> bool:
     """Whether memory, or what a thread takes, was refused."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_THREAD in str(error))
 
 
-def told(error: BaseException) -> str:
-    """The sentence for a person."""
-    what = "no more threads can be started" if isinstance(error, RuntimeError) else "out of memory"
-    return f"{what}: leaving; a higher limit (ulimit -v, MemoryMax=), or limits.concurrentReads and -Writes, would help"
+def told(error: BaseException, then: str = "") -> str:
+    """The sentence for a person; `then` is what is done about it."""
+    what, limits = "out of memory", "ulimit -v, MemoryMax="
+    if isinstance(error, RuntimeError):  # there were too many already, or there was no room for one more stack
+        what, limits = "no more threads can be started", f"ulimit -u, TasksMax=; on memory, {limits}"
+    return f"{what}{then}; a higher limit ({limits}), or lower limits.concurrentReads and -Writes, would help"
+
+
+def explained(error: Exception) -> Exception:
+    """What to answer in place of an exception that ended a call: a StoreError if the system had no more to give.
+
+    A thread is only ever wanted before a call has done anything, so that one can be tried again; memory at any moment.
+    For want of files the store has words of its own; here are those of whatever is around it. Else the error itself.
+    """
+    if is_want_of_files(error):
+        return TooManyStreams(f"too many open files; {MORE_FILES}")
+    if not is_exhaustion(error):
+        return error
+    failure = TooManyStreams if isinstance(error, RuntimeError) else StoreError
+    return failure(told(error))
 
 
 def leave(error: BaseException) -> None:
     """End the process now. Written without the log, which may need memory itself."""
-    os.write(2, f"gestalt-cas: {told(error)}\n".encode())
+    os.write(2, f"gestalt-cas: {told(error, ': leaving')}\n".encode())
     os._exit(EXIT_CODE)
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,7 +63,8 @@ class Processors:
         with self._lock:
             if self._home is not None or not _can_gather():
                 return
-            self._allowed = frozenset(os.sched_getaffinity(0))
+            with suppress(OSError):
+                self._allowed = frozenset(os.sched_getaffinity(0))
             if len(self._allowed) < 2:
                 return
             self._homes = strongest(self._allowed)
@@ -74,7 +75,12 @@ class Processors:
                 return
             self._ended = threading.Event()
             name = "gestalt-cas-processors"
-            threading.Thread(target=self._watch, args=(self._ended,), name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._watch, args=(self._ended,), name=name, daemon=True).start()
+            except RuntimeError:  # with nobody to look whether others crowd that processor, it is better left
+                self._release()
+                log.warning("no more threads can be started: the interpreter's threads run anywhere")
+                return
         log.info("the interpreter's threads share processor %d of %s", home, _told(self._allowed))
 
     def scatter(self) -> None:
@@ -83,9 +89,7 @@ class Processors:
             if self._home is None:
                 return
             self._ended.set()
-            self._home = None
-            for thread in _python_threads():
-                _place(thread, self._allowed)
+            self._release()
         log.info("the interpreter's threads run on any processor of %s", _told(self._allowed))
 
     def leave(self) -> None:
@@ -127,6 +131,11 @@ class Processors:
             before, there = self._home, better(self._home, busy, own)
             if there is not None and self._move_to(there):
                 log.info("the interpreter's threads moved from processor %d, which is crowded, to %d", before, there)
+
+    def _release(self) -> None:
+        self._home = None
+        for thread in _python_threads():
+            _place(thread, self._allowed)
 
     def _go(self, thread: int) -> None:
         self._away.add(thread)

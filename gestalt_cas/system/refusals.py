@@ -6,11 +6,13 @@ import errno
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import TypeGuard
 
 from gestalt_cas.errors import DiskFull, StorageFault, StoreError, TooManyStreams
 from gestalt_cas.system.durability import is_full
 
-_NO_RESOURCES = {errno.EMFILE, errno.ENFILE}
+MORE_FILES = "fewer calls at once, or a higher limit (ulimit -n, LimitNOFILE=), would help"
+"""What helps a process that may open no more files."""
 
 
 class translated:  # noqa: N801 - read like the function that it would be, at a third of what a generator costs
@@ -32,9 +34,14 @@ def fault(doing: str, error: OSError) -> StoreError:
     """The store's word for what the system refused while `doing` something."""
     if is_full(error):
         return DiskFull(f"the disk is full while {doing}")
-    if error.errno in _NO_RESOURCES:
-        return TooManyStreams(f"{doing} failed: {error.strerror}; fewer calls at once, or a higher limit, would help")
+    if is_want_of_files(error):
+        return TooManyStreams(f"{doing} failed: {error.strerror}; {MORE_FILES}")
     return StorageFault(f"{doing} failed: {error.strerror or error}")
+
+
+def is_want_of_files(error: BaseException) -> TypeGuard[OSError]:
+    """Whether no more files can be opened."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def free_bytes(directory: str | Path) -> int:
