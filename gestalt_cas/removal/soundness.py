@@ -45,6 +45,8 @@ _NOWHERE = """
     SELECT CAST(bucket AS BLOB), key, seq FROM versions INDEXED BY versions_by_digest
     WHERE digest >= ? AND digest < ? AND NOT EXISTS (SELECT 1 FROM blobs WHERE blobs.digest = versions.digest) LIMIT 1
 """
+_SLICES = [reachability.bounds(first) for first in range(len(FAN_OUT))]
+"""Digests that one view looks at, from a lower bound (inclusive) to an upper one (exclusive)."""
 _Place = tuple[()] | tuple[bytes, bytes, int]
 View = Callable[[], AbstractContextManager[Connection]]
 
@@ -85,9 +87,9 @@ def require(parts: Parts, view: View | None = None) -> None:
             what, after = _stretch(tx, after)
         if what:
             raise _refusal(parts, what)
-    for first in range(len(FAN_OUT)):
+    for digests in _SLICES:
         with view() as tx:
-            lost = tx.execute(_NOWHERE, reachability.bounds(first)).fetchall()
+            lost = tx.execute(_NOWHERE, digests).fetchall()
         if lost:
             raise _refusal(parts, _untold(*lost[0]))
 

@@ -120,7 +120,7 @@ class _Time:
 def _serve(directory: Path, work: Work, steps: Steps, controlled: bool, prepare: Prepare) -> None:
     garbage.FAN_OUT = strays._FAN_OUT = 1
     # Two looks rather than 256: else most stops of gc are between looks that are all alike, and few where it matters.
-    soundness._BOUNDS = [b"", b"\x80", soundness._BOUNDS[-1]]
+    soundness._SLICES = [(b"", b"\x80"), (b"\x80", soundness._SLICES[-1][1])]
     if controlled:
         staging.fcntl = _Locks(steps)  # type: ignore[assignment]
         locks.time = _Time(steps)  # type: ignore[assignment]
