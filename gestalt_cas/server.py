@@ -43,7 +43,7 @@ from gestalt_cas.serving.mounts import Mounts
 from gestalt_cas.serving.pools import Pools
 from gestalt_cas.serving.targets import Target
 from gestalt_cas.sql import sqlite
-from gestalt_cas.system import cycles, exhaustion, platforms
+from gestalt_cas.system import cycles, exhaustion, platforms, refusals
 from gestalt_cas.system.processors import PROCESSORS
 
 log = logging.getLogger(__name__)
@@ -328,7 +328,8 @@ def _announce(bound: Target, directory: Path, http: str) -> None:
     ready = {"event": "ready", "grpc": bound.url, "data_dir": str(directory)}
     if http:
         ready["http"] = http
-    print(json.dumps(ready, separators=(",", ":")), flush=True)
+    with refusals.on_stream("stdout"):
+        print(json.dumps(ready, separators=(",", ":")), flush=True)
     log.info("serving %s at %s until SIGTERM or ctrl-C", directory, bound.url)
     program = _program()
     log.info(

@@ -101,7 +101,8 @@ class App(click.Group):
         """Run the verb; a reader of stdout that went away (as `head` does) ends it without a word."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            with refusals.on_stream("stdout"):
+                sys.stdout.flush()
         except BrokenPipeError:
             _drop(sys.stdout)
             return exits.BROKEN_PIPE

@@ -20,6 +20,7 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import BLOCK_BYTES, guessed_type
 from gestalt_cas.errors import InvalidArgument, StoreError
 from gestalt_cas.objects import Conditions, Headers, ObjectKey
+from gestalt_cas.system.refusals import on_stream
 from gestalt_cas.transfers.directories import is_within
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def batch(session: Session, file: Path) -> int:
 def _lines(file: Path) -> Iterator[Iterator[tuple[int, str]]]:
     """The lines of the file that have something, each with its number."""
     if str(file) == "-":
-        yield _numbered(sys.stdin.buffer)
+        with on_stream("stdin"):
+            yield _numbered(sys.stdin.buffer)
         return
     with file.open("rb") as opened:
         yield _numbered(opened)

@@ -28,6 +28,7 @@ from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import Attributes, download, upload
 from gestalt_cas.errors import InvalidArgument, NoSuchKey, NoSuchVersion
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ObjectKey, ObjectVersion
+from gestalt_cas.system.refusals import on_stream
 from gestalt_cas.transfers.directories import Directory, is_within, resolved
 from gestalt_cas.transfers.paths import Parts, local_parts
 
@@ -71,7 +72,7 @@ def put(
     if file == "-":
         key = target.named("")
         attributes = Attributes(attributes.headers, metadata, attributes.conditions, guess=False)
-        with session.store() as store:
+        with session.store() as store, on_stream("stdin"):
             return _put(session, store, key, sys.stdin.buffer, "-", attributes)
     path = Path(file)
     key = target.named(path.name)
@@ -161,7 +162,7 @@ def cat(session: Session, source: Address, version_id: str, as_of: str, byte_ran
 
 def _to_stdout(session: Session, reader: ObjectReader) -> int:
     label = str(reader.version.key)
-    with Progress(label, reader.length, quiet=sys.stdout.isatty()) as progress:
+    with Progress(label, reader.length, quiet=sys.stdout.isatty()) as progress, on_stream("stdout"):
         download(reader, sys.stdout.buffer, progress.advance)
     session.output.aside(output.version_record(reader.version))
     return exits.OK

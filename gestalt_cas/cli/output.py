@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from gestalt_cas import sizes
 from gestalt_cas.clock import instant
 from gestalt_cas.objects import ObjectVersion
+from gestalt_cas.system.refusals import on_stream
 
 Record = Mapping[str, object]
 
@@ -84,7 +85,8 @@ class Output:
 
     def result(self, record: Record, text: str) -> None:
         """Print one result: the record with --json, else the text, on stdout."""
-        sys.stdout.write(f"{dump(record) if self.json else text}\n")
+        with on_stream("stdout"):
+            sys.stdout.write(f"{dump(record) if self.json else text}\n")
 
     def aside(self, record: Record, text: str = "") -> None:
         """Print a result beside an object's bytes, which have stdout: on stderr, and without --json only a text."""

@@ -17,6 +17,7 @@ from gestalt_cas.cli.output import shown
 from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.clock import instant
+from gestalt_cas.system.refusals import on_stream
 
 if TYPE_CHECKING:
     from gestalt_cas.removal.retention_previews import Foreseen, Going
@@ -54,7 +55,8 @@ def preview(session: Session, where: Address | None) -> int:
             found = store.preview_retention(*_place(where), each=lambda one: _keep(session, lines, one))
             doubt = store.clock_doubt()
         lines.seek(0)
-        shutil.copyfileobj(lines, sys.stdout)
+        with on_stream("stdout"):
+            shutil.copyfileobj(lines, sys.stdout)
     session.output.result({"summary": asdict(found)}, _foreseen(found))
     if doubt:
         session.output.warn(

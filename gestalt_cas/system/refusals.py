@@ -30,6 +30,24 @@ class translated:  # noqa: N801 - read like the function that it would be, at a 
             raise fault(self._doing, error) from error
 
 
+class on_stream:  # noqa: N801 - as above; a listing enters it for each line
+    """Name stdin or stdout in what the system refuses a block that uses it: the process was given it without a name.
+
+    A reader of stdout that went away stays BrokenPipeError, which is no failure.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, self._name) from error
+
+
 def fault(doing: str, error: OSError) -> StoreError:
     """The store's word for what the system refused while `doing` something."""
     if is_full(error):
