@@ -51,6 +51,7 @@ def test_round_trip(listing: Listing, relative: Position) -> None:
     assert set(token) <= set(ALPHABET)
 
 
+@example(Listing("", b"", b""), b"k", 0, 7)  # behind the whole key, where nothing else can be known
 @given(listings, utf8, sequences, st.just(0) | sequences)
 def test_round_trip_of_versions(listing: Listing, relative: bytes, before: int, removed_to: int) -> None:
     """Of what is known to be removed only what lies behind the place is kept."""
@@ -90,7 +91,7 @@ def test_another_listing_refuses(listing: Listing, other: Listing, relative: Pos
 def test_each_part_of_the_listing_counts(other: Listing) -> None:
     listing = Listing("bucket", b"docs/", b"/")
     assert refused(other, tokens.encode(listing, Position(b"docs/a")))
-    assert refused(other, tokens.encode_version(listing, b"docs/a", 7))
+    assert refused(other, tokens.encode_version(listing, b"docs/a", 7, 0))
 
 
 @given(listings, positions, utf8, sequences)
@@ -100,7 +101,7 @@ def test_objects_and_versions_do_not_take_each_others_tokens(
     with pytest.raises(InvalidToken, match="not belong to a listing of versions"):
         tokens.decode_version(listing, tokens.encode(listing, within(listing, relative)))
     with pytest.raises(InvalidToken, match="belongs to a listing of versions"):
-        tokens.decode(listing, tokens.encode_version(listing, listing.prefix + key, seq))
+        tokens.decode(listing, tokens.encode_version(listing, listing.prefix + key, seq, 0))
 
 
 @given(listings, positions, st.data())

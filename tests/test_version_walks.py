@@ -23,7 +23,7 @@ from gestalt_cas.keeping.retention import Rule, Stretch
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion, VersionPage
 from gestalt_cas.operations import pages
 from gestalt_cas.rows import blob_rows, buckets, version_walks, versions
-from gestalt_cas.rows.version_walks import BEYOND, Walk
+from gestalt_cas.rows.version_walks import BEYOND, NEWEST, Place, Walk
 from gestalt_cas.rules import tokens
 from gestalt_cas.transactions.database import Database
 from storage import BUCKET, change, key, put
@@ -223,6 +223,8 @@ def test_the_steps_of_a_walk_show_what_one_page_shows(
 # The same when the first page ends in front of the key.
 @example([("mark", "a", 0), ("passing", "a", 4)], [[], [], [("put", "a", 0)]], "a", 2, 1, [True], False)
 @example([("mark", "a", 0), ("passing", "a", 4)], [[("passing", "a", 4)]] * 6, "a", 2, 1, [True], True)
+# The first of two that a page showed goes: the second one is newer than what follows.
+@example([("put", "a", 0)] * 3, [[("remove", "a", 0)]], "a", 4, 2, [True], True)
 @given(
     st.lists(STEP, max_size=16),
     st.lists(st.lists(STEP, max_size=2), max_size=8),
@@ -288,6 +290,57 @@ def test_a_step_walks_as_many_rows_as_it_may(store: Store) -> None:
         walk = Walk(tx, BUCKET, b"", BEYOND, None)
         assert [version.key.key for version in walk.step(9, 9)] == ["a", "b", "c"]
         assert walk.through
+
+
+def test_a_step_walks_no_more_keys_than_its_rows(store: Store) -> None:
+    """And no fewer: the last one's rows are left to the next step."""
+    for name in "abcde":
+        put(store, name, b"x")
+    with store._database.read() as tx:
+        walk = Walk(tx, BUCKET, b"", BEYOND, None)
+        assert [version.key.key for version in walk.step(2, 9)] == ["a"]
+        assert walk.place.key == b"b"
+
+
+def test_a_step_walks_no_more_rows_of_a_key_than_it_may(store: Store) -> None:
+    """And no fewer; what it has met says how much is known to be removed."""
+    for _ in range(6):
+        put(store, "k", b"x")
+    found = store.list_versions(ListQuery(BUCKET)).versions
+    for gone in (found[1], found[3]):
+        store.delete(key("k"), version_id=gone.version_id)
+    with store._database.read() as tx:
+        walk = Walk(tx, BUCKET, b"", BEYOND, Place(b"k", NEWEST))
+        assert [version.seq for version in walk.step(2, 9)] == [6]
+        assert walk.place == Place(b"k", 5, 5)
+        assert [version.seq for version in walk.step(3, 9)] == [4, 2]
+        assert walk.place == Place(b"k", 2, 1)
+
+
+def test_a_place_that_knows_of_nothing_removed_is_gone_on_from(store: Store) -> None:
+    """What comes next is not newer than itself, though it is the one right behind the place."""
+    for _ in range(2):
+        put(store, "k", b"x")
+    newest = put(store, "k", b"x")
+    for current in (False, True):
+        with store._database.read() as tx:
+            walk = Walk(tx, BUCKET, b"", BEYOND, Place(b"k", newest.seq))
+            assert [(version.seq, version.current) for version in walk.step(9, 9)] == [(2, current), (1, False)]
+        if not current:
+            store.delete(key("k"), version_id=newest.version_id)
+
+
+def test_a_place_in_the_first_key_beyond_the_end_has_nothing_behind_it(store: Store) -> None:
+    """A token of all that begins with a key is good for the key alone, too; of another key nothing is shown."""
+    put(store, "k", b"x")
+    for _ in range(2):
+        put(store, "k\0", b"x")
+    query = ListQuery(BUCKET, "k", max_keys=2)
+    page = store.list_versions(query)
+    assert [version.key.key for version in page.versions] == ["k", "k\0"]
+    query = replace(query, token=page.token)
+    assert [version.key.key for version in store.list_versions(query).versions] == ["k\0"]
+    assert store.list_versions(query, only_key=True) == VersionPage((), "")
 
 
 def test_what_another_bucket_has_of_a_key_is_not_newer(store: Store) -> None:
@@ -370,6 +423,9 @@ IN_BUCKET = st.tuples(STEP, st.integers(0, 2))
 )
 # The walk of a bucket begins at its beginning, wherever that of the one before has ended.
 @example([(("passing", "b", 2), 0), (("mark", "a", 0), 1)], [], 1, [False])
+# What comes meanwhile counts neither for another bucket nor when it goes as well.
+@example([(("passing", "a", 2), 0)], [[(("put", "a", 0), 1)]], 1, [True])
+@example([(("passing", "a", 2), 0)], [[(("passing", "a", 1), 0)]], 1, [True])
 @given(st.lists(IN_BUCKET, max_size=12), st.lists(st.lists(IN_BUCKET, max_size=2), max_size=6), st.integers(1, 4), CUTS)
 def test_the_buckets_that_hold_a_version(
     empty: Store,

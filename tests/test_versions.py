@@ -540,6 +540,9 @@ def test_the_order_is_asked_for_and_no_accident(store: Store) -> None:
             assert [v.seq for v in history(tx, BUCKET, b"", None, 1)] == order[:1]
             assert [v.seq for v in history(tx, BUCKET, b"", (b"a", made[1].seq), 1)] == order[1:2]
             assert [v.seq for v in versions.everything(tx, key("a"))] == order[:2]
+            walk = Walk(tx, BUCKET, b"", BEYOND, None)
+            assert walk.step(2, 9) == []  # both rows are of the key that the next step has
+            assert walk.place.key == b"a"
         finally:
             tx.execute("PRAGMA reverse_unordered_selects = OFF")
 
@@ -627,10 +630,11 @@ def test_no_statement_walks_a_table_or_sorts(store: Store, name: str) -> None:
         ("versions_NEXT", 1 << 62),
         ("buckets_HAS_OBJECT", 0),
         ("buckets_STANDS", 0),
+        ("buckets_CAME_SINCE", 0),
     ],
 )
 def test_one_row_answers_what_one_row_can(store: Store, name: str, seq: int) -> None:
-    values = {"bucket": BUCKET, "key": b"k", "seq": seq, "last_key": b"z", "last_seq": 0}
+    values = {"bucket": BUCKET, "key": b"k", "seq": seq, "since": seq, "last_key": b"z", "last_seq": 0}
     with store._database.write() as tx:
         for where in (key("k"), key("k"), key("l")):
             append(tx, where, b"x")

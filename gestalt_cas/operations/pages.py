@@ -138,7 +138,8 @@ def of_versions(tx: Connection, query: ListQuery, *, only_key: bool) -> VersionP
     found = _walked(walk, query.limit + 1)
     if len(found) > query.limit:
         last = found[query.limit - 1]
-        return VersionPage(tuple(found[: query.limit]), tokens.encode_version(scope, last.key.key.encode(), last.seq))
+        token = tokens.encode_version(scope, last.key.key.encode(), last.seq, 0)
+        return VersionPage(tuple(found[: query.limit]), token)
     token = "" if walk.through else tokens.encode_version(scope, *astuple(walk.place))
     return VersionPage(tuple(found), token)
 

@@ -50,7 +50,7 @@ def _totals(upper: str = "") -> Prepared:
 
 _TOTALS, _TOTALS_ALL = _totals("AND versions.key < :upper"), _totals()
 
-_BEGINNING, _END = (b"", -1), (b"\xff", 0)  # UTF-8 has no such byte
+_BEGINNING, _END = (b"", 0), (b"\xff", 0)  # no key is empty, and UTF-8 has no such byte
 
 
 def standing(database: Database) -> list[str]:

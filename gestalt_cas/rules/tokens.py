@@ -51,7 +51,7 @@ def decode(listing: Listing, token: str) -> Position:
     return Position(listing.prefix + rest, group=kind == _GROUP)
 
 
-def encode_version(listing: Listing, key: bytes, before: int, removed_to: int = 0) -> str:
+def encode_version(listing: Listing, key: bytes, before: int, removed_to: int) -> str:
     """The token that goes on in a listing of versions, behind those of `key` from the sequence `before` on.
 
     Rows of the key from there to `removed_to`, inclusive, are removed; none, if that is less.
