@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -234,22 +234,22 @@ def test_a_system_that_does_not_tell_the_processors_is_let_be(monkeypatch: pytes
 # ---- files ----
 
 
-def with_files(count: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+def with_files(count: int, *command: str) -> list[str]:
+    """The command under a limit on open files; by a shell, since after a fork of this process grpc would open some."""
+    return ["sh", "-c", f'ulimit -n {count}; exec "$@"', "sh", *command]
 
 
 @pytest.mark.parametrize("command", [SERVE, PROVIDER])
 def test_a_server_that_could_open_hardly_a_file_says_so(command: tuple[str, ...], tmp_path: Path) -> None:
     """With fewer than some twenty, grpc's C code aborted."""
     done = subprocess.run(
-        command,
+        with_files(40, *command),
         cwd=ROOT,
         env={**os.environ, "GESTALT_CAS_DATA_DIR": str(tmp_path / "d"), "GESTALT_PROVIDER_SOCKET": str(tmp_path / "s")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
-        preexec_fn=with_files(40),
         check=False,
     )
     assert done.returncode == 2
@@ -267,16 +267,15 @@ def test_a_verb_that_gets_no_more_files_says_what_it_wants(tmp_path: Path) -> No
         (source / str(number)).write_bytes(os.urandom(100_000))
     with Store.open(data):
         pass
-    codes = set()
+    codes, verb = set(), (sys.executable, "-m", "gestalt_cas", "put", "-r", "--data-dir", str(data), str(source), "b/p")
     for count in range(5, 24):
         done = subprocess.run(
-            [sys.executable, "-m", "gestalt_cas", "put", "-r", "--data-dir", str(data), str(source), "b/p"],
+            with_files(count, *verb),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
-            preexec_fn=with_files(count),
             check=False,
         )
         codes.add(done.returncode)
