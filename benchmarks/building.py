@@ -42,6 +42,11 @@ _MARK = 1
 """Raised when what is built changes, so that kept stores of before are not used."""
 
 
+def is_kept(path: Path) -> bool:
+    """Whether later benchmarks, or runs, take up what stands there: a built store, or the mark beside one."""
+    return path.suffix == ".json" or path.with_suffix(".json").exists()
+
+
 def ready(directory: Path, keys: Sequence[str]) -> Path:
     """A store with one object under each key, inserted in the order given: built now, or left by an earlier run."""
     mark = directory.with_suffix(".json")
