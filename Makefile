@@ -77,7 +77,7 @@ interleavings: $(INSTALLED_DEV) ## uploads, reads, backups and more beside gc in
 
 # A sample of these is among the tests. MUTATION="ranges" judges one module alone, MUTATION="--only walk" the mutants whose
 # name has that word, MUTATION="--from 1 --to 200" a piece.
-mutation: $(INSTALLED_DEV) ## do the tests notice each wrong expression in eight modules? (about 10 minutes)
+mutation: $(INSTALLED_DEV) ## do the tests notice each wrong expression in eight modules? (about 25 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m mutation $(MUTATION)
 
 kill: $(INSTALLED_DEV) ## kill -9 of the server under load, one process and two, 300 rounds each (about 30 minutes)
