@@ -121,7 +121,7 @@ format: $(INSTALLED_DEV) ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED_DEV) ## measure everything against its goals, 1,000,000 objects (about 25 minutes; 4 GB of disk)
+bench: $(INSTALLED_DEV) ## measure everything against its goals, 1,000,000 objects (about 20 minutes; 6 GB of disk)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 bench-large: $(INSTALLED_DEV) ## what may grow with the store, at 10,000,000 objects (about an hour; 8 GB of disk)
