@@ -88,3 +88,16 @@ def test_one_that_cannot_be_dropped_dies_by_itself(
     change(store, "UPDATE pins SET heartbeat_ms = 1")  # two minutes later
     store.collect_garbage()
     assert rows(store, "SELECT * FROM pins") == []
+
+
+def test_one_that_gets_no_thread_to_keep_it_alive_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep gc off until it is taken for dead."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="new thread"), held(store):
+            pytest.fail("it was held")
+    assert rows(store, "SELECT * FROM pins") == []

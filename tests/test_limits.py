@@ -24,9 +24,7 @@ import pytest
 
 from gestalt_cas import Store
 from gestalt_cas.observing import otel
-from gestalt_cas.operations.heartbeats import HeldPin
 from gestalt_cas.system.processors import Processors
-from storage import rows
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused, status_of
 from wire.process import (
@@ -198,13 +196,6 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refusing)
-
-
-def test_a_pin_that_nobody_would_keep_alive_is_taken_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse(monkeypatch, "gestalt-cas-heartbeat")
-    with pytest.raises(RuntimeError, match="new thread"), HeldPin(store._parts, "p", "test", {}):
-        pass
-    assert rows(store, "SELECT * FROM pins") == []
 
 
 def test_what_waits_for_opentelemetry_keeps_nobody_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
