@@ -56,16 +56,20 @@ def chosen(names: Sequence[str]) -> Benchmark:
         findings: list[Finding] = []
         for name in names or BENCHMARKS:
             note(f"== {name}")
+            before = set(run.root.iterdir())
             findings += BENCHMARKS[name](run)
-            _tidy(run.root)
+            _tidy(set(run.root.iterdir()) - before)
         return findings
 
     return run_all
 
 
-def _tidy(root: Path) -> None:
-    """Remove what a benchmark has left for itself: all of them together would take three times the disk."""
-    for path in root.iterdir():
+def _tidy(made: set[Path]) -> None:
+    """Remove what a benchmark has made for itself alone: all of them together would take three times the disk.
+
+    What stood there before is nobody's but the user's, who may have named any directory.
+    """
+    for path in made:
         if path.is_dir() and not building.is_kept(path):
             shutil.rmtree(path)
 

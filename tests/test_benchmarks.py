@@ -228,6 +228,22 @@ def test_listing_uses_kept_stores_again(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("building kept") == 1
 
 
+def test_a_benchmark_leaves_what_others_use_and_nothing_of_others_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(run: Run) -> list[Finding]:
+        (run.root / "own" / "blobs").mkdir(parents=True)
+        (run.root / "kept").mkdir()
+        (run.root / "kept.json").write_text("{}")
+        return []
+
+    monkeypatch.setattr(__main__, "BENCHMARKS", {"made": made})
+    (tmp_path / "somebody's" / "photographs").mkdir(parents=True)
+    assert __main__.chosen([])(Run(tmp_path, [])) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "kept.json", "somebody's"}
+    assert (tmp_path / "somebody's" / "photographs").is_dir()
+
+
 def test_store_whose_building_was_cut_off_is_built_again(tmp_path: Path) -> None:
     keys = listing.keys_in_insertion_order(300)
     building.ready(tmp_path / "kept", keys[:200])
