@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from gestalt_cas.checks.row_reading import RAW_ROWS
-from gestalt_cas.checks.row_rules import broken_rules, pointer_sentence, sentence, version_id_of
+from gestalt_cas.checks.row_rules import VersionRow, broken_rules, pointer_sentence, sentence
 from gestalt_cas.errors import DatabaseDamaged, StorageFault, StoreError
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.remedies import command
@@ -163,9 +162,10 @@ def _versions(view: View, deadline: float) -> Iterator[str]:
     while time.monotonic() < deadline:
         with view() as tx:
             rows = tx.execute(RAW_ROWS, (*place, _ROWS)).fetchall()
-            lost = {row[:2] for row in rows if row[4] is not None and row[10] is None and row[17] is None}
+            found = [(raw, VersionRow(_text(raw), *columns), current) for raw, *columns, current in rows]
+            lost = {(raw, row.key) for raw, row, current in found if row.is_object and current is None}
             wrong = [_pointer(tx, bucket, key) for bucket, key in sorted(lost)]
-        for row in rows:
+        for _, row, _ in found:
             yield from _broken(row)
         yield from filter(None, wrong)
         if len(rows) < _ROWS:
@@ -173,10 +173,9 @@ def _versions(view: View, deadline: float) -> Iterator[str]:
         place = rows[-1][:3]
 
 
-def _broken(row: tuple[Any, ...]) -> Iterator[str]:
-    named = (_text(row[0]), *row[1:])
-    for message in broken_rules(named):
-        yield f"versions: {sentence((named[0], row[1]), version_id_of(row), message)}"
+def _broken(row: VersionRow) -> Iterator[str]:
+    for message in broken_rules(row):
+        yield f"versions: {sentence(row.name, row.id_text, message)}"
 
 
 def _text(raw: bytes) -> str | bytes:

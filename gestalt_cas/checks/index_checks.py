@@ -11,7 +11,7 @@ from typing import Any
 
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
-from gestalt_cas.checks.row_rules import NULL_ID, named, shown, version_id_of
+from gestalt_cas.checks.row_rules import NULL_ID, VersionRow, named, shown
 from gestalt_cas.sql.sqlite import Connection
 
 _INDEXED = (
@@ -38,39 +38,36 @@ _INDEX_ROWS = """
 _ROW_DIGEST = "SELECT digest FROM versions WHERE bucket = ? AND key = ? AND seq = ?"
 
 
-def compare(run: Inspection, tx: Connection, rows: list[tuple[Any, ...]]) -> None:
-    """Report the rows of versions that are missing from an index; `tx` is the view that they were read in.
-
-    The rows' first columns are those of versions in their order without `gone_ms`, texts as bytes.
-    """
+def compare(run: Inspection, tx: Connection, rows: list[VersionRow]) -> None:
+    """Report the rows of versions that are missing from an index; `tx` is the view that they were read in."""
     for row in rows:
         for name, sql, parameters in _entries(row):
             if not tx.execute(sql, parameters).fetchall():
                 _missing(run, row, name)
 
 
-def _missing(run: Inspection, row: tuple[Any, ...], name: str) -> None:
+def _missing(run: Inspection, row: VersionRow, name: str) -> None:
     run.report(
         Finding(
             "index",
-            f"{shown(*row[:2])}, version {version_id_of(row)}: the row is missing from the index {name}",
+            f"{shown(*row.name)}, version {row.id_text}: the row is missing from the index {name}",
             where=name,
-            affected=(named(row[0], row[1], version_id_of(row)),),
+            affected=(named(*row.name, row.id_text),),
             affected_total=1,
             remedy=run.repair_command(),
         )
     )
 
 
-def _entries(row: tuple[Any, ...]) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
+def _entries(row: VersionRow) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     """The indexes that must have an entry of a row: the name, and a statement that finds the entry."""
-    bucket, key, seq, version_id, digest = row[:5]
-    gone_seq = row[10]
+    bucket, key, seq = row.place
+    digest, gone_seq = row.digest, row.gone_seq
     yield "versions_by_seq", _SEQ_INDEXED, (seq, bucket, key)
     if digest is not None:
         yield "versions_by_digest", _INDEXED, (digest, bucket, key, seq)
     if gone_seq is None:
-        if version_id == NULL_ID:
+        if row.version_id == NULL_ID:
             yield "versions_null", _NULL_INDEXED, (bucket, key)
         return
     yield "versions_gone", _GONE_INDEXED, (gone_seq, bucket, key, seq)

@@ -6,7 +6,8 @@ from array import array
 
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection
-from gestalt_cas.checks.row_reading import BATCH, COUNTER, LAST, START, UNTOUCHED, Place
+from gestalt_cas.checks.row_reading import BATCH, COUNTER, LAST, START, UNTOUCHED
+from gestalt_cas.checks.row_rules import Place
 
 _MOST_GROUPS = 1 << 20
 _ORDER = (

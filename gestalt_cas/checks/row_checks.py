@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from gestalt_cas.checks import row_reading
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken, unreadable
 from gestalt_cas.checks.payload_judging import judge_row
-from gestalt_cas.checks.row_reading import LAST, UNTOUCHED, Batch, Name, Place, RowReader
+from gestalt_cas.checks.row_reading import LAST, UNTOUCHED, Batch, RowReader
 from gestalt_cas.checks.row_rules import (
     NULL_ID,
+    Name,
+    Place,
+    VersionRow,
     broken_rules,
     named,
     pointer_sentence,
     sentence,
     shown,
-    version_id_of,
 )
 from gestalt_cas.errors import StoreError
 from gestalt_cas.rows import versions
@@ -65,7 +66,7 @@ class RowPass:
             self._judge(batch)
             if batch.at_end:
                 return
-            place = batch.rows[-1][:3]
+            place = batch.rows[-1].place
             yield (*self._settled, LAST)
             self._run.progress("checking rows", self._run.tally.versions, 0)
             self._run.pace.batch_done()
@@ -106,7 +107,7 @@ class RowPass:
                 self._judge(batch)
                 if batch.at_end:
                     break
-                place = batch.rows[-1][:3]
+                place = batch.rows[-1].place
         return place
 
     # ---- judging ----
@@ -114,17 +115,17 @@ class RowPass:
     def _judge(self, batch: Batch) -> None:
         expected: dict[Name, int] = {}
         for row in batch.rows:
-            self._run.tally.versions += row[10] is None
-            if not row[16]:
+            self._run.tally.versions += row.gone_seq is None
+            if not row.well_typed:
                 continue  # `value_checks` reports it; of such values nothing can be concluded
             self._enter(row, expected)
             self._judge_row(row, batch.counter)
         if batch.complete:
             self._settle(expected)
             if batch.rows:
-                self._settled = batch.rows[-1][:2]
+                self._settled = batch.rows[-1].name
         else:
-            before = [row[:2] for row in batch.rows if row[:2] != batch.rows[-1][:2]]
+            before = [row.name for row in batch.rows if row.name != batch.rows[-1].name]
             self._settled = before[-1] if before else self._settled
         if batch.pointers is None:
             return
@@ -138,15 +139,14 @@ class RowPass:
                         raise
                     self._run.report(unreadable(self._run, f"what current and versions have of {shown(*name)}", error))
 
-    def _enter(self, row: tuple[Any, ...], expected: dict[Name, int]) -> None:
+    def _enter(self, row: VersionRow, expected: dict[Name, int]) -> None:
         """Follow the key that the row belongs to."""
-        name = row[:2]
-        if self._state is None or self._state.name != name:
+        if self._state is None or self._state.name != row.name:
             self._settle(expected)
-            self._state = KeyState(name)
-        if row[10] is None:
-            self._state.newest, self._state.is_object = row[2], row[4] is not None
-            self._state.nulls += row[3] == NULL_ID
+            self._state = KeyState(row.name)
+        if row.gone_seq is None:
+            self._state.newest, self._state.is_object = row.seq, row.digest is not None
+            self._state.nulls += row.version_id == NULL_ID
 
     def _settle(self, expected: dict[Name, int]) -> None:
         state, self._state = self._state, None
@@ -157,20 +157,19 @@ class RowPass:
         if state.nulls > 1:
             self._row(state.name, "", f"the key has {state.nulls} null versions", "one at most", str(state.nulls))
 
-    def _judge_row(self, row: tuple[Any, ...], counter: tuple[int, int]) -> None:
-        name, digest = row[:2], row[4]
+    def _judge_row(self, row: VersionRow, counter: tuple[int, int]) -> None:
         rules = list(broken_rules(row))
         for message in rules:
-            self._row(name, version_id_of(row), message, "", "")
+            self._row(row.name, row.id_text, message, "", "")
         if rules:
             return
-        if max(row[2], row[10] or 0) > counter[0] or row[9] > counter[1]:
-            self._sequence(name, row, counter)
-        if digest is None or digest in self._judged:
+        if row.last_seq > counter[0] or row.commit_ms > counter[1]:
+            self._sequence(row, counter)
+        if row.digest is None or row.digest in self._judged:
             return
-        if not row[13] or row[12] != row[5]:
-            self._judged.add(digest)
-            judge_row(self._run, digest)
+        if not row.has_payload or row.payload_size != row.size:
+            self._judged.add(row.digest)
+            judge_row(self._run, row.digest)
 
     def _row(self, name: Name, version_id: str, message: str, expected: str, found: str) -> None:
         affected = named(*name, version_id)
@@ -191,17 +190,17 @@ class RowPass:
             )
         )
 
-    def _sequence(self, name: Name, row: tuple[Any, ...], counter: tuple[int, int]) -> None:
-        seq = max(row[2], row[10] or 0)
+    def _sequence(self, row: VersionRow, counter: tuple[int, int]) -> None:
+        seq, commit_ms = row.last_seq, row.commit_ms
         self._run.report(
             Finding(
                 "sequence",
-                f"{shown(*name)}, version {version_id_of(row)}: sequence {seq} and commit time {row[9]} are beyond "
+                f"{shown(*row.name)}, version {row.id_text}: sequence {seq} and commit time {commit_ms} are beyond "
                 f"the counter's {counter[0]} and {counter[1]}",
                 where="counter",
                 expected=f"at most {counter[0]}, {counter[1]}",
-                found=f"{seq}, {row[9]}",
-                affected=(named(*name, version_id_of(row)),),
+                found=f"{seq}, {commit_ms}",
+                affected=(named(*row.name, row.id_text),),
                 affected_total=1,
                 remedy=self._run.restore_command(),
             )

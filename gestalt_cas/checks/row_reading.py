@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from gestalt_cas.checks import index_checks
 from gestalt_cas.checks.findings import Finding
 from gestalt_cas.checks.inspection import Inspection, broken
-from gestalt_cas.checks.row_rules import shown
+from gestalt_cas.checks.row_rules import Name, Place, VersionRow, shown
 from gestalt_cas.errors import StoreError
 from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.wrong_values import lost_digests, value_rules
@@ -22,27 +21,20 @@ BATCH = 1000
 LAST = (1 << 63) - 1
 _MOST_SKIPS = 100_000
 UNTOUCHED = -1
-Name = tuple[str, bytes]
-"""Bucket and key."""
-Place = tuple[str, bytes, int]
-"""Bucket, key and seq of a version; rows lie in this order."""
 START: Place = ("", b"", UNTOUCHED)
 
-_COLUMNS = """
+_COLUMNS = f"""
     v.bucket, v.key, v.seq, CAST(v.version_id AS BLOB), v.digest, v.size, CAST(v.content_type AS BLOB),
-    CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq, v.gone_digest
+    CAST(v.headers AS BLOB), CAST(v.metadata AS BLOB), v.commit_ms, v.gone_seq, v.gone_digest, v.gone_ms,
+    {lost_digests.no_marker("v", of_itself=True)}, {value_rules.is_fine("versions", "v.")}
 """
-_VALUES = f"""
-    v.gone_ms, {lost_digests.no_marker("v", of_itself=True)}, {value_rules.is_fine("versions", "v.")}
-"""
-"""What the rows end with: the last column to be judged, what tells that a row is no delete marker (NULL: nothing does),
-and whether all columns have the types that a write stores."""
+"""Those of a VersionRow but for what `blobs` says of the payload."""
 _AFTER = "WHERE (v.bucket, v.key, v.seq) > (?, ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?"
 _ROWS = f"""
-    SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL, {_VALUES}
+    SELECT {_COLUMNS}, b.size, b.digest IS NOT NULL
     FROM versions AS v LEFT JOIN blobs AS b ON b.digest = v.digest {_AFTER}
 """
-_ROWS_ALONE = f"SELECT {_COLUMNS}, v.size, 1, {_VALUES} FROM versions AS v {_AFTER}"
+_ROWS_ALONE = f"SELECT {_COLUMNS}, v.size, 1 FROM versions AS v {_AFTER}"
 _POINTERS = """
     SELECT bucket, key, seq FROM current WHERE (bucket, key) > (?, ?) AND (bucket, key) <= (?, ?)
     ORDER BY bucket, key LIMIT ?
@@ -50,7 +42,7 @@ _POINTERS = """
 _POINTERS_REST = "SELECT bucket, key, seq FROM current WHERE (bucket, key) > (?, ?) ORDER BY bucket, key LIMIT ?"
 COUNTER = "SELECT seq, commit_ms FROM counter"
 RAW_ROWS = f"""
-    SELECT {_COLUMNS.replace("v.bucket", "CAST(v.bucket AS BLOB)", 1)}, v.size, 1, {_VALUES}, current.seq
+    SELECT {_COLUMNS.replace("v.bucket", "CAST(v.bucket AS BLOB)", 1)}, v.size, 1, current.seq
     FROM versions AS v LEFT JOIN current ON current.bucket = v.bucket AND current.key = v.key
     WHERE (v.bucket, v.key, v.seq) > (CAST(? AS TEXT), ?, ?) ORDER BY v.bucket, v.key, v.seq LIMIT ?
 """
@@ -62,7 +54,7 @@ _SKIP = "SELECT bucket, key FROM current WHERE (bucket, key) > (?, ?) ORDER BY b
 class Batch:
     """The rows of one view, and what follows from them."""
 
-    rows: list[tuple[Any, ...]]
+    rows: list[VersionRow]
     complete: bool
     """Whether the last row is the last of its key."""
     at_end: bool
@@ -113,7 +105,7 @@ class RowReader:
         with self._run.view() as tx:
             rows = self._rows(tx, place, limit + 1)
             at_end = len(rows) <= limit
-            complete = at_end or rows[limit][:2] != rows[limit - 1][:2]
+            complete = at_end or rows[limit].name != rows[limit - 1].name
             batch = Batch(rows[:limit], complete, at_end, self._counter(tx))
             if "current" not in self._run.lost:
                 batch.pointers = self._pointers(tx, settled, batch)
@@ -121,9 +113,9 @@ class RowReader:
                 index_checks.compare(self._run, tx, batch.rows)
         return batch
 
-    def _rows(self, tx: Connection, place: Place, limit: int) -> list[tuple[Any, ...]]:
+    def _rows(self, tx: Connection, place: Place, limit: int) -> list[VersionRow]:
         sql = _ROWS_ALONE if "blobs" in self._run.lost else _ROWS
-        return tx.execute(sql, (*place, limit)).fetchall()
+        return [VersionRow._make(row) for row in tx.execute(sql, (*place, limit)).fetchall()]
 
     def _counter(self, tx: Connection) -> tuple[int, int]:
         """The last sequence and commit time given out; beyond all others when they cannot be read."""
@@ -168,8 +160,8 @@ class RowReader:
         """The rows of current after the key `settled`, up to the last one that this batch completes."""
         if batch.at_end:
             return tx.execute(_POINTERS_REST, (*settled, LAST)).fetchall()
-        last = batch.rows[-1][:2]
-        bound = last if batch.complete else next((row[:2] for row in reversed(batch.rows) if row[:2] != last), None)
+        last = batch.rows[-1].name
+        bound = last if batch.complete else next((row.name for row in reversed(batch.rows) if row.name != last), None)
         if bound is None:
             return []
         return tx.execute(_POINTERS, (*settled, *bound, LAST)).fetchall()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from gestalt_cas.checks.findings import Affected
 from gestalt_cas.errors import InvalidArgument
@@ -15,32 +15,83 @@ from gestalt_cas.wrong_values import lost_digests
 
 DIGEST_BYTES = 32
 NULL_ID = NULL_VERSION.encode()
+Name = tuple[str, bytes]
+"""Bucket and key."""
+Place = tuple[str, bytes, int]
+"""Bucket, key and seq of a version; rows lie in this order."""
 
 
-def broken_rules(row: tuple[Any, ...]) -> Iterator[str]:
-    """What is wrong with a row in itself: one sentence for each rule that it breaks.
+class VersionRow(NamedTuple):
+    """A row of versions as a check reads it: the columns as `tables.py` has them, but texts as bytes.
 
-    The row's first columns are those of versions in their order, texts as bytes; behind two others come `gone_ms` and
-    what `lost_digests.no_marker` says of the row itself.
+    They hold what is found, which may be of any type.
     """
-    bucket, key, seq, version_id, digest, size, content_type, headers, metadata, commit_ms = row[:10]
-    gone_seq, gone_digest, gone_ms, lost = row[10], row[11], row[14], row[15]
-    yield from _broken_name(bucket, key)
+
+    bucket: Any
+    key: Any
+    seq: Any
+    version_id: bytes
+    digest: Any
+    size: Any
+    content_type: bytes
+    headers: bytes | None
+    metadata: bytes | None
+    commit_ms: Any
+    gone_seq: Any
+    gone_digest: Any
+    gone_ms: Any
+    lost_digest: str | None
+    """What tells that the row is no delete marker though it has no digest (`lost_digests.why`); None: nothing does."""
+    well_typed: bool
+    """Whether all columns have the types that a write stores."""
+    payload_size: int | None
+    """What `blobs` says of its payload; its own size where that table cannot be asked."""
+    has_payload: bool
+    """Whether `blobs` has a row of its payload; true where that table cannot be asked."""
+
+    @property
+    def name(self) -> Name:
+        return self.bucket, self.key
+
+    @property
+    def place(self) -> Place:
+        return self.bucket, self.key, self.seq
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it is a version that stands, and no delete marker."""
+        return self.digest is not None and self.gone_seq is None
+
+    @property
+    def id_text(self) -> str:
+        """The version id, as far as it is text."""
+        return bytes(self.version_id).decode(errors="backslashreplace")
+
+    @property
+    def last_seq(self) -> int:
+        """The last change that it tells of: its removal, else its own."""
+        return max(int(self.seq), int(self.gone_seq or 0))
+
+
+def broken_rules(row: VersionRow) -> Iterator[str]:
+    """What is wrong with a row in itself: one sentence for each rule that it breaks."""
+    seq, digest, size, commit_ms, gone_ms = row.seq, row.digest, row.size, row.commit_ms, row.gone_ms
+    yield from _broken_name(row.bucket, row.key)
     if not isinstance(seq, int) or seq < 1 or not isinstance(commit_ms, int) or commit_ms < 0:
         yield f"sequence {seq!r} or commit time {commit_ms!r} is no positive number"
-    elif version_id != NULL_ID and not version_ids.could_be(version_id_of(row), seq):
-        yield f"the version id {version_id_of(row)!r} is not one that sequence {seq} can have"
+    elif row.version_id != NULL_ID and not version_ids.could_be(row.id_text, seq):
+        yield f"the version id {row.id_text!r} is not one that sequence {seq} can have"
     if not isinstance(size, int) or size < 0:
         yield f"the size {size!r} cannot be"
-    elif lost is not None:
-        yield f"digest {lost_digests.why(lost)}"
+    elif row.lost_digest is not None:
+        yield f"digest {lost_digests.why(row.lost_digest)}"
     if digest is not None and (not isinstance(digest, bytes) or len(digest) != DIGEST_BYTES):
         yield "the digest is not one of 32 bytes"
-    yield from _broken_removal(seq, digest, gone_seq, gone_digest)
+    yield from _broken_removal(seq, digest, row.gone_seq, row.gone_digest)
     if gone_ms is not None and isinstance(commit_ms, int) and not (isinstance(gone_ms, int) and gone_ms >= commit_ms):
         yield f"removed at {gone_ms!r}, which is not after it came at {commit_ms}"
     try:
-        _check_texts(content_type, headers, metadata)
+        _check_texts(row.content_type, row.headers, row.metadata)
     except (ValueError, TypeError, AttributeError, RecursionError, InvalidArgument) as error:
         yield f"headers or metadata cannot be read: {error}"
 
@@ -89,11 +140,6 @@ def pointer_sentence(name: tuple[object, object], wanted: int | None, found: int
 
 def _told(seq: int | None) -> str:
     return "nothing" if seq is None else f"sequence {seq}"
-
-
-def version_id_of(row: tuple[Any, ...]) -> str:
-    """The row's version id, as far as it is text."""
-    return bytes(row[3]).decode(errors="backslashreplace")
 
 
 def _mapping(text: bytes | None) -> Mapping[str, str]:
