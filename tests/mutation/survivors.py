@@ -12,10 +12,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "conditions": {
         "parse_tags: 0 -> -1": "a position before the beginning is the beginning to a pattern's `match`",
     },
-    "tokens": {
-        "_unpack: True -> False": "characters that a lenient decoder passes over are no part of what the next line "
-        "compares the token with, so it refuses them with the same words",
-    },
     "versions": {
         "append: 1 -> 2": "the first of the ids made is the same, the other one is not used",
         "_NEXT: < -> <=": "the version itself has been removed by then",
