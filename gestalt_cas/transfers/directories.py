@@ -70,11 +70,15 @@ def kind_of(status: os.stat_result) -> Kind:
 
 
 def resolved(path: Path) -> Path:
-    """The path with its links followed; raises OSError for links that lead in a circle."""
+    """The path with its links followed as far as it is there; raises OSError for links that lead in a circle."""
     try:
-        return path.resolve()
+        return path.resolve(strict=True)
     except RuntimeError:  # what Python before 3.13 raises for them
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
+        return path.resolve()
 
 
 def is_within(path: Path, store: Path) -> bool:
