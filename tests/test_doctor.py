@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -500,7 +501,7 @@ def test_versions(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no-such-package" not in " ".join(finding.text for finding in found(directory, "versions"))
 
 
-@pytest.mark.parametrize(("hard", "severity"), [(256, WARNING), (4096, OK), (-1, OK)])
+@pytest.mark.parametrize(("hard", "severity"), [(256, WARNING), (4096, OK), (resource.RLIM_INFINITY, OK)])
 def test_limits(directory: Path, monkeypatch: pytest.MonkeyPatch, hard: int, severity: Severity) -> None:
     monkeypatch.setattr(doctor_process.resource, "getrlimit", lambda _: (64, hard))
     assert worst(directory, "limits").severity is severity

@@ -133,7 +133,8 @@ def by_url(client: Client, method: str, body: bytes | None = None, key: str = "k
         with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=30) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code, error.read()
+        with error:
+            return error.code, error.read()
 
 
 def test_a_request_that_gets_no_thread_is_refused_and_not_done_later(tmp_path: Path) -> None:
