@@ -19,6 +19,10 @@ if sys.platform == "win32":
         "gestalt-cas does not run on Windows itself: it needs flock, unix sockets and renames over open files. "
         "Run it under WSL 2, with the data directory in the Linux file system."
     )
+if sys.version_info >= (3, 15):
+    from gestalt_cas.system import removed_names
+
+    removed_names.put_back()
 
 if TYPE_CHECKING:
     from gestalt_cas.backups.backup import BackedUp as BackedUp

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+TRIED = "python -c import typing_extensions"
 # Notes how it was called, one line a call.
 STAND_IN = '#!/bin/sh\necho "$(basename "$0") $*" >> calls\n'
 
@@ -72,8 +73,9 @@ def test_failed_install_is_tried_again(checkout: Path) -> None:
     assert not (checkout / ".venv/.installed-dev").exists()
     executable(checkout / ".venv/bin/python", STAND_IN)
     assert make(checkout, "test", "TESTS=-q").returncode == 0
-    assert calls(checkout)[-2:] == [
+    assert calls(checkout)[-3:] == [
         "python -m pip --disable-pip-version-check install --quiet --editable .[dev]",
+        TRIED,
         "python -m pytest -n auto --dist loadfile --no-loadscope-reorder -q",
     ]
 
@@ -99,7 +101,7 @@ def test_environment_whose_python_has_gone_is_made_anew(checkout: Path) -> None:
     executable(checkout / "new-python", STAND_IN + making)
     assert make(checkout, "install", "PYTHON=./new-python").returncode == 0
     assert "new-python -m venv --clear .venv" in calls(checkout)
-    assert calls(checkout)[-1].endswith("install --quiet --editable .")
+    assert calls(checkout)[-2].endswith("install --quiet --editable .")
 
 
 def test_help_lists_the_targets(checkout: Path) -> None:
@@ -134,3 +136,16 @@ def test_ci_ends_with_the_summary_and_begins_with_what_failed(tmp_path: Path, ou
     assert lines[-1] == said[-1]
     assert (lines[: len(lines) - len(said)] != []) == bool(outcome)
     assert (said[0] in lines[:-3]) == bool(outcome)
+
+
+def test_a_typing_extensions_that_this_python_cannot_import_is_replaced(checkout: Path) -> None:
+    """The one that the SDK pins is such a one from Python 3.15 on."""
+    (checkout / ".venv/.installed").unlink()
+    assert make(checkout, "install").returncode == 0
+    assert not [call for call in calls(checkout) if "typing-extensions" in call]
+    (checkout / ".venv/.installed").unlink()
+    broken = STAND_IN + 'case "$*" in *typing_extensions*) exit 1;; esac\n'
+    executable(checkout / ".venv/bin/python", broken)
+    assert make(checkout, "install").returncode == 0
+    assert calls(checkout)[-2] == TRIED
+    assert calls(checkout)[-1].endswith("install -qqq --no-deps --upgrade typing-extensions")

@@ -52,6 +52,10 @@ def _install(python: Path, requirements: list[str]) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
     install = [*pip, "install", "--quiet", "--no-compile", *requirements]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and subprocess.run([python, "-c", "import typing_extensions"], check=False).returncode:
+        # Python 3.15 cannot import the one that every release pins; see the Makefile.
+        later = [*pip, "install", "--quiet", "--no-deps", "--upgrade", "typing-extensions"]
+        done = subprocess.run(later, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise NotInstalled(
             f"cannot install {requirements[0]} for Python {sys.version.split()[0]}; this needs a package index that "
