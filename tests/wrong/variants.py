@@ -149,7 +149,7 @@ class QuotedTagLiterally(Wrong):
 class WeakTagsMatchStrongly(Wrong):
     """Lets a weak tag through in if_match."""
 
-    area, killed_by = "conditions", {55}
+    area, killed_by = "conditions", {55, 104}
 
     def strongly(self, text: str, found: Stored) -> bool:
         return self.weakly(text, found)
@@ -158,7 +158,7 @@ class WeakTagsMatchStrongly(Wrong):
 class WeakTagsNeverMatch(Wrong):
     """Compares if_none_match strongly."""
 
-    area, killed_by = "conditions", {55}
+    area, killed_by = "conditions", {55, 104}
 
     def weakly(self, text: str, found: Stored) -> bool:
         return self.strongly(text, found)
@@ -171,6 +171,16 @@ class FirstTagOnly(Wrong):
 
     def tags(self, text: str) -> list[tuple[bool, str]]:
         return super().tags(text)[:1]
+
+
+class WeakTagsOfWritesAreOthers(Wrong):
+    """Knows weak tags in the conditions of a read, but not in those of a write."""
+
+    area, killed_by = "conditions", {104}
+
+    def may_write(self, request: Any, found: Stored | None, version_id: str) -> None:
+        if not request.if_none_match.startswith("W/"):
+            super().may_write(request, found, version_id)
 
 
 class IfMatchOnNothingCreates(Wrong):
@@ -358,6 +368,28 @@ class NoModificationTime(Wrong):
     def meta(self, ref: Any, found: Stored, where: Where, size: int | None = None) -> Any:
         meta = super().meta(ref, found, where, size)
         meta.ClearField("last_modified")
+        return meta
+
+
+class ReadWithoutMetadata(Wrong):
+    """The meta of a read has no metadata, which only HeadObject tells."""
+
+    area, killed_by = "bodies", {14}
+
+    def read_meta(self, request: Any, found: Stored, where: Where, start: int, stop: int) -> Any:
+        meta = super().read_meta(request, found, where, start, stop)
+        meta.metadata.clear()
+        return meta
+
+
+class ModifiedWhenItIsRead(Wrong):
+    """The meta of a read has the time of the read as that of the last change."""
+
+    area, killed_by = "bodies", {14}
+
+    def read_meta(self, request: Any, found: Stored, where: Where, start: int, stop: int) -> Any:
+        meta = super().read_meta(request, found, where, start, stop)
+        meta.last_modified.GetCurrentTime()
         return meta
 
 

@@ -105,6 +105,10 @@ def tags_of_writes_in_every_form(place: Place) -> None:
         place.write("k", b"one", if_match=tags)
         with place.refused(_FAILED, why=f"if_none_match {tags!r} matches"):
             place.write("k", b"other", if_none_match=tags)
+    with place.refused(_FAILED, why="a weak tag never matches strongly"):
+        place.write("k", b"other", if_match=f'W/"{bare}"')
+    with place.refused(_FAILED, why="if_none_match compares weakly"):
+        place.write("k", b"other", if_none_match=f'W/"{bare}"')
     place.same(place.body("k"), b"one", "the body after refused writes")
 
 
