@@ -167,7 +167,7 @@ def test_the_command_starts_a_provider_and_explores_it(tmp_path: Path) -> None:
         (["--grpc", "unix:///x", "--explore", "slow"], "'slow' is none of quick, thorough"),
         (["--grpc", "unix:///x"], "nobody serves gRPC at unix:///x"),
         (["--grpc", "tcp://127.0.0.1:1", "--explore", "quick"], "nobody serves gRPC at tcp://127.0.0.1:1"),
-        (["--exec", "false"], "exit 1: nothing was printed"),
+        (["--exec", "false"], "ended with exit code 1: nothing was printed"),
     ],
 )
 def test_the_command_says_what_is_wrong_with_it(arguments: list[str], says: str) -> None:
@@ -225,13 +225,62 @@ def test_a_provider_that_was_started_and_has_ended_is_not_judged_further(mortal:
     copies = sum("cop" in check.name for check in all_checks())
     assert int(counts[1]) + 1 + int(counts[2]) == copies
     assert re.fullmatch(
-        r"gestalt-cas: stopped: nobody serves gRPC at unix://\S+ any more, since \S+: it ended with exit code 9"
-        r": .*the last words\n",
+        r"the last that the provider printed:\n.*    the last words\n"
+        r"gestalt-cas: stopped: nobody serves gRPC at unix://\S+ any more, since \S+: "
+        r"the process ended with exit code 9\n",
         done.stderr,
         re.DOTALL,
     )
     suite = ElementTree.parse(xml).getroot()
     assert [suite.get(name) for name in ("tests", "failures", "skipped")] == [str(copies), "1", counts[2]]
+
+
+def test_a_process_of_a_lifecycle_check_that_has_ended_is_told_with_its_last_words(tmp_path: Path) -> None:
+    """And with the calls that it was sent; a stack trace is shown from where it begins."""
+    path, config, xml = tmp_path / "sick.py", tmp_path / "config.json", tmp_path / "junit.xml"
+    config.write_text('{"dataDir": "{directory}"}')
+    path.write_text(
+        """
+import os, sys
+from gestalt_cas.cli.app import run_process
+from gestalt_cas.contract.lifecycle import LifecycleService
+
+def end(*_):
+    os.write(2, b"panic: the reason\\n" + b"\\tat some frame of the stack\\n" * 60)
+    os._exit(9)
+
+LifecycleService._health = end
+sys.exit(run_process())
+"""
+    )
+    started = ["--exec", f"{sys.executable} {path} provider", "--config", str(config), "--only", "lifecycle-05"]
+    done = command(*started, "--junit", str(xml))
+    assert done.returncode == 1
+    for part in (
+        "sent:     ConfigureProvider ConfigureProviderRequest {",
+        "sent:     HealthCheck Empty {}",
+        "; the process ended with exit code 9\n",
+        "panic: the reason\n                  at some frame of the stack\n",
+    ):
+        assert part in done.stdout
+    assert "panic: the reason" in (ElementTree.parse(xml).getroot().findtext("testcase/failure") or "")
+
+
+def test_an_upload_beside_others_is_shown_with_its_answer() -> None:
+    (verdict,) = judged(variants.LateFailureNotDrained, 34)
+    upload = verdict.exchanges[-1]
+    assert re.match(r'WriteObjectRequest \{open \{ .*if_none_match: "\*" \}\}', upload.sent)
+    assert upload.came.startswith("FAILED_PRECONDITION")
+    (verdict,) = judged(variants.CancelCommitted, 29)
+    assert "cancelled by its caller" in [exchange.came for exchange in verdict.exchanges]
+
+
+def test_frames_are_counted_by_what_they_are() -> None:
+    (verdict,) = judged(variants.SecondOpeningIgnored, 28)
+    assert re.fullmatch(
+        r"WriteObjectRequest \{open.*\}, then 2 data frames of 2 bytes, and WriteObjectRequest \{open.*\}",
+        verdict.exchanges[-1].sent,
+    )
 
 
 def test_a_sequence_that_ends_the_provider_is_kept_as_it_was_drawn(mortal: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def conformance(
     if explore is not None:
         _require_profile(explore)
     generations = [kind for kind, wanted in ((True, bucketed), (False, bucketless or not bucketed)) if wanted]
-    with _provider(target, host) as found:
+    with _provider(session.output, target, host) as found:
         if explore is not None:
             ways = _explorations(session.output, found, generations, declared, explore, seed)
             return _explored(session.output, ways, script, found)
@@ -96,11 +96,16 @@ def conformance(
 
 @dataclass
 class _Provider:
-    """Who is judged. `gone` says, once nobody serves there any more, since when and how that came about."""
+    """Who is judged.
+
+    Once nobody serves there any more `gone` says since when and how that came about, and `printed` is the last that
+    the process printed.
+    """
 
     target: str
     process: Running | None = None
     gone: str = ""
+    printed: str = ""
 
     def serves(self, target: str) -> bool:
         """Whether it is still there; its process, if that is known, says so at once."""
@@ -110,6 +115,7 @@ class _Provider:
 
     def note_gone(self, since: str) -> None:
         end = self.process.end if self.process is not None else ""
+        self.printed = self.process.printed if self.process is not None and end else ""
         self.gone = f"nobody serves gRPC at {self.target} any more, since {since}{': ' if end else ''}{end}"
 
 
@@ -146,7 +152,7 @@ def _host(command: str | None, config_file: Path | None) -> Host | None:
 
 
 @contextmanager
-def _provider(target: str | None, host: Host | None) -> Iterator[_Provider]:
+def _provider(out: Output, target: str | None, host: Host | None) -> Iterator[_Provider]:
     """The provider to judge: at the target that was named, or a process that was started."""
     from gestalt_cas.conformance.registry import Deviation
 
@@ -161,7 +167,17 @@ def _provider(target: str | None, host: Host | None) -> Iterator[_Provider]:
         with host.running() as running:
             yield _Provider(running.target, running)
     except Deviation as deviation:
-        raise click.UsageError(f"--exec: {deviation}") from None
+        raise click.UsageError(f"--exec: {deviation}{_told_before(out, deviation.printed)}") from None
+
+
+def _told_before(out: Output, printed: str) -> str:
+    """Show the last that the provider printed before it is said what is wrong; with --json, what to add to that."""
+    if not printed or out.json:
+        return f": {printed}" if printed else ""
+    out.aside({}, "the last that the provider printed:")
+    for line in printed.expandtabs(4).splitlines():
+        out.aside({}, f"    {escaped(line)}")
+    return ""
 
 
 def _require_answer(target: str) -> None:
@@ -226,7 +242,8 @@ def _judged(out: Output, verdicts: list[Verdict], junit: Path | None, provider: 
 def _ended(out: Output, provider: _Provider, *, failed: bool) -> int:
     """The exit code, after saying that the run stopped early if it did."""
     if provider.gone:
-        out.failure("ProviderGone", f"stopped: {provider.gone}", exits.USAGE)
+        printed = _told_before(out, provider.printed)
+        out.failure("ProviderGone", f"stopped: {provider.gone}{printed}", exits.USAGE)
         return exits.USAGE
     return exits.NOT_FOUND if failed else exits.OK
 

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,23 @@ import grpc
 
 from gestalt_cas.conformance import protos
 from gestalt_cas.conformance.registry import Deviation
-from gestalt_cas.conformance.wire import open_channel
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Exchanges, kept_in, open_channel, told, wanted
 
 START_SECONDS = 45.0
 STOP_SECONDS = 2.0
 """What hosts give a provider to start and, after SIGTERM, to end."""
 _KEPT = ("PATH", "LANG", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_CALL_SECONDS = 30.0
+_TAIL_CHARS = 3000
+_END_SECONDS = 1.0
+"""How long a process may take to be gone after its connection is."""
 
 
 class Lifecycle:
-    """The ProviderLifecycle service as a host calls it."""
+    """The ProviderLifecycle service as a host calls it; the calls are kept in `exchanges`."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, exchanges: Exchanges | None = None) -> None:
         self.pb = protos.BUCKETLESS
+        self._exchanges = Exchanges() if exchanges is None else exchanges
         self._channel = open_channel(target, ("grpc.default_authority", "localhost"))
         self._stubs: dict[str, Any] = {
             method: self._channel.unary_unary(
@@ -51,32 +54,46 @@ class Lifecycle:
         self._channel.close()
 
     def identity(self) -> Any:
-        return self._stubs["GetProviderIdentity"](self.pb.Empty(), timeout=_CALL_SECONDS)
+        return self._call("GetProviderIdentity", self.pb.Empty())
 
     def configure(self, config: Mapping[str, Any], *, version: int, name: str = "assets") -> Any:
         request = self.pb.ConfigureProviderRequest(name=name, protocol_version=version)
         request.config.update(dict(config))
-        return self._stubs["ConfigureProvider"](request, timeout=_CALL_SECONDS)
+        return self._call("ConfigureProvider", request)
 
     def health(self) -> Any:
-        return self._stubs["HealthCheck"](self.pb.Empty(), timeout=_CALL_SECONDS)
+        return self._call("HealthCheck", self.pb.Empty())
 
     def start(self) -> Any:
-        return self._stubs["StartProvider"](self.pb.Empty(), timeout=_CALL_SECONDS)
+        return self._call("StartProvider", self.pb.Empty())
+
+    def _call(self, method: str, request: Any) -> Any:
+        exchange = self._exchanges.begin(method, request)
+        with kept_in(exchange):
+            answer = self._stubs[method](request, timeout=DEADLINE_SECONDS)
+        exchange.came = answer
+        return answer
 
 
 class Running:
     """A provider process that serves; `config` is what it may be configured with, on a directory of its own."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], target: str, config: Mapping[str, Any], version: int, log: Path
+        self,
+        process: subprocess.Popen[bytes],
+        target: str,
+        config: Mapping[str, Any],
+        version: int,
+        log: Path,
+        exchanges: Exchanges | None = None,
     ) -> None:
         self.process = process
         self.log = log
         self.target = target
         self.config = config
         self.version = version
-        self.lifecycle = Lifecycle(target)
+        self._terminated = False
+        self.lifecycle = Lifecycle(target, exchanges)
 
     def configure(self) -> None:
         """As a host does it; raises grpc.RpcError."""
@@ -88,13 +105,31 @@ class Running:
 
     @property
     def end(self) -> str:
-        """How it ended, with the last that it printed; "" while it runs."""
+        """How it ended; "" while it runs."""
         code = self.process.poll()
-        return "" if code is None else f"it ended with exit code {code}: {_tail(self.log)}"
+        return "" if code is None else _ended(code, self.printed)
+
+    @property
+    def printed(self) -> str:
+        """The last that it printed."""
+        return _tail(self.log)
+
+    def judged(self, error: grpc.RpcError | Deviation) -> Deviation:
+        """What went wrong in words that say, too, whether the process has ended, and what it printed last if so."""
+        cause = error.__cause__ if isinstance(error, Deviation) else error
+        if isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.UNAVAILABLE:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_END_SECONDS)
+        found = error if isinstance(error, Deviation) else Deviation(wanted(error), told(error))
+        if self.alive or found.printed:
+            return found
+        got = found.got if self._terminated else f"{found.got}; {self.end}"
+        return Deviation(found.expected, got, self.printed)
 
     def terminate(self) -> float:
         """SIGTERM, and wait; returns the seconds that it took. A deviation unless it ends with exit code 0 in time."""
         began = time.monotonic()
+        self._terminated = True
         self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(STOP_SECONDS + 8)
@@ -120,15 +155,19 @@ class Host:
         self.version = version
 
     @contextmanager
-    def running(self, *, configured: bool = True) -> Iterator[Running]:
-        """A process of its own for the block; killed at its end if it still runs."""
+    def running(self, *, configured: bool = True, exchanges: Exchanges | None = None) -> Iterator[Running]:
+        """A process of its own for the block; killed at its end if it still runs.
+
+        The calls of its lifecycle are kept in `exchanges`.
+        """
         home = Path(tempfile.mkdtemp(prefix="gc"))
         try:
             process = self._start(home)
             try:
                 _wait_for(process, home / "s", home / "log")
                 config = _filled(self.config, home / "data")
-                found = Running(process, f"unix://{home / 's'}", config, self.version, home / "log")
+                target = f"unix://{home / 's'}"
+                found = Running(process, target, config, self.version, home / "log", exchanges)
                 try:
                     if configured:
                         _configured(found)
@@ -159,23 +198,34 @@ def _configured(found: Running) -> None:
     try:
         found.configure()
     except grpc.RpcError as error:
-        raise Deviation("to be configured with what was given", f"{error.code().name}: {error.details()}") from None
+        why = found.judged(error)
+        raise Deviation("to be configured with what was given", why.got, why.printed) from None
 
 
 def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise Deviation("a process that serves on its socket", f"exit {process.returncode}: {_tail(log)}")
+            printed = _tail(log)
+            got = _ended(process.returncode, printed)
+            raise Deviation("a process that serves at the path in GESTALT_PROVIDER_SOCKET", got, printed)
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
                 return
         time.sleep(0.025)
-    raise Deviation(f"a socket at the path in the environment within {START_SECONDS:g} s", "none")
+    expected = f"somebody to serve at the path in GESTALT_PROVIDER_SOCKET within {START_SECONDS:g} s"
+    raise Deviation(expected, "nobody", _tail(log))
+
+
+def _ended(code: int, printed: str) -> str:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"the process ended with {how}{'' if printed else ': nothing was printed'}"
 
 
 def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-600:].strip() or "nothing was printed"
+    """The last that was printed, enough for a stack trace with what it begins with; "" for nothing."""
+    text = log.read_text(errors="replace")
+    return (text if len(text) <= _TAIL_CHARS else text[-_TAIL_CHARS:].partition("\n")[2]).strip()
 
 
 def _filled(value: Any, directory: Path) -> Any:

@@ -24,12 +24,16 @@ Bodies = list[bytes]
 
 
 class Deviation(Exception):
-    """The provider did not do what was expected of it."""
+    """The provider did not do what was expected of it.
 
-    def __init__(self, expected: str, got: str) -> None:
+    `printed` is the last that its process printed, where that has ended.
+    """
+
+    def __init__(self, expected: str, got: str, printed: str = "") -> None:
         super().__init__(f"expected {expected}; got {got}")
         self.expected = expected
         self.got = got
+        self.printed = printed
 
 
 class NotRun(Exception):
@@ -90,6 +94,19 @@ class Place:
     def absent(self, name: str, why: str) -> None:
         with self.refused(Code.NOT_FOUND, why=why):
             self.head(name)
+
+    # ---- processes ----
+
+    @contextmanager
+    def running(self, *, configured: bool = True) -> Iterator[Any]:
+        """A process of the provider for the block, a `hosting.Running`. What fails says whether it has ended."""
+        with self.host.running(configured=configured, exchanges=self.wire.exchanges) as running:
+            try:
+                yield running
+            except (grpc.RpcError, Deviation) as error:
+                raise running.judged(error) from error
+
+    # ---- expectations about objects ----
 
     def exists(self, name: str, **where: str) -> bool:
         try:

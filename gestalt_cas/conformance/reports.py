@@ -28,7 +28,9 @@ def explained(verdict: Verdict) -> list[str]:
     lines = [verdict.check.intent, f"evidence: {verdict.check.evidence}"]
     for exchange in verdict.exchanges[-3:]:
         lines += [f"sent:     {exchange.method} {exchange.sent}", f"came:     {exchange.came}"]
-    return [*lines, f"expected: {verdict.expected}", f"got:      {verdict.got}"]
+    lines += [f"expected: {verdict.expected}", f"got:      {verdict.got}"]
+    printed = verdict.printed.expandtabs(4).splitlines()
+    return [*lines, *(f"{'' if number else 'printed:':10}{text}".rstrip() for number, text in enumerate(printed))]
 
 
 def record(verdict: Verdict) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def record(verdict: Verdict) -> dict[str, Any]:
         "needs": sorted(need.value for need in verdict.check.needs),
         "expected": verdict.expected,
         "got": verdict.got,
+        "printed": verdict.printed,
         "exchanges": [exchange.as_json() for exchange in verdict.exchanges],
     }
 

@@ -14,7 +14,7 @@ from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.hosting import Host
 from gestalt_cas.conformance.presence import still_answers
 from gestalt_cas.conformance.registry import Check, Deviation, NotRun, Place
-from gestalt_cas.conformance.wire import Exchange, Wire, told
+from gestalt_cas.conformance.wire import Exchange, Wire, told, wanted
 
 
 class Outcome(Enum):
@@ -39,6 +39,8 @@ class Verdict:
     expected: str = ""
     got: str = ""
     exchanges: tuple[Exchange, ...] = field(default=())
+    printed: str = ""
+    """The last that a process of the check printed, where it has ended."""
 
     @property
     def failed(self) -> bool:
@@ -89,18 +91,18 @@ def judge(check: Check, wire: Wire, declared: frozenset[Capability], host: Host 
     if check.lifecycle and host is None:
         return Verdict(check, Outcome.NOT_RUN, 0.0, got="it starts processes of the provider: give --exec")
     wire.exchanges.clear()
-    expected = got = ""
+    expected = got = printed = ""
     try:
         check.run(Place(wire, f"{check.number}-{secrets.token_hex(4)}", host))
     except NotRun as reason:
         return Verdict(check, Outcome.NOT_RUN, time.monotonic() - began, got=str(reason))
     except Deviation as deviation:
-        expected, got = deviation.expected, deviation.got
+        expected, got, printed = deviation.expected, deviation.got, deviation.printed
     except grpc.RpcError as error:
-        expected, got = "the call to be answered", told(error)
+        expected, got = wanted(error), told(error)
     seconds = time.monotonic() - began
     undeclared = not check.needs <= declared
     if not expected:
         return Verdict(check, Outcome.HAS if undeclared else Outcome.PASSED, seconds)
     outcome = Outcome.LACKS if undeclared else Outcome.FAILED
-    return Verdict(check, outcome, seconds, expected, got, tuple(wire.exchanges.last()))
+    return Verdict(check, outcome, seconds, expected, got, tuple(wire.exchanges.last()), printed)

@@ -56,8 +56,8 @@ def readable(message: Any) -> str:
 class Exchange:
     """One call: what was sent and what came back, for people.
 
-    Either is a text or a message, which becomes one when somebody asks: few exchanges are ever shown, and a page of a
-    listing takes longer to print than to send.
+    Either is a text, or a message or function, which becomes one when somebody asks: few exchanges are ever shown, and
+    a page of a listing takes longer to print than to send.
     """
 
     def __init__(self, method: str, sent: Any) -> None:
@@ -82,7 +82,8 @@ class Exchange:
 
 
 def _text(shown: Any) -> str:
-    return shown if isinstance(shown, str) else readable(shown)
+    found = shown() if callable(shown) else shown
+    return found if isinstance(found, str) else readable(found)
 
 
 class Exchanges:
@@ -113,8 +114,15 @@ def told(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}"
 
 
+def wanted(error: grpc.RpcError) -> str:
+    """What was expected of a call that failed, where only an answer would do."""
+    late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return f"the call to be answered{f' within {DEADLINE_SECONDS:g} s' if late else ''}"
+
+
 @contextmanager
-def _kept_in(exchange: Exchange) -> Iterator[None]:
+def kept_in(exchange: Exchange) -> Iterator[None]:
+    """Tell the exchange of the status that the call in the block fails with."""
     try:
         yield
     except grpc.RpcError as error:
@@ -125,7 +133,7 @@ def _kept_in(exchange: Exchange) -> Iterator[None]:
 class Wire(Requests):
     """The S3 service at a target as one generation of SDKs sees it. Thread-safe; a context manager.
 
-    `shared` is for what several checks of a run need and is costly to make.
+    `shared` is for what several checks of a run need and is costly to make, `exchanges` is where the calls are kept.
     """
 
     def __init__(
@@ -135,12 +143,13 @@ class Wire(Requests):
         bucketed: bool = False,
         deadline: float = DEADLINE_SECONDS,
         options: Iterable[tuple[str, Any]] = (),
+        exchanges: Exchanges | None = None,
     ) -> None:
         self.pb: SimpleNamespace = protos.BUCKETED if bucketed else protos.BUCKETLESS
         self.bucketed = bucketed
         self.target = target
         self.deadline = deadline
-        self.exchanges = Exchanges()
+        self.exchanges = Exchanges() if exchanges is None else exchanges
         self.shared: dict[str, Any] = {}
         limit = () if bucketed else (("grpc.max_receive_message_length", _LATER_SDK_MESSAGE_BYTES),)
         self.channel = open_channel(target, *limit, *options)
@@ -167,7 +176,7 @@ class Wire(Requests):
     def call(self, method: str, request: Any) -> Any:
         """One unary call; raises grpc.RpcError."""
         exchange = self.exchanges.begin(method, request)
-        with _kept_in(exchange):
+        with kept_in(exchange):
             answer = self._stubs[method](request, timeout=self.deadline)
         exchange.came = answer
         return answer
@@ -176,15 +185,24 @@ class Wire(Requests):
         """An upload of exactly these frames; the meta of the response."""
         listed = list(requests)
         exchange = self.exchanges.begin("WriteObject", _shown_upload(listed))
-        with _kept_in(exchange):
+        with kept_in(exchange):
             answer = self._stubs["WriteObject"](iter(listed), timeout=self.deadline)
         exchange.came = answer
         return answer.meta
 
     def upload(self, requests: Iterable[Any]) -> Any:
         """Begin an upload and return its future; `requests` is drawn from in a thread of grpc's."""
-        self.exchanges.begin("WriteObject", "frames as they were needed")
-        return self._stubs["WriteObject"].future(iter(requests), timeout=self.deadline)
+        drawn: list[Any] = []
+        exchange = self.exchanges.begin("WriteObject", lambda: _shown_upload(list(drawn)))
+
+        def drawing() -> Iterator[Any]:
+            for request in requests:
+                drawn.append(request)
+                yield request
+
+        call = self._stubs["WriteObject"].future(drawing(), timeout=self.deadline)
+        exchange.came = lambda: _shown_end(call)
+        return call
 
     def write(self, key: str, body: bytes = b"", *, parts: Bodies | None = None, **fields: Any) -> Any:
         """Write an object in 64 KiB frames, or in the given `parts`; the meta of the response."""
@@ -202,7 +220,7 @@ class Wire(Requests):
         request = self.read_request(key, **fields)
         exchange = self.exchanges.begin("ReadObject", request)
         found: Messages = []
-        with _kept_in(exchange):
+        with kept_in(exchange):
             for chunk in self._stubs["ReadObject"](request, timeout=self.deadline):
                 found.append(chunk)
         exchange.came = _shown_download(found)
@@ -250,7 +268,7 @@ class Wire(Requests):
         kind = _MULTI.get(method, "unary_unary")
         make = getattr(self.channel, kind)
         call = make(protos.S3 + method, response_deserializer=getattr(self.pb, response).FromString)
-        with _kept_in(exchange):
+        with kept_in(exchange):
             request = iter(requests) if kind == "stream_unary" else requests[0]
             answer = call(request, timeout=self.deadline)
             found = list(answer) if kind == "unary_stream" else [answer]
@@ -272,10 +290,19 @@ def _shown_upload(requests: list[Any]) -> str:
     if not requests:
         return "no frames at all"
     first, *rest = requests
-    sizes = [len(frame.data) if frame.WhichOneof("msg") == "data" else readable(frame) for frame in rest]
-    shown = f", then {len(sizes)} data frames of {sum(n for n in sizes if isinstance(n, int))} bytes" if sizes else ""
-    others = [size for size in sizes if isinstance(size, str)]
-    return readable(first) + shown + (f", among them {', '.join(others)}" if others else "")
+    lengths = [len(frame.data) for frame in rest if frame.WhichOneof("msg") == "data"]
+    others = "".join(f", and {readable(frame)}" for frame in rest if frame.WhichOneof("msg") != "data")
+    return f"{readable(first)}{_shown_frames(lengths)}{others}"
+
+
+def _shown_end(call: Any) -> Any:
+    """What an upload that runs beside others has come to."""
+    if not call.done():
+        return "nothing yet"
+    if call.cancelled():
+        return "cancelled by its caller"
+    error = call.exception()
+    return call.result() if error is None else told(error)
 
 
 def _shown_download(chunks: list[Any]) -> str:
@@ -283,5 +310,11 @@ def _shown_download(chunks: list[Any]) -> str:
         return "an empty stream"
     first, *rest = chunks
     lengths = [len(chunk.data) for chunk in rest]
-    few = f", {b''.join(chunk.data for chunk in rest)[:60]!r}" if sum(lengths) <= 60 else ""
-    return f"{readable(first)}, then {len(rest)} frames of {sum(lengths)} bytes{few}"
+    few = f", {b''.join(chunk.data for chunk in rest)!r}" if 0 < sum(lengths) <= 60 else ""
+    return f"{readable(first)}{_shown_frames(lengths)}{few}"
+
+
+def _shown_frames(lengths: list[int]) -> str:
+    if not lengths:
+        return ""
+    return f", then {len(lengths)} data frame{'s' if len(lengths) > 1 else ''} of {sum(lengths)} bytes"

@@ -21,7 +21,7 @@ _BIG = b"x" * (16 << 20)
 @check(1, evidence=_HOST, lifecycle=True)
 def identity_before_configure(place: Place) -> None:
     """The provider says that it is of kind S3, and which protocol versions it takes, before it is configured."""
-    with place.host.running(configured=False) as running:
+    with place.running(configured=False) as running:
         identity = running.lifecycle.identity()
     place.same(identity.kind, _S3_KIND, "the kind")
     low, high = identity.min_protocol_version, identity.max_protocol_version
@@ -32,7 +32,7 @@ def identity_before_configure(place: Place) -> None:
 @check(2, evidence=_HOST, lifecycle=True)
 def configure_echoes_the_version(place: Place) -> None:
     """Configuring answers exactly the version that the host asked for."""
-    with place.host.running(configured=False) as running:
+    with place.running(configured=False) as running:
         answer = running.lifecycle.configure(running.config, version=running.version)
     place.same(answer.protocol_version, running.version, "the protocol version")
 
@@ -40,7 +40,7 @@ def configure_echoes_the_version(place: Place) -> None:
 @check(3, evidence=_HOST, lifecycle=True)
 def an_unsupported_version(place: Place) -> None:
     """A protocol version that nobody has is FAILED_PRECONDITION."""
-    with place.host.running(configured=False) as running:
+    with place.running(configured=False) as running:
         for version in (1, 9999):
             with place.refused(Code.FAILED_PRECONDITION, why=f"there is no protocol version {version}"):
                 running.lifecycle.configure(running.config, version=version)
@@ -49,14 +49,14 @@ def an_unsupported_version(place: Place) -> None:
 @check(4, evidence=_HOST, lifecycle=True)
 def identity_after_configure(place: Place) -> None:
     """The identity is asked for once more after configuring."""
-    with place.host.running() as running:
+    with place.running() as running:
         place.same(running.lifecycle.identity().kind, _S3_KIND, "the kind")
 
 
 @check(5, evidence=_HOST, lifecycle=True)
 def healthy_after_configure(place: Place) -> None:
     """HealthCheck says ready after configuring."""
-    with place.host.running() as running:
+    with place.running() as running:
         health = running.lifecycle.health()
     place.holds(health.ready, "ready to be true", health.message)
 
@@ -64,7 +64,7 @@ def healthy_after_configure(place: Place) -> None:
 @check(6, evidence="SDKs since a18; contract 2", lifecycle=True)
 def start_twice(place: Place) -> None:
     """StartProvider may be called twice; a provider that has it not answers UNIMPLEMENTED, which hosts accept."""
-    with place.host.running() as running:
+    with place.running() as running:
         for _ in range(2):
             try:
                 running.lifecycle.start()
@@ -76,8 +76,8 @@ def start_twice(place: Place) -> None:
 @check(7, evidence="S3 and GCS backends; contract 3.1", lifecycle=True)
 def calls_before_configure(place: Place) -> None:
     """S3 calls before configuring are FAILED_PRECONDITION, and the process goes on."""
-    with place.host.running(configured=False) as running:
-        with Wire(running.target) as wire:
+    with place.running(configured=False) as running:
+        with _wire(place, running) as wire:
             calls: tuple[Callable[[], Any], ...] = (lambda: wire.head("k"), lambda: wire.write("k", b"x"), wire.list)
             for call in calls:
                 with place.refused(Code.FAILED_PRECONDITION, why="it is not configured"):
@@ -89,22 +89,22 @@ def calls_before_configure(place: Place) -> None:
 @check(8, evidence="hosts retry the codes of passing trouble; contract 2.2", lifecycle=True)
 def a_bad_configuration(place: Place) -> None:
     """A configuration that cannot be right is refused with a code that is not retried; a good one works after it."""
-    with place.host.running(configured=False) as running:
+    with place.running(configured=False) as running:
         bad = {"no-provider-has-this-key": {"nested": [1, None]}}
         try:
             running.lifecycle.configure({**running.config, **bad}, version=running.version)
         except grpc.RpcError as error:
             place.holds(error.code() not in _NEVER, "a code that hosts do not retry", error.code().name)
         running.configure()
-        with Wire(running.target) as wire:
+        with _wire(place, running) as wire:
             wire.write("k", b"x")
 
 
 @check(9, evidence="hosts kill after 2 s; contract 2.4", lifecycle=True)
 def an_idle_provider_ends(place: Place) -> None:
     """SIGTERM ends an idle provider within two seconds, with exit code 0."""
-    with place.host.running() as running:
-        with Wire(running.target) as wire:
+    with place.running() as running:
+        with _wire(place, running) as wire:
             wire.write("k", b"x")
         running.terminate()
 
@@ -112,7 +112,7 @@ def an_idle_provider_ends(place: Place) -> None:
 @check(10, evidence="hosts kill after 2 s; the SDK alone does not manage it; contract 2.4", lifecycle=True)
 def a_busy_provider_ends(place: Place) -> None:
     """SIGTERM ends a provider with an open read and an upload that stands still within two seconds."""
-    with place.host.running() as running, Wire(running.target) as wire, ExitStack() as stack:
+    with place.running() as running, _wire(place, running) as wire, ExitStack() as stack:
         _stalled(stack, wire, "big", reads=1, writes=1)
         running.terminate()
 
@@ -124,6 +124,11 @@ def blocked_streams_leave_room(place: Place) -> None:
         wire = _stalled(stack, place.wire, place.key("big"), reads=4, writes=4, bucket=place.bucket)
         size = wire.head(place.key("big"), bucket=place.bucket).size
         place.same(size, len(_BIG), "the size by HeadObject beside eight streams")
+
+
+def _wire(place: Place, running: Any) -> Wire:
+    """A client of that process, whose calls are shown with those of the check."""
+    return Wire(running.target, exchanges=place.wire.exchanges)
 
 
 def _stalled(stack: ExitStack, to: Wire, key: str, *, reads: int, writes: int, bucket: str = "") -> Wire:
