@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import pytest
 from gestalt_cas.conformance import machine, presence, reports
 from gestalt_cas.conformance.capabilities import Capability, chosen
 from gestalt_cas.conformance.checks import all_checks
+from gestalt_cas.conformance.hosting import Host
 from gestalt_cas.conformance.running import Outcome, Verdict, run
 from wire.process import ROOT
 from wrong import variants
@@ -167,7 +171,10 @@ def test_the_command_starts_a_provider_and_explores_it(tmp_path: Path) -> None:
         (["--grpc", "unix:///x", "--explore", "slow"], "'slow' is none of quick, thorough"),
         (["--grpc", "unix:///x"], "nobody serves gRPC at unix:///x"),
         (["--grpc", "tcp://127.0.0.1:1", "--explore", "quick"], "nobody serves gRPC at tcp://127.0.0.1:1"),
+        (["--grpc", "unix://x"], "unix://x: a unix socket is named by its absolute path"),
         (["--exec", "false"], "ended with exit code 1: nothing was printed"),
+        (["--exec", "'x"], "No closing quotation"),
+        (["--exec", ""], "the command is empty"),
     ],
 )
 def test_the_command_says_what_is_wrong_with_it(arguments: list[str], says: str) -> None:
@@ -264,6 +271,48 @@ sys.exit(run_process())
     ):
         assert part in done.stdout
     assert "panic: the reason" in (ElementTree.parse(xml).getroot().findtext("testcase/failure") or "")
+
+
+def test_what_a_provider_has_started_ends_with_it(tmp_path: Path) -> None:
+    """A command line may be a shell around the provider, which would be left behind each time."""
+    fifo = tmp_path / "held"
+    os.mkfifo(fifo)
+    held = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    shell = f"sleep 60 >{fifo} & {sys.executable} -m gestalt_cas provider; true"
+    try:
+        with Host(f"sh -c {shlex.quote(shell)}").running(configured=False) as running:
+            assert running.alive
+            with pytest.raises(BlockingIOError):  # somebody has the other end
+                os.read(held, 1)
+        until = time.monotonic() + 30
+        while (left := _is_held(held)) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not left
+    finally:
+        os.close(held)
+
+
+def _is_held(fifo: int) -> bool:
+    try:
+        return bool(os.read(fifo, 1))
+    except BlockingIOError:
+        return True
+
+
+class NeverDeletes(Good):
+    """A delete hangs until its caller gives up."""
+
+    def DeleteObject(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        while context.is_active():
+            time.sleep(0.02)
+        return super().DeleteObject(request, context)
+
+
+def test_a_call_that_hangs_fails_its_check_at_the_deadline() -> None:
+    with served(NeverDeletes) as target:
+        done = command("--grpc", target, "--only", "listing-57", "--deadline", "0.5")
+    assert done.returncode == 1
+    assert "expected: the call to be answered within 0.5 s\n    got:      DEADLINE_EXCEEDED" in done.stdout
 
 
 def test_an_upload_beside_others_is_shown_with_its_answer() -> None:

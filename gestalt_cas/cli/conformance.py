@@ -51,6 +51,14 @@ if TYPE_CHECKING:
 @click.option(
     "--script", type=click.Path(path_type=Path), metavar="FILE", help="With --explore: where a failing sequence goes."
 )
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a call may take.",
+)
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit's XML, too.")
 @json_option
 @click.make_pass_decorator(Session, ensure=True)
@@ -67,6 +75,7 @@ def conformance(
     explore: str | None,
     seed: int,
     script: Path | None,
+    deadline: float,
     junit: Path | None,
 ) -> int:
     """Judge an S3 provider by the contract: any process that serves gestalt.provider.v1.S3.
@@ -88,9 +97,9 @@ def conformance(
     generations = [kind for kind, wanted in ((True, bucketed), (False, bucketless or not bucketed)) if wanted]
     with _provider(session.output, target, host) as found:
         if explore is not None:
-            ways = _explorations(session.output, found, generations, declared, explore, seed)
+            ways = _explorations(session.output, found, generations, declared, explore, seed, deadline)
             return _explored(session.output, ways, script, found)
-        verdicts = _verdicts(session.output, checks, found, generations, declared, host)
+        verdicts = _verdicts(session.output, checks, found, generations, declared, host, deadline)
     return _judged(session.output, verdicts, junit, found)
 
 
@@ -148,7 +157,10 @@ def _host(command: str | None, config_file: Path | None) -> Host | None:
         config = json.loads(config_file.read_text()) if config_file is not None else {}
     except ValueError as error:
         raise click.UsageError(f"{config_file} is not JSON: {error}") from None
-    return Host(command, config)
+    try:
+        return Host(command, config)
+    except ValueError as error:
+        raise click.BadParameter(f"{command!r}: {error}", param_hint="--exec") from None
 
 
 @contextmanager
@@ -184,6 +196,8 @@ def _require_answer(target: str) -> None:
     """Say once that nobody serves there, rather than with each check."""
     from gestalt_cas.conformance.presence import answers
 
+    if target.startswith("unix://") and not target.startswith("unix:///"):
+        raise click.UsageError(f"--grpc: {target}: a unix socket is named by its absolute path, as unix:///PATH")
     if not answers(target):
         raise click.UsageError(f"--grpc: nobody serves gRPC at {target}")
 
@@ -195,11 +209,12 @@ def _verdicts(
     generations: list[bool],
     declared: frozenset[Capability],
     host: Host | None,
+    deadline: float,
 ) -> list[Verdict]:
     found: list[Verdict] = []
     for kind in generations:
         if not provider.gone:
-            found += _run(out, checks, provider, kind, declared, host)
+            found += _run(out, checks, provider, kind, declared, host, deadline)
     return found
 
 
@@ -210,6 +225,7 @@ def _run(
     bucketed: bool,
     declared: frozenset[Capability],
     host: Host | None,
+    deadline: float,
 ) -> list[Verdict]:
     from gestalt_cas.conformance import reports
     from gestalt_cas.conformance.running import run
@@ -227,6 +243,7 @@ def _run(
         on_verdict=tell,
         on_gone=lambda check: provider.note_gone(check.name),
         serves=provider.serves,
+        deadline=deadline,
     )
 
 
@@ -264,6 +281,7 @@ def _explorations(
     declared: frozenset[Capability],
     profile: str,
     seed: int,
+    deadline: float,
 ) -> list[Exploration]:
     from gestalt_cas.conformance import machine
 
@@ -277,6 +295,7 @@ def _explorations(
                 bucketed=kind,
                 capabilities=declared,
                 serves=provider.serves,
+                deadline=deadline,
             )
             out.result(_record(found, kind), _told(found))
             if found.gone:

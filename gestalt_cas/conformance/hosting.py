@@ -37,8 +37,9 @@ _END_SECONDS = 1.0
 class Lifecycle:
     """The ProviderLifecycle service as a host calls it; the calls are kept in `exchanges`."""
 
-    def __init__(self, target: str, exchanges: Exchanges | None = None) -> None:
+    def __init__(self, target: str, exchanges: Exchanges | None = None, *, deadline: float = DEADLINE_SECONDS) -> None:
         self.pb = protos.BUCKETLESS
+        self.deadline = deadline
         self._exchanges = Exchanges() if exchanges is None else exchanges
         self._channel = open_channel(target, ("grpc.default_authority", "localhost"))
         self._stubs: dict[str, Any] = {
@@ -70,7 +71,7 @@ class Lifecycle:
     def _call(self, method: str, request: Any) -> Any:
         exchange = self._exchanges.begin(method, request)
         with kept_in(exchange):
-            answer = self._stubs[method](request, timeout=DEADLINE_SECONDS)
+            answer = self._stubs[method](request, timeout=self.deadline)
         exchange.came = answer
         return answer
 
@@ -85,7 +86,7 @@ class Running:
         config: Mapping[str, Any],
         version: int,
         log: Path,
-        exchanges: Exchanges | None = None,
+        lifecycle: Lifecycle,
     ) -> None:
         self.process = process
         self.log = log
@@ -93,7 +94,7 @@ class Running:
         self.config = config
         self.version = version
         self._terminated = False
-        self.lifecycle = Lifecycle(target, exchanges)
+        self.lifecycle = lifecycle
 
     def configure(self) -> None:
         """As a host does it; raises grpc.RpcError."""
@@ -120,7 +121,9 @@ class Running:
         if isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.UNAVAILABLE:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(_END_SECONDS)
-        found = error if isinstance(error, Deviation) else Deviation(wanted(error), told(error))
+        found = (
+            error if isinstance(error, Deviation) else Deviation(wanted(error, self.lifecycle.deadline), told(error))
+        )
         if self.alive or found.printed:
             return found
         got = found.got if self._terminated else f"{found.got}; {self.end}"
@@ -139,26 +142,33 @@ class Running:
         if took > STOP_SECONDS:
             raise Deviation(f"an end within {STOP_SECONDS:g} s of SIGTERM", f"{took:.1f} s")
         if code != 0:
-            raise Deviation("exit code 0 after SIGTERM", str(code))
+            raise Deviation("exit code 0 after SIGTERM", _code(code))
         return took
 
 
 class Host:
-    """Starts the provider that a command line names.
+    """Starts the provider that a command line names; ValueError if the line is none.
+
+    The provider is the process itself, to which SIGTERM goes: a shell or another wrapper that stays between must pass
+    that on.
 
     In the values of `config` the text {directory} stands for a directory that each process gets for itself.
     """
 
     def __init__(self, command: str, config: Mapping[str, Any] | None = None, version: int = 5) -> None:
         self.command = shlex.split(command)
+        if not self.command:
+            raise ValueError("the command is empty")
         self.config = dict(config or {})
         self.version = version
 
     @contextmanager
-    def running(self, *, configured: bool = True, exchanges: Exchanges | None = None) -> Iterator[Running]:
-        """A process of its own for the block; killed at its end if it still runs.
+    def running(
+        self, *, configured: bool = True, exchanges: Exchanges | None = None, deadline: float = DEADLINE_SECONDS
+    ) -> Iterator[Running]:
+        """A process of its own for the block, killed at its end with all that it has started.
 
-        The calls of its lifecycle are kept in `exchanges`.
+        The calls of its lifecycle are kept in `exchanges`, and may take `deadline` seconds.
         """
         home = Path(tempfile.mkdtemp(prefix="gc"))
         try:
@@ -167,7 +177,8 @@ class Host:
                 _wait_for(process, home / "s", home / "log")
                 config = _filled(self.config, home / "data")
                 target = f"unix://{home / 's'}"
-                found = Running(process, target, config, self.version, home / "log", exchanges)
+                lifecycle = Lifecycle(target, exchanges, deadline=deadline)
+                found = Running(process, target, config, self.version, home / "log", lifecycle)
                 try:
                     if configured:
                         _configured(found)
@@ -175,7 +186,8 @@ class Host:
                 finally:
                     found.lifecycle.close()
             finally:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         finally:
             shutil.rmtree(home, ignore_errors=True)
@@ -190,7 +202,12 @@ class Host:
             environment[f"GESTALT_{parent}_PARENT_PID"] = str(os.getpid())
         with (home / "log").open("wb") as log:
             return subprocess.Popen(
-                self.command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                self.command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
 
@@ -218,8 +235,11 @@ def _wait_for(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
 
 
 def _ended(code: int, printed: str) -> str:
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"the process ended with {how}{'' if printed else ': nothing was printed'}"
+    return f"the process ended with {_code(code)}{'' if printed else ': nothing was printed'}"
+
+
+def _code(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}, which it did not handle"
 
 
 def _tail(log: Path) -> str:

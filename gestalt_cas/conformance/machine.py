@@ -40,7 +40,7 @@ from gestalt_cas.conformance.steps import (
     When,
     Write,
 )
-from gestalt_cas.conformance.wire import Wire, told
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Wire, told
 
 PROFILES = {"quick": (600, 30), "thorough": (30_000, 40)}
 """Runs and steps of each: about a minute, and about an hour, against a provider that answers in milliseconds."""
@@ -133,7 +133,7 @@ class _Session:
         assert self.restart is not None
         self.wire.close()
         self.target = self.restart()
-        self.wire = Wire(self.target, bucketed=self.bucketed)
+        self.wire = Wire(self.target, bucketed=self.bucketed, deadline=self.wire.deadline)
         return self.target
 
 
@@ -266,16 +266,17 @@ def explore(
     runs: int | None = None,
     length: int | None = None,
     serves: Callable[[str], bool] = still_answers,
+    deadline: float = DEADLINE_SECONDS,
 ) -> Exploration:
     """Drive the provider by random sequences, and shrink the first one that goes wrong.
 
     The same `seed` draws the same sequences. Capabilities that are not among the declared ones are left out of them.
     `restart` stops and starts the provider and returns its target. `runs` and `length` (calls of a run, at most) are
-    those of the profile unless given. When nobody `serves` at the target after a sequence that went wrong, it is kept
-    as it was drawn.
+    those of the profile unless given, and a call may take `deadline` seconds. When nobody `serves` at the target after
+    a sequence that went wrong, it is kept as it was drawn.
     """
     examples, most = PROFILES[profile]
-    with Wire(target, bucketed=bucketed) as wire:
+    with Wire(target, bucketed=bucketed, deadline=deadline) as wire:
         session = _Session(target, bucketed, capabilities, restart, wire)
         machine = seeded(seed)(_machine(session))
         try:

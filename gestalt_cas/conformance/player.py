@@ -187,7 +187,7 @@ class Player:
         target = self._restart_provider()
         if self._own_wire:
             self._wire.close()
-        self._wire = Wire(target, bucketed=self._bucketed)
+        self._wire = Wire(target, bucketed=self._bucketed, deadline=self._wire.deadline)
         self._own_wire = True
         self.place = Place(self._wire, self._name)
         for key in self.oracle.stacks:

@@ -100,7 +100,8 @@ class Place:
     @contextmanager
     def running(self, *, configured: bool = True) -> Iterator[Any]:
         """A process of the provider for the block, a `hosting.Running`. What fails says whether it has ended."""
-        with self.host.running(configured=configured, exchanges=self.wire.exchanges) as running:
+        shared = {"exchanges": self.wire.exchanges, "deadline": self.wire.deadline}
+        with self.host.running(configured=configured, **shared) as running:
             try:
                 yield running
             except (grpc.RpcError, Deviation) as error:

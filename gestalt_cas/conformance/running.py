@@ -14,7 +14,7 @@ from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.hosting import Host
 from gestalt_cas.conformance.presence import still_answers
 from gestalt_cas.conformance.registry import Check, Deviation, NotRun, Place
-from gestalt_cas.conformance.wire import Exchange, Wire, told, wanted
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Exchange, Wire, told, wanted
 
 
 class Outcome(Enum):
@@ -62,16 +62,18 @@ def run(
     on_verdict: Callable[[Verdict], None] = lambda _: None,
     on_gone: Callable[[Check], None] = lambda _: None,
     serves: Callable[[str], bool] = still_answers,
+    deadline: float = DEADLINE_SECONDS,
 ) -> list[Verdict]:
     """Run the checks in turn, each in a place of its own at the target.
 
-    `host` starts further processes of the provider; without one, checks of the lifecycle are not run and say so. When
-    a check did not pass and nobody `serves` at the target any more, `on_gone` hears of that check, and the verdicts of
-    those after it are that they were not run; `on_verdict` does not hear of these.
+    A call may take `deadline` seconds. `host` starts further processes of the provider; without one, checks of the
+    lifecycle are not run and say so. When a check did not pass and nobody `serves` at the target any more, `on_gone`
+    hears of that check, and the verdicts of those after it are that they were not run; `on_verdict` does not hear of
+    these.
     """
     found: list[Verdict] = []
     last: Check | None = None
-    with Wire(target, bucketed=bucketed) as wire:
+    with Wire(target, bucketed=bucketed, deadline=deadline) as wire:
         for check in checks:
             if last is not None:
                 found.append(Verdict(check, Outcome.NOT_RUN, 0.0, got=f"nobody serves any more, since {last.name}"))
@@ -99,7 +101,7 @@ def judge(check: Check, wire: Wire, declared: frozenset[Capability], host: Host 
     except Deviation as deviation:
         expected, got, printed = deviation.expected, deviation.got, deviation.printed
     except grpc.RpcError as error:
-        expected, got = wanted(error), told(error)
+        expected, got = wanted(error, wire.deadline), told(error)
     seconds = time.monotonic() - began
     undeclared = not check.needs <= declared
     if not expected:

@@ -28,13 +28,14 @@ from gestalt_cas.conformance.checks import all_checks
 from gestalt_cas.conformance.hosting import Host
 from gestalt_cas.conformance.registry import Check
 from gestalt_cas.conformance.running import Outcome, judge
-from gestalt_cas.conformance.wire import Wire
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Wire
 
 
 class ConformanceSuite:
     """Subclass it and give the fixture `target`.
 
-    `capabilities` are what the provider is held to; `bucketed` chooses the wire generation. `host` starts processes of
+    `capabilities` are what the provider is held to, everything unless the class says otherwise; `bucketed` chooses the
+    wire generation, and a call may take `deadline` seconds. `host` starts processes of
     the provider for the checks of its lifecycle, `restart` stops and starts the one at the target and returns where it
     serves then. `runs` and `seed` are those of the exploration.
     """
@@ -43,6 +44,7 @@ class ConformanceSuite:
     capabilities: ClassVar[frozenset[Capability]] = frozenset(Capability)
     host: ClassVar[Host | None] = None
     restart: ClassVar[Callable[[], str] | None] = None
+    deadline: ClassVar[float] = DEADLINE_SECONDS
     runs: ClassVar[int] = 30
     seed: ClassVar[int] = 0
 
@@ -55,7 +57,7 @@ class ConformanceSuite:
     @pytest.fixture(scope="class", name="conformance_wire")
     @classmethod
     def conformance_wire_fixture(cls, target: str) -> Iterator[Wire]:
-        with Wire(target, bucketed=cls.bucketed) as wire:
+        with Wire(target, bucketed=cls.bucketed, deadline=cls.deadline) as wire:
             yield wire
 
     @pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.name)
@@ -74,6 +76,7 @@ class ConformanceSuite:
             bucketed=self.bucketed,
             capabilities=self.capabilities,
             restart=type(self).restart,
+            deadline=self.deadline,
         )
         if found.failed:
             pytest.fail(f"{found.deviation}\n\n{found.script}", pytrace=False)

@@ -24,6 +24,7 @@ Messages = list[Any]
 Bodies = list[bytes]
 
 DEADLINE_SECONDS = 30.0
+"""How long a call may take, unless told otherwise: as long as hosts wait."""
 FRAME_BYTES = 64 * 1024
 _LATER_SDK_MESSAGE_BYTES = 64 * 1024 * 1024
 _QUIET = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
@@ -114,10 +115,10 @@ def told(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}"
 
 
-def wanted(error: grpc.RpcError) -> str:
+def wanted(error: grpc.RpcError, deadline: float) -> str:
     """What was expected of a call that failed, where only an answer would do."""
     late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    return f"the call to be answered{f' within {DEADLINE_SECONDS:g} s' if late else ''}"
+    return f"the call to be answered{f' within {deadline:g} s' if late else ''}"
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def blocked_streams_leave_room(place: Place) -> None:
 
 def _wire(place: Place, running: Any) -> Wire:
     """A client of that process, whose calls are shown with those of the check."""
-    return Wire(running.target, exchanges=place.wire.exchanges)
+    return Wire(running.target, exchanges=place.wire.exchanges, deadline=place.wire.deadline)
 
 
 def _stalled(stack: ExitStack, to: Wire, key: str, *, reads: int, writes: int, bucket: str = "") -> Wire:
