@@ -52,9 +52,28 @@ def test_what_is_not_declared_is_probed_and_reported() -> None:
     less = EVERYTHING - {Capability.SELF_COPY}
     (lacks,), (has,) = judged(variants.SelfCopyRefused, 80, declared=less), judged(Good, 80, declared=less)
     assert (lacks.outcome, has.outcome) == (Outcome.LACKS, Outcome.HAS)
-    assert "not declared: self-copy" in reports.line(lacks)
+    (told,) = reports.line(lacks).splitlines()
+    assert "(not declared: self-copy): expected the call to be answered; got " in told
     (failed,) = judged(variants.SelfCopyRefused, 80)
     assert failed.outcome is Outcome.FAILED
+
+
+def test_verdicts_of_both_generations_are_told_apart() -> None:
+    found = []
+    for bucketed in (False, True):
+        with served(variants.HalfOpenRange, bucketed=bucketed) as target:
+            checks = [check for check in all_checks() if check.number == 35]
+            found += run(checks, target, bucketed=bucketed, declared=EVERYTHING)
+    name = "ranges-35-both-ends-are-included"
+    assert [reports.line(one).splitlines()[0] for one in found] == [f"failed   {name}", f"failed   {name} (bucketed)"]
+    assert [reports.record(one)["bucketed"] for one in found] == [False, True]
+    cases = ElementTree.fromstring(reports.junit(found, "provider")).iter("testcase")
+    assert [case.get("classname") for case in cases] == ["conformance.ranges", "conformance.bucketed.ranges"]
+
+
+def test_enums_are_shown_by_the_names_of_the_contract() -> None:
+    (verdict,) = judged(variants.HostIsKept, 83)
+    assert "method: PRESIGN_METHOD_PUT" in verdict.exchanges[-1].sent
 
 
 def test_checks_of_the_lifecycle_say_why_they_are_not_run() -> None:
@@ -140,6 +159,13 @@ def test_what_is_not_declared_is_left_out_of_the_sequences() -> None:
         assert set(found.left_out) == EVERYTHING - without
 
 
+def test_what_no_sequence_draws_is_not_said_to_be_left_out_for_want_of_a_word() -> None:
+    with served(Good) as target:
+        left_out = machine.explore(target, runs=1, capabilities=frozenset()).left_out
+    assert {Capability.VERSIONS, Capability.PRESIGN} < set(left_out)
+    assert not set(left_out) & {Capability.BUCKETS, Capability.RAW_REQUESTS, Capability.OPAQUE_TOKENS}
+
+
 def test_the_command_judges_a_provider(tmp_path: Path) -> None:
     xml = tmp_path / "junit.xml"
     with served(variants.HalfOpenRange) as target:
@@ -171,6 +197,9 @@ def test_the_command_starts_a_provider_and_explores_it(tmp_path: Path) -> None:
         (["--grpc", "unix:///x", "--explore", "slow"], "'slow' is none of quick, thorough"),
         (["--grpc", "unix:///x"], "nobody serves gRPC at unix:///x"),
         (["--grpc", "tcp://127.0.0.1:1", "--explore", "quick"], "nobody serves gRPC at tcp://127.0.0.1:1"),
+        (["--grpc", "unix:///x", "--explore", "quick", "--junit", "x"], "--explore makes no use of --junit"),
+        (["--grpc", "unix:///x", "--explore", "quick", "--only", "ranges"], "--explore makes no use of --only"),
+        (["--grpc", "unix:///x", "--script", "x"], "--script needs --explore"),
         (["--grpc", "unix://x"], "unix://x: a unix socket is named by its absolute path"),
         (["--exec", "false"], "ended with exit code 1: nothing was printed"),
         (["--exec", "'x"], "No closing quotation"),

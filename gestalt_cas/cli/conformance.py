@@ -90,6 +90,10 @@ def conformance(
         raise click.UsageError(f"no check has {' or '.join(only)} in its name; see --list")
     if listed:
         return _list(session.output, checks)
+    if explore is not None and (only or junit is not None):
+        raise click.UsageError(f"--explore makes no use of {'--only' if only else '--junit'}")
+    if explore is None and script is not None:
+        raise click.UsageError("--script needs --explore")
     declared = _declared(capabilities)
     host = _host(command, config_file)
     if explore is not None:
@@ -232,7 +236,7 @@ def _run(
 
     def tell(verdict: Verdict) -> None:
         text = "\n".join(escaped(line) for line in reports.line(verdict).splitlines())
-        out.result({**reports.record(verdict), "bucketed": bucketed}, text)
+        out.result(reports.record(verdict), text)
 
     return run(
         checks,
@@ -297,7 +301,7 @@ def _explorations(
                 serves=provider.serves,
                 deadline=deadline,
             )
-            out.result(_record(found, kind), _told(found))
+            out.result(_record(found, kind), _told(found, kind))
             if found.gone:
                 provider.note_gone("the sequence above, which was not made short for that")
             ways.append(found)
@@ -317,9 +321,9 @@ def _record(found: Exploration, bucketed: bool) -> dict[str, Any]:
     }
 
 
-def _told(found: Exploration) -> str:
+def _told(found: Exploration, bucketed: bool) -> str:
     left_out = ", ".join(capability.value for capability in found.left_out)
-    shown = f"{found.runs} sequences, {found.played} calls, seed {found.seed}"
+    shown = f"{found.runs} sequences, {found.played} calls, seed {found.seed}{', bucketed' if bucketed else ''}"
     shown += f"; left out, since not declared: {left_out}" if left_out else ""
     return f"{shown}\nfailed: {found.deviation}\n\n{found.script}" if found.failed else f"{shown}\npassed"
 

@@ -33,6 +33,7 @@ _ENUMS = {
     "PresignMethod": ("UNSPECIFIED", "GET", "PUT", "DELETE", "HEAD"),
     "ProviderKind": ("UNSPECIFIED", "APP", "IDENTITY", "INDEXEDDB", "SECRETS", "TELEMETRY", "CACHE", "S3"),
 }
+_ENUM_PREFIXES = {"PresignMethod": "PRESIGN_METHOD", "ProviderKind": "PROVIDER_KIND"}
 _CONDITIONS = "if_match={} string, if_none_match={} string"
 _S3_MESSAGES = {
     "S3ObjectRef": "BUCKET key=2 string, version_id=3 string",
@@ -127,7 +128,7 @@ def _file(name: str, messages: dict[str, str], enum: str, bucketed: bool) -> des
             _add_field(message, line)
     values = file.enum_type.add(name=enum)
     for number, value in enumerate(_ENUMS[enum]):
-        values.value.add(name=f"{enum.upper()}_{value}", number=number)
+        values.value.add(name=f"{_ENUM_PREFIXES[enum]}_{value}", number=number)
     return file
 
 

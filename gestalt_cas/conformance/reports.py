@@ -11,14 +11,19 @@ from gestalt_cas.conformance.running import Outcome, Verdict
 
 
 def line(verdict: Verdict) -> str:
-    """One verdict for people: a line, and for failures what was sent, what came back and what was expected."""
+    """One verdict for people: a line, and for failures what was sent, what came back and what was expected.
+
+    What is lacking and was not promised is a line, too, lest failures be lost among that.
+    """
     needs = ", ".join(sorted(need.value for need in verdict.check.needs))
-    shown = f"{verdict.outcome.value:8} {verdict.check.name}"
+    shown = f"{verdict.outcome.value:8} {verdict.check.name}{' (bucketed)' if verdict.bucketed else ''}"
     if verdict.outcome in (Outcome.HAS, Outcome.LACKS):
         shown += f" (not declared: {needs})"
     if verdict.outcome is Outcome.NOT_RUN:
         shown += f": {verdict.got}"
-    if verdict.outcome not in (Outcome.FAILED, Outcome.LACKS):
+    if verdict.outcome is Outcome.LACKS:
+        shown += f": expected {verdict.expected}; got {verdict.got}"
+    if verdict.outcome is not Outcome.FAILED:
         return shown
     return "\n".join([shown, *(f"    {text}" for text in explained(verdict))])
 
@@ -39,6 +44,7 @@ def record(verdict: Verdict) -> dict[str, Any]:
         "check": verdict.check.name,
         "number": verdict.check.number,
         "area": verdict.check.area,
+        "bucketed": verdict.bucketed,
         "outcome": verdict.outcome.value,
         "seconds": round(verdict.seconds, 3),
         "intent": verdict.check.intent,
@@ -73,7 +79,7 @@ def junit(verdicts: Sequence[Verdict], suite: str) -> bytes:
         case = ElementTree.SubElement(
             root,
             "testcase",
-            classname=f"conformance.{verdict.check.area}",
+            classname=f"conformance.{'bucketed.' if verdict.bucketed else ''}{verdict.check.area}",
             name=verdict.check.name,
             time=f"{verdict.seconds:.3f}",
         )

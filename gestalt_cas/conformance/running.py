@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import grpc
@@ -39,6 +39,8 @@ class Verdict:
     expected: str = ""
     got: str = ""
     exchanges: tuple[Exchange, ...] = field(default=())
+    bucketed: bool = False
+    """The generation that was spoken."""
     printed: str = ""
     """The last that a process of the check printed, where it has ended."""
 
@@ -76,7 +78,8 @@ def run(
     with Wire(target, bucketed=bucketed, deadline=deadline) as wire:
         for check in checks:
             if last is not None:
-                found.append(Verdict(check, Outcome.NOT_RUN, 0.0, got=f"nobody serves any more, since {last.name}"))
+                why = f"nobody serves any more, since {last.name}"
+                found.append(Verdict(check, Outcome.NOT_RUN, 0.0, got=why, bucketed=bucketed))
                 continue
             verdict = judge(check, wire, declared, host)
             on_verdict(verdict)
@@ -89,6 +92,10 @@ def run(
 
 def judge(check: Check, wire: Wire, declared: frozenset[Capability], host: Host | None = None) -> Verdict:
     """Run one check."""
+    return replace(_judged(check, wire, declared, host), bucketed=wire.bucketed)
+
+
+def _judged(check: Check, wire: Wire, declared: frozenset[Capability], host: Host | None) -> Verdict:
     began = time.monotonic()
     if check.lifecycle and host is None:
         return Verdict(check, Outcome.NOT_RUN, 0.0, got="it starts processes of the provider: give --exec")
@@ -107,4 +114,4 @@ def judge(check: Check, wire: Wire, declared: frozenset[Capability], host: Host 
     if not expected:
         return Verdict(check, Outcome.HAS if undeclared else Outcome.PASSED, seconds)
     outcome = Outcome.LACKS if undeclared else Outcome.FAILED
-    return Verdict(check, outcome, seconds, expected, got, tuple(wire.exchanges.last()), printed)
+    return Verdict(check, outcome, seconds, expected, got, tuple(wire.exchanges.last()), printed=printed)
