@@ -111,6 +111,24 @@ class ForgetsMetadataAfterADelete(Good):
         return found
 
 
+class WithoutVersions(Good):
+    """Has no version ids to tell."""
+
+    def meta(self, ref: Any, found: Stored, where: Where, size: int | None = None) -> Any:
+        meta = super().meta(ref, found, where, size)
+        meta.ref.version_id = ""
+        return meta
+
+
+class ForgetsMetadataOfReads(WithoutVersions):
+    """A read has no metadata."""
+
+    def read_meta(self, request: Any, found: Stored, where: Where, start: int, stop: int) -> Any:
+        meta = super().read_meta(request, found, where, start, stop)
+        meta.metadata.clear()
+        return meta
+
+
 class RacesOnOneKey(Good):
     """A create-only write may be answered OK although another one was first."""
 
@@ -128,11 +146,29 @@ def test_the_machine_finds_it_and_its_script_shows_it_again(kind: type[Good], le
         script = tmp_path / "found.py"
         script.write_text(found.script)
         again = subprocess.run([sys.executable, str(script), target], capture_output=True, text=True, check=False)
-    assert again.returncode != 0
-    assert "Deviation: expected" in again.stderr
+    assert again.returncode == 1
+    told = again.stderr.splitlines()
+    assert re.match(r"failed at step \d of \d: [A-Z][A-Za-z]+\(", told[0])
+    assert told[1].startswith("sent:     ")
+    assert any(line.startswith("expected ") for line in told)
+    assert [(one.method, bool(one.came)) for one in found.exchanges]
     with served(Good) as target:
         fine = subprocess.run([sys.executable, str(script), target], capture_output=True, text=True, check=False)
     assert (fine.returncode, fine.stdout) == (0, "every answer was as it should be\n"), fine.stderr
+
+
+def test_a_script_holds_a_provider_to_what_it_was_held_to(tmp_path: Path) -> None:
+    """A provider without versions that has mended what was found must pass, though it promises less than everything."""
+    with served(ForgetsMetadataOfReads) as target:
+        found = machine.explore(target, runs=50, seed=1, capabilities=frozenset({Capability.DELETE_MISSING}))
+    assert found.failed
+    script = tmp_path / "found.py"
+    script.write_text(found.script)
+    with served(WithoutVersions) as target:
+        fine = subprocess.run([sys.executable, str(script), target], capture_output=True, text=True, check=False)
+        nowhere = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (fine.returncode, fine.stdout) == (0, "every answer was as it should be\n"), fine.stderr
+    assert (nowhere.returncode, nowhere.stderr[:29]) == (1, "give where the provider serve")
 
 
 def test_the_machine_judges_calls_at_the_same_time() -> None:

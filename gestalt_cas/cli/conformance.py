@@ -316,16 +316,21 @@ def _record(found: Exploration, bucketed: bool) -> dict[str, Any]:
         "bucketed": bucketed,
         "left_out": [capability.value for capability in found.left_out],
         "deviation": found.deviation,
+        "exchanges": [exchange.as_json() for exchange in found.exchanges],
         "script": found.script,
         "gone": found.gone,
     }
 
 
 def _told(found: Exploration, bucketed: bool) -> str:
+    from gestalt_cas.conformance.wire import lines
+
     left_out = ", ".join(capability.value for capability in found.left_out)
     shown = f"{found.runs} sequences, {found.played} calls, seed {found.seed}{', bucketed' if bucketed else ''}"
     shown += f"; left out, since not declared: {left_out}" if left_out else ""
-    return f"{shown}\nfailed: {found.deviation}\n\n{found.script}" if found.failed else f"{shown}\npassed"
+    if not found.failed:
+        return f"{shown}\npassed"
+    return "\n".join([shown, f"failed: {found.deviation}", *map(escaped, lines(found.exchanges)), "", found.script])
 
 
 def _explored(out: Output, ways: list[Exploration], script: Path | None, provider: _Provider) -> int:

@@ -40,7 +40,7 @@ from gestalt_cas.conformance.steps import (
     When,
     Write,
 )
-from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Wire, told
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Exchange, Wire, told
 
 EXPLORED = frozenset(Capability) - {
     Capability.BUCKETS,
@@ -85,6 +85,8 @@ class Exploration:
     script: str = ""
     gone: bool = False
     """Whether nobody serves any more since the failing sequence, which then is as it was drawn."""
+    exchanges: tuple[Exchange, ...] = ()
+    """The calls of the step that failed."""
 
     @property
     def failed(self) -> bool:
@@ -104,6 +106,7 @@ class _Session:
     played: int = 0
     failing: tuple[Step, ...] = ()
     deviation: str = ""
+    exchanges: tuple[Exchange, ...] = ()
 
     def player(self) -> Player:
         """A new player, in a place of its own."""
@@ -122,11 +125,9 @@ class _Session:
             try:
                 for step in steps:
                     player.play(step)
-            except Deviation as deviation:
-                self.deviation = str(deviation)
-                return True
-            except grpc.RpcError as error:
-                self.deviation = f"expected an answer; got {told(error)}"
+            except (Deviation, grpc.RpcError) as error:
+                self.deviation = _in_words(error)
+                self.exchanges = tuple(self.wire.exchanges.last())
                 return True
             finally:
                 player.close()
@@ -136,6 +137,7 @@ class _Session:
         """Remember the first sequence that went wrong; Hypothesis plays it once more, which may go another way."""
         if not self.failing:
             self.failing, self.deviation = tuple(steps), deviation
+            self.exchanges = tuple(self.wire.exchanges.last())
 
     def restarted(self) -> str:
         assert self.restart is not None
@@ -174,11 +176,8 @@ def _machine(session: _Session) -> type[RuleBasedStateMachine]:
             session.played += 1
             try:
                 self.player.play(step)
-            except Deviation as deviation:
-                session.failed(self.steps, str(deviation))
-                raise
-            except grpc.RpcError as error:
-                session.failed(self.steps, f"expected an answer; got {told(error)}")
+            except (Deviation, grpc.RpcError) as error:
+                session.failed(self.steps, _in_words(error))
                 raise
 
         @rule(
@@ -301,21 +300,25 @@ def explore(
         steps, gone = _shortened(session, serves)
         session.wire.close()
     left_out = tuple(sorted(EXPLORED - capabilities, key=lambda one: one.value))
-    text = script(steps, session.deviation, bucketed=bucketed) if steps else ""
+    text = script(steps, session.deviation, bucketed=bucketed, capabilities=capabilities) if steps else ""
     deviation = session.deviation if steps else ""
-    return Exploration(session.runs, session.played, seed, left_out, deviation, steps, text, gone)
+    return Exploration(session.runs, session.played, seed, left_out, deviation, steps, text, gone, session.exchanges)
+
+
+def _in_words(error: Deviation | grpc.RpcError) -> str:
+    return str(error) if isinstance(error, Deviation) else f"expected an answer; got {told(error)}"
 
 
 def _shortened(session: _Session, serves: Callable[[str], bool]) -> tuple[tuple[Step, ...], bool]:
     """The failing sequence, made short unless nobody serves any more; and whether that is so."""
     if not session.failing:
         return (), False
-    steps, deviation = session.failing, session.deviation
+    steps, deviation, exchanges = session.failing, session.deviation, session.exchanges
     if serves(session.target):
         shorter = shrunk(steps, session.fails)
         if serves(session.target):
             return shorter, False
-    session.deviation = deviation
+    session.deviation, session.exchanges = deviation, exchanges
     return steps, True
 
 

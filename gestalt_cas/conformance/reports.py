@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from gestalt_cas.conformance.running import Outcome, Verdict
+from gestalt_cas.conformance.wire import lines
 
 
 def line(verdict: Verdict) -> str:
@@ -30,12 +31,10 @@ def line(verdict: Verdict) -> str:
 
 def explained(verdict: Verdict) -> list[str]:
     """The lines that tell the author of a provider what went wrong."""
-    lines = [verdict.check.intent, f"evidence: {verdict.check.evidence}"]
-    for exchange in verdict.exchanges[-3:]:
-        lines += [f"sent:     {exchange.method} {exchange.sent}", f"came:     {exchange.came}"]
-    lines += [f"expected: {verdict.expected}", f"got:      {verdict.got}"]
+    told = [verdict.check.intent, f"evidence: {verdict.check.evidence}", *lines(verdict.exchanges[-3:])]
+    told += [f"expected: {verdict.expected}", f"got:      {verdict.got}"]
     printed = verdict.printed.expandtabs(4).splitlines()
-    return [*lines, *(f"{'' if number else 'printed:':10}{text}".rstrip() for number, text in enumerate(printed))]
+    return [*told, *(f"{'' if number else 'printed:':10}{text}".rstrip() for number, text in enumerate(printed))]
 
 
 def record(verdict: Verdict) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from gestalt_cas.conformance.checks import all_checks
 from gestalt_cas.conformance.hosting import Host
 from gestalt_cas.conformance.registry import Check
 from gestalt_cas.conformance.running import Outcome, judge
-from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Wire
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Wire, lines
 
 
 class ConformanceSuite:
@@ -79,4 +79,4 @@ class ConformanceSuite:
             deadline=self.deadline,
         )
         if found.failed:
-            pytest.fail(f"{found.deviation}\n\n{found.script}", pytrace=False)
+            pytest.fail("\n".join([found.deviation, *lines(found.exchanges), "", found.script]), pytrace=False)

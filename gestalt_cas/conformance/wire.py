@@ -87,6 +87,15 @@ def _text(shown: Any) -> str:
     return found if isinstance(found, str) else readable(found)
 
 
+def lines(exchanges: Iterable[Exchange]) -> list[str]:
+    """The exchanges for people, two lines each."""
+    return [
+        line
+        for exchange in exchanges
+        for line in (f"sent:     {exchange.method} {exchange.sent}", f"came:     {exchange.came}")
+    ]
+
+
 class Exchanges:
     """The last calls of one check. Thread-safe."""
 
