@@ -770,6 +770,17 @@ class CopyOfTheCurrentVersion(Wrong):
         return super().CopyObject(request, context)
 
 
+class CopyLooksUpBeforeItsRequestIsJudged(Wrong):
+    """Says that the source is not there where the request contradicts itself."""
+
+    area, killed_by = "versions", {127}
+
+    def CopyObject(self, request: Any, context: Any) -> Any:
+        with self.lock:
+            self.find(self.where(request.source), request.source.version_id)
+        return super().CopyObject(request, context)
+
+
 class MarkerIsAnObject(Wrong):
     """A delete marker counts as something that is there, for create-only."""
 

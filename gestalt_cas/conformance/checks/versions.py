@@ -87,3 +87,6 @@ def the_version_of_a_copys_destination(place: Place) -> None:
     place.copy("a", "b", version_id=first)
     with place.refused(Code.FAILED_PRECONDITION, why="another version is current at the destination"):
         place.copy("a", "b", version_id=first)
+    for source in ("a", "absent"):
+        with place.refused(Code.INVALID_ARGUMENT, why="a version and '*' contradict each other, whatever is there"):
+            place.copy(source, "b", version_id=first, if_none_match="*")
