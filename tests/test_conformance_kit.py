@@ -307,6 +307,48 @@ def test_a_provider_that_was_started_and_has_ended_is_not_judged_further(mortal:
     assert [suite.get(name) for name in ("tests", "failures", "skipped")] == [str(copies), "1", counts[2]]
 
 
+def test_a_suite_stops_judging_a_provider_that_has_ended(mortal: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "test_mine.py"
+    suite.write_text(
+        f"""
+import sys
+import pytest
+from gestalt_cas.conformance.hosting import Host
+from gestalt_cas.conformance.suite import ConformanceSuite
+
+class TestMine(ConformanceSuite):
+    host = Host(f"{{sys.executable}} {mortal} provider", {{"dataDir": "{{directory}}"}})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def target(cls):
+        with cls.host.running() as running:
+            yield running.target
+"""
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rs",
+        "-c",
+        os.devnull,
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "cop or expl",
+    ]
+    wide = {**os.environ, "COLUMNS": "300"}
+    ran = subprocess.run([*words, suite.name], cwd=tmp_path, env=wide, capture_output=True, text=True, check=False)
+    told = ran.stdout.splitlines()
+    assert re.match(r"1 failed, \d+ passed, \d+ skipped", told[-1]), ran.stdout + ran.stderr
+    assert "the process ended with exit code 9" in told
+    assert "the last words" in told
+    (skipped,) = (line for line in told if line.startswith("SKIPPED"))
+    assert re.search(r": nobody serves any more, since \w+-\d+-[-a-z]+$", skipped)
+
+
 def test_a_process_of_a_lifecycle_check_that_has_ended_is_told_with_its_last_words(tmp_path: Path) -> None:
     """And with the calls that it was sent; a stack trace is shown from where it begins."""
     path, config, xml = tmp_path / "sick.py", tmp_path / "config.json", tmp_path / "junit.xml"

@@ -161,6 +161,12 @@ class Host:
             raise ValueError("the command is empty")
         self.config = dict(config or {})
         self.version = version
+        self._running: dict[str, Running] = {}
+
+    def last_words(self, target: str) -> str:
+        """How the process that it started at the target has ended, and what that printed last; "" for none that has."""
+        found = self._running.get(target)
+        return "" if found is None or found.alive else f"{found.end}\n{found.printed}".rstrip()
 
     @contextmanager
     def running(
@@ -182,8 +188,10 @@ class Host:
                 try:
                     if configured:
                         _configured(found)
+                    self._running[target] = found
                     yield found
                 finally:
+                    self._running.pop(target, None)
                     found.lifecycle.close()
             finally:
                 with suppress(ProcessLookupError):

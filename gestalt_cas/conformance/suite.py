@@ -26,9 +26,18 @@ from gestalt_cas.conformance import machine, reports
 from gestalt_cas.conformance.capabilities import Capability
 from gestalt_cas.conformance.checks import all_checks
 from gestalt_cas.conformance.hosting import Host
+from gestalt_cas.conformance.presence import still_answers
 from gestalt_cas.conformance.registry import Check
 from gestalt_cas.conformance.running import Outcome, judge
 from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Wire, lines
+
+_GONE = "gone"
+
+
+def _skip_if_gone(wire: Wire) -> None:
+    """A provider that has ended fails every check, and none of these failures says anything of it."""
+    if _GONE in wire.shared:
+        pytest.skip(wire.shared[_GONE])
 
 
 class ConformanceSuite:
@@ -62,13 +71,20 @@ class ConformanceSuite:
 
     @pytest.mark.parametrize("check", all_checks(), ids=lambda check: check.name)
     def test_check(self, check: Check, conformance_wire: Wire) -> None:
+        _skip_if_gone(conformance_wire)
         verdict = judge(check, conformance_wire, self.capabilities, self.host)
+        if verdict.deviates and not still_answers(conformance_wire.target):
+            gone = f"nobody serves any more, since {check.name}"
+            conformance_wire.shared[_GONE] = gone
+            words = self.host.last_words(conformance_wire.target) if self.host is not None else ""
+            pytest.fail("\n".join([*reports.explained(verdict), gone, words]).rstrip(), pytrace=False)
         if verdict.failed:
             pytest.fail("\n".join(reports.explained(verdict)), pytrace=False)
         if verdict.outcome is not Outcome.PASSED:
             pytest.skip(reports.line(verdict).splitlines()[0])
 
-    def test_exploration(self, target: str) -> None:
+    def test_exploration(self, target: str, conformance_wire: Wire) -> None:
+        _skip_if_gone(conformance_wire)
         found = machine.explore(
             target,
             runs=self.runs,
