@@ -79,6 +79,20 @@ class Place:
         if not condition:
             raise Deviation(what, "that it is not so" if got is None else _cut(got))
 
+    def agree(self, meta: Any, head: Any, what: str) -> None:
+        """Expect `what`, the meta of an answer, to tell of an object what HeadObject tells.
+
+        One of the times of modification may be in whole seconds, as HTTP's headers are.
+        """
+        for name in ("etag", "size", "content_type"):
+            self.same(getattr(meta, name), getattr(head, name), f"the {name} in {what}, by HeadObject,")
+        self.same(dict(meta.metadata), dict(head.metadata), f"the metadata in {what}, by HeadObject,")
+        times = meta.last_modified, head.last_modified
+        nanos = {time.nanos for time in times}
+        alike = times[0].seconds == times[1].seconds and (len(nanos) == 1 or 0 in nanos)
+        told, wanted = (time.ToJsonString() for time in times)
+        self.holds(alike, f"last_modified in {what} to be {wanted}, as HeadObject tells it", told)
+
     @contextmanager
     def refused(self, *codes: grpc.StatusCode, why: str) -> Iterator[None]:
         """Expect the RPC in the block to end with one of `codes`, because of `why`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import grpc
@@ -632,6 +633,18 @@ class CopyConditionsOnTheDestination(Wrong):
         self.may_write(request, destination, request.destination.version_id)
 
 
+class CopyAnswersOfItsSource(Wrong):
+    """Answers a copy with the source's time of modification."""
+
+    area, killed_by = "copying", {74}
+
+    def CopyObject(self, request: Any, context: Any) -> Any:
+        answer = super().CopyObject(request, context)
+        source = self.find(self.where(request.source), request.source.version_id)
+        answer.meta.last_modified.FromNanoseconds(int(source.modified * 1e9))
+        return answer
+
+
 class CopyLosesMetadata(Wrong):
     """Copies the bytes only."""
 
@@ -659,7 +672,8 @@ class CopySharesWithItsSource(Wrong):
     def current(self, where: Where) -> Stored | None:
         twin = self.twins.get(where)
         found = super().current(where)
-        return super().current(twin) if twin is not None and found is not None and super().current(twin) else found
+        shared = super().current(twin) if twin is not None and found is not None else None
+        return found if found is None or shared is None else replace(shared, modified=found.modified)
 
     def remove(self, where: Where, version_id: str) -> None:
         super().remove(where, version_id)
@@ -758,6 +772,28 @@ class VersionByContent(Wrong):
         if done.body is not None:
             done.version_id = done.etag[:16]
         return done
+
+
+class VersionToldByWritesOnly(Wrong):
+    """The metas of reads have no version id."""
+
+    area, killed_by = "versions", {121}
+
+    def read_meta(self, request: Any, found: Stored, where: Where, start: int, stop: int) -> Any:
+        meta = super().read_meta(request, found, where, start, stop)
+        meta.ref.version_id = ""
+        return meta
+
+
+class CopyTellsTheVersionOfItsSource(Wrong):
+    """Answers a copy with the version id of what was copied."""
+
+    area, killed_by = "versions", {125}
+
+    def CopyObject(self, request: Any, context: Any) -> Any:
+        answer = super().CopyObject(request, context)
+        answer.meta.ref.version_id = self.find(self.where(request.source), request.source.version_id).version_id
+        return answer
 
 
 class CopyOfTheCurrentVersion(Wrong):

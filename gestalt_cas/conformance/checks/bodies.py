@@ -55,17 +55,8 @@ def a_read_begins_with_the_meta(place: Place) -> None:
     head = place.head("k")
     meta, parts = place.read("k")
     place.same((meta.size, meta.etag, meta.content_type), (11, written.etag, "text/plain"), "size, etag and type")
-    place.same(dict(meta.metadata), {"a": "b"}, "the metadata in the meta")
-    told, wanted = (one.last_modified.ToJsonString() for one in (meta, head))
-    place.holds(_same_time(meta, head), f"last_modified to be {wanted}, as HeadObject tells it", told)
+    place.agree(meta, head, "the meta of a read")
     place.same(b"".join(parts), b"hello world", "the body")
-
-
-def _same_time(one: Any, other: Any) -> bool:
-    """Whether two metas have the same time of modification; one may be told in whole seconds, as HTTP's headers do."""
-    times = one.last_modified, other.last_modified
-    nanos = {moment.nanos for moment in times}
-    return times[0].seconds == times[1].seconds and (len(nanos) == 1 or 0 in nanos)
 
 
 @check(15, evidence=_TESTS)

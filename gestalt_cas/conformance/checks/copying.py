@@ -12,12 +12,14 @@ _FAILED = Code.FAILED_PRECONDITION
 
 @check(74, evidence=_TESTS)
 def a_copy_keeps_everything(place: Place) -> None:
-    """A copy has body, content type and metadata of its source, and the reference of its destination."""
+    """A copy has body, content type and metadata of its source and the reference of its destination, and says so."""
     source = place.write("a", b"hello" * 100, content_type="text/plain", metadata={"x": "y"})
     copied = place.copy("a", "b")
     place.same(copied.ref.key, place.key("b"), "the key of the copy")
     place.same((copied.size, copied.content_type), (500, "text/plain"), "size and content type of the copy")
-    place.same(dict(place.head("b").metadata), {"x": "y"}, "the metadata of the copy")
+    head = place.head("b")
+    place.same(dict(head.metadata), {"x": "y"}, "the metadata of the copy")
+    place.agree(copied, head, "the answer to the copy")
     place.same(place.body("b"), b"hello" * 100, "the body of the copy")
     place.same(place.head("a").etag, source.etag, "the etag of the source afterwards")
 

@@ -19,8 +19,12 @@ def _ids(place: Place, *bodies: bytes) -> list[str]:
 def an_overwritten_version_stays(place: Place) -> None:
     """What was overwritten can still be read and looked up by its version id, bytes and metadata."""
     old = place.write("k", b"old", content_type="text/old", metadata={"a": "1"}).ref.version_id
-    place.write("k", b"new")
+    new = place.write("k", b"new").ref.version_id
     place.same(place.body("k", version_id=old), b"old", "the body of the older version")
+    for named, told in (("", new), (old, old)):
+        metas = place.head("k", version_id=named), place.read("k", version_id=named)[0]
+        ids = [meta.ref.version_id for meta in metas]
+        place.same(ids, [told, told], f"the version ids by HeadObject and ReadObject of version {named!r}")
     head = place.head("k", version_id=old)
     place.same((head.size, head.content_type, dict(head.metadata)), (3, "text/old", {"a": "1"}), "its meta")
     place.same(place.body("k"), b"new", "the body of the current version")
@@ -67,7 +71,8 @@ def a_delete_keeps_history(place: Place) -> None:
 def a_copy_of_an_older_version(place: Place) -> None:
     """The version id of the source says which version is copied."""
     first, _ = _ids(place, b"1", b"2")
-    place.copy("k", "restored", source_version=first)
+    copied = place.copy("k", "restored", source_version=first)
+    place.same(copied.ref.version_id, place.head("restored").ref.version_id, "the version id that the copy answers")
     place.same(place.body("restored"), b"1", "the body of the copy")
 
 
