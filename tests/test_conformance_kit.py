@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import grpc
 import pytest
 
-from gestalt_cas.conformance import machine, presence, reports
+from gestalt_cas.conformance import hosting, machine, presence, reports
 from gestalt_cas.conformance.capabilities import Capability, chosen
 from gestalt_cas.conformance.checks import all_checks
 from gestalt_cas.conformance.hosting import Host
@@ -247,6 +247,36 @@ def test_the_command_says_what_is_wrong_with_it(arguments: list[str], says: str)
     assert done.returncode == 2
     assert says in done.stderr
     assert not done.stdout
+
+
+def test_a_configuration_that_is_no_object_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text("[1]")
+    done = command("--exec", "false", "--config", str(config))
+    assert (done.returncode, done.stderr.split(" (")[0]) == (2, f"gestalt-cas: {config} is not an object of JSON")
+
+
+def test_the_directory_of_a_process_is_filled_in_wherever_a_text_is(tmp_path: Path) -> None:
+    config = {"one": "{directory}/a", "more": ["{directory}", {"b": "{directory}"}], "number": 1}
+    filled = hosting._filled(config, tmp_path)
+    assert filled == {"one": f"{tmp_path}/a", "more": [str(tmp_path), {"b": str(tmp_path)}], "number": 1}
+
+
+def test_a_provider_that_hangs_before_it_is_judged_is_not_waited_for_beyond_the_deadline(tmp_path: Path) -> None:
+    path = tmp_path / "hangs.py"
+    path.write_text(
+        """
+import os, socket, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(os.environ["GESTALT_PROVIDER_SOCKET"])
+listener.listen()
+time.sleep(600)
+"""
+    )
+    done = command("--exec", f"{sys.executable} {path}", "--deadline", "0.5")
+    assert done.returncode == 2
+    assert "expected to be configured with what was given" in done.stderr
+    assert "got DEADLINE_EXCEEDED" in done.stderr
 
 
 def test_a_configuration_that_the_provider_refuses_is_told_in_its_words(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def conformance(
     if explore is not None:
         _require_profile(explore)
     generations = [kind for kind, wanted in ((True, bucketed), (False, bucketless or not bucketed)) if wanted]
-    with _provider(session.output, target, host) as found:
+    with _provider(session.output, target, host, deadline) as found:
         if explore is not None:
             ways = _explorations(session.output, found, generations, declared, explore, seed, deadline)
             return _explored(session.output, ways, script, found)
@@ -161,6 +161,8 @@ def _host(command: str | None, config_file: Path | None) -> Host | None:
         config = json.loads(config_file.read_text()) if config_file is not None else {}
     except ValueError as error:
         raise click.UsageError(f"{config_file} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise click.UsageError(f"{config_file} is not an object of JSON")
     try:
         return Host(command, config)
     except ValueError as error:
@@ -168,7 +170,7 @@ def _host(command: str | None, config_file: Path | None) -> Host | None:
 
 
 @contextmanager
-def _provider(out: Output, target: str | None, host: Host | None) -> Iterator[_Provider]:
+def _provider(out: Output, target: str | None, host: Host | None, deadline: float) -> Iterator[_Provider]:
     """The provider to judge: at the target that was named, or a process that was started."""
     from gestalt_cas.conformance.registry import Deviation
 
@@ -180,7 +182,7 @@ def _provider(out: Output, target: str | None, host: Host | None) -> Iterator[_P
         return
     assert host is not None
     try:
-        with host.running() as running:
+        with host.running(deadline=deadline) as running:
             yield _Provider(running.target, running)
     except Deviation as deviation:
         raise click.UsageError(f"--exec: {deviation}{_told_before(out, deviation.printed)}") from None

@@ -261,4 +261,6 @@ def _filled(value: Any, directory: Path) -> Any:
         return value.replace("{directory}", str(directory))
     if isinstance(value, Mapping):
         return {name: _filled(inner, directory) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, directory) for inner in value]
     return value
