@@ -212,12 +212,19 @@ class QuotaExceeded(StoreFull):
         self.quota = quota
 
 
+class FileSizeLimit(StoreFull):
+    """A file may not grow any further: the process's limit on the size of one, or the file system's, is reached.
+
+    Making room helps nothing; the message says what does. Nothing was stored.
+    """
+
+
 class TooManyStreams(StoreError):
     """More calls at once than the configured limit; refused at once, nothing was done."""
 
 
 class ObjectTooLarge(StoreError):
-    """The upload is larger than `limits.maxObjectBytes`; nothing was stored."""
+    """The upload is larger than `limits.maxObjectBytes`, or than a file may be here; nothing was stored."""
 
 
 class OutcomeUnknown(StoreError):

@@ -13,13 +13,21 @@ from gestalt_cas import sizes
 from gestalt_cas.backups import manifests
 from gestalt_cas.backups.manifests import Kind, State
 from gestalt_cas.clock import instant
-from gestalt_cas.errors import DiskFull, SchemaTooNew, StorageFault, StoreBusy, StoreError, StoreUnusable
+from gestalt_cas.errors import (
+    DiskFull,
+    FileSizeLimit,
+    SchemaTooNew,
+    StorageFault,
+    StoreBusy,
+    StoreError,
+    StoreUnusable,
+)
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.remedies import command
 from gestalt_cas.sql import schema
 from gestalt_cas.system.durability import is_full
 from gestalt_cas.system.locks import StoreLocks
-from gestalt_cas.system.refusals import free_bytes
+from gestalt_cas.system.refusals import fault, free_bytes, is_file_limit
 from gestalt_cas.transfers.directories import is_within
 
 log = logging.getLogger(__name__)
@@ -114,6 +122,8 @@ def told_about(root: Path, left: Callable[[], str]) -> Iterator[None]:
         if error.directory not in ("", str(root)):
             raise DiskFull(f"{error}; {left()}", directory=error.directory) from error
         raise _full(root, left()) from error
+    except FileSizeLimit as error:
+        raise FileSizeLimit(f"{error}; {left()}") from error
     except StorageFault as error:
         # SQLite calls it an I/O error when it finds no room for some of its files.
         if root.is_dir() and Layout(root).full():
@@ -123,6 +133,8 @@ def told_about(root: Path, left: Callable[[], str]) -> Iterator[None]:
         reason = error.strerror or str(error)
         if is_full(error):
             raise _full(root, left()) from error
+        if is_file_limit(error):
+            raise FileSizeLimit(f"{fault(f'writing to {root}', error)}; {left()}") from error
         if error.errno in _UNUSABLE:
             raise StoreUnusable(f"cannot use {root}: {reason}") from error
         raise StorageFault(f"writing to {root} failed: {reason}; {left()}") from error

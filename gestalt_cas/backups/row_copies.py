@@ -192,12 +192,12 @@ class RowCopy:
     @property
     def format(self) -> int:
         """SQLite's user_version: which tables there are."""
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             return int(self._connection.execute("PRAGMA user_version").fetchall()[0][0])
 
     def check(self) -> None:
         """SQLite's own check of the whole file, and of references; raises DatabaseDamaged."""
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             found = self._connection.execute("PRAGMA integrity_check(1)").fetchall()[0][0]
             if found == "ok" and self._connection.execute("PRAGMA foreign_key_check").fetchall():
                 found = "rows refer to what is not there"
@@ -211,13 +211,13 @@ class RowCopy:
         """
         if self.format < _SINCE["gone"]:
             return None
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             return lost_digests.first(self._connection)
 
     def contents(self) -> Contents:
         """Read every row once; see the module for the root digest."""
         hasher, counts = blake3(), dict.fromkeys(_LINES, 0)
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             form = self.format
             for kind, statement in _LINES.items():
                 if form < _SINCE.get(kind, 0):
@@ -233,20 +233,20 @@ class RowCopy:
 
     def totals(self) -> tuple[int, int]:
         """How many payloads there are, and their bytes."""
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             count, total = _TOTALS(self._connection)[0]
         return int(count), int(total)
 
     def payloads(self) -> Generator[list[Payload], None, None]:
         """All payloads that are files, by digest, a few hundred at a time; to be closed before the copy is."""
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             for rows in _batches(self._connection, _PAYLOADS):
                 yield [Payload(*row) for row in rows]
 
     def damage_inside(self) -> list[Damage]:
         """What is wrong with payloads that are rows themselves."""
         found: list[Damage] = []
-        with _translated(self.path), closing(self._connection.execute(_INLINED.sql)) as cursor:
+        with _translated(self.path, self._connection), closing(self._connection.execute(_INLINED.sql)) as cursor:
             for digest, data in cursor:
                 name = digest.hex()
                 if data is None:
@@ -257,14 +257,14 @@ class RowCopy:
 
     def reached_by(self, digest: bytes, limit: int) -> list[ObjectKey]:
         """Some of the objects that have versions with this payload."""
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             return [
                 ObjectKey(bucket, key.decode()) for bucket, key in _NAMES(self._connection, digest=digest, limit=limit)
             ]
 
     def finish(self) -> None:
         """Close the file and sync it, whole and without anything beside it."""
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.close()
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
@@ -275,7 +275,7 @@ class RowCopy:
 
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
-        with _translated(self.path):
+        with _translated(self.path, self._connection):
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             self._connection.execute("COMMIT")
@@ -319,22 +319,22 @@ def take(source: Connection, target: Path, layout: Layout, writer_lock: WriterLo
     begin(target)
     with _translated(target):
         destination: Connection = sqlite.connect(target)
-        try:
+    try:
+        with _translated(target, destination), ExitStack() as turn:
             # Nobody reads the file before it is whole, and it is synced then.
             destination.execute("PRAGMA synchronous=OFF")
             destination.execute("PRAGMA journal_mode=OFF").fetchall()
             source.execute("SELECT seq FROM counter").fetchall()  # from here on the view stands
-            with ExitStack() as turn:
 
-                def after_step(left: int, pages: int) -> None:
-                    tell(pages - left, pages)
-                    turn.close()
-                    if left and writer_lock is not None and _length(layout.wal) > PATIENT_BYTES:
-                        turn.enter_context(writer_lock.held(WRITE_TIMEOUT))
+            def after_step(left: int, pages: int) -> None:
+                tell(pages - left, pages)
+                turn.close()
+                if left and writer_lock is not None and _length(layout.wal) > PATIENT_BYTES:
+                    turn.enter_context(writer_lock.held(WRITE_TIMEOUT))
 
-                sqlite.copy(source, destination, pages=STEP_PAGES, progress=after_step)
-        finally:
-            destination.close()
+            sqlite.copy(source, destination, pages=STEP_PAGES, progress=after_step)
+    finally:
+        destination.close()
 
 
 def begin(database: Path) -> None:
@@ -362,11 +362,11 @@ def _batches(connection: Connection, statement: Prepared) -> Generator[list[tupl
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Say a driver error in the store's words, naming the file."""
+def _translated(path: Path, connection: Connection | None = None) -> Iterator[None]:
+    """Say a driver error in the store's words, naming the file; `connection` is the one that writes it."""
     try:
         yield
     except DriverError as error:
-        fault = sqlite.translate(error)
+        fault = sqlite.translate(error, connection)
         where = f"{path.parent} has no room for the rows" if isinstance(fault, DiskFull) else str(path)
         raise type(fault)(f"{where}: {fault}") from error

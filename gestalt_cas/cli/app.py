@@ -186,6 +186,8 @@ def _about(error: OSError) -> str:
     text = error.strerror or str(error)
     if refusals.is_want_of_files(error):
         text = f"{text}; {refusals.MORE_FILES}"
+    elif refusals.is_file_limit(error):
+        text = f"{text}; {refusals.longer_files()}"
     return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, str | bytes) else text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gestalt_cas import errors
 from gestalt_cas.system.durability import is_full
 from gestalt_cas.system.exhaustion import is_exhaustion
-from gestalt_cas.system.refusals import is_want_of_files
+from gestalt_cas.system.refusals import is_file_limit, is_want_of_files
 
 OK = 0
 NOT_FOUND = 1
@@ -87,6 +87,7 @@ TABLE: dict[type[errors.StoreError], int] = {
     errors.StoreFull: FULL,
     errors.DiskFull: FULL,
     errors.QuotaExceeded: FULL,
+    errors.FileSizeLimit: FULL,
     errors.ObjectTooLarge: USAGE,
 }
 """Every class of errors.py; a test compares the two."""
@@ -95,11 +96,11 @@ TABLE: dict[type[errors.StoreError], int] = {
 def code_of(error: errors.StoreError | OSError) -> int:
     """The exit code for a failure; a class that the table lacks takes the code of its nearest base.
 
-    An OSError is about a local file that the command line named: usage, unless its disk is full or the process gets no
-    more files or memory.
+    An OSError is about a local file that the command line named: usage, unless its disk is full, it may not grow any
+    further, or the process gets no more files or memory.
     """
     if isinstance(error, OSError):
         if is_want_of_files(error):
             return TABLE[errors.TooManyStreams]
-        return FULL if is_full(error) or is_exhaustion(error) else USAGE
+        return FULL if is_full(error) or is_file_limit(error) or is_exhaustion(error) else USAGE
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)

@@ -22,7 +22,7 @@ from gestalt_cas.cli.progress import Progress
 from gestalt_cas.errors import Cancelled, Damage, InvalidArgument, NoSuchKey, ObjectTooLarge, PreconditionFailed
 from gestalt_cas.objects import ListQuery, ObjectVersion
 from gestalt_cas.system.durability import is_full
-from gestalt_cas.system.refusals import is_want_of_files
+from gestalt_cas.system.refusals import is_file_limit, is_want_of_files, longer_files
 from gestalt_cas.transfers.directories import Directory, Obstacle
 from gestalt_cas.transfers.paths import Parts, RemoteTree, order
 from gestalt_cas.transfers.transfer_plans import Remote
@@ -157,6 +157,8 @@ class Run:
 def reason(error: OSError) -> str:
     """Why a path could not be used, on one line."""
     text = error.strerror or str(error)
+    if is_file_limit(error):
+        return f"{text}; {longer_files()}"
     return f"{text}: {error.name}" if isinstance(error, Obstacle) else text
 
 

@@ -1,8 +1,9 @@
 """Room kept back for the hour when the disk is full.
 
-DIR/reserve holds min(16 MiB, 1/16 of the file system) of really allocated blocks. Deletes, removals and gc need a
-little room in the database before they can free any, and so does opening a store; when they find none, the reserve is
-given up, they are tried once more, and what they left of it is kept again. It is remade when twice its size is free.
+DIR/reserve holds really allocated blocks: the least of 16 MiB, 1/16 of the file system, and what a file may have.
+Deletes, removals and gc need a little room in the database before they can free any, and so does opening a store; when
+they find none, the reserve is given up, they are tried once more, and what they left of it is kept again. It is remade
+when twice its size is free.
 
 A file system may run out of files before it runs out of bytes. Opening a store that nobody has open takes two, the WAL
 and its shared memory, so DIR/reserve.1 and DIR/reserve.2, empty, are kept for that, and made again at closing.
@@ -16,10 +17,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gestalt_cas import sizes
-from gestalt_cas.errors import DiskFull, StorageFault, StoreFull
+from gestalt_cas.errors import DiskFull, FileSizeLimit, StorageFault, StoreFull
 from gestalt_cas.files.layout import Layout, out_of_files
 from gestalt_cas.system import ownership, platforms
-from gestalt_cas.system.refusals import free_bytes
+from gestalt_cas.system.refusals import free_bytes, longest_file
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Reserve:
 
     def wanted_bytes(self) -> int:
         found = os.statvfs(self._path.parent)
-        return min(_LARGEST, found.f_blocks * found.f_frsize // 16)
+        longest = longest_file()
+        return min(_LARGEST, found.f_blocks * found.f_frsize // 16, _LARGEST if longest is None else longest)
 
     def make(self) -> bool:
         """Allocate the file if it is absent and twice its size is free; returns whether it is there now."""
@@ -125,10 +127,14 @@ class Reserve:
     def spend_on(self, removal: Callable[[], Result]) -> Result:
         """Run a call that must work on a full disk; when it finds no room, give up the reserve and run it once more.
 
-        What the call did not need of the reserve is kept again. SQLite has other words for want of room where it makes
-        or lengthens the files beside its database: a second try that fails in those is told in the words of the first.
+        What the call did not need of the reserve is kept again. A file that may not grow any further is the WAL, which
+        the second try may find at its beginning; room is not what lacks then. SQLite has other words for want of room
+        where it makes or lengthens the files beside its database: a second try that fails in those is told in the words
+        of the first.
         """
         try:
+            return removal()
+        except FileSizeLimit:
             return removal()
         except StoreFull as full:
             if not self._helps(full) or not self.give_up():

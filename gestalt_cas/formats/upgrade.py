@@ -85,7 +85,7 @@ def read_revision(layout: Layout) -> str | None:
     try:
         found = identity.read(connection)
     except DriverError as error:
-        fault = sqlite.translate(error)
+        fault = sqlite.translate(error, connection)
         raise type(fault)(f"{layout.database}: {fault}") from error
     finally:
         connection.close()
@@ -156,7 +156,7 @@ def _make_empty_database(layout: Layout) -> None:
         if mode != "wal":
             raise StoreUnusable(f"the file system of {layout.root} does not support SQLite's WAL (got {mode})")
     except DriverError as error:
-        raise sqlite.translate(error) from error
+        raise sqlite.translate(error, connection) from error
     finally:
         connection.close()
     # What an unfinished database has in its WAL would count as the new one's.
@@ -177,8 +177,11 @@ def copy_aside(layout: Layout, revision: str) -> Path:
     fd = ownership.make_file(part, os.O_RDWR, 0o600)
     try:
         with closing(connect(layout.database)) as source, closing(sqlite.connect(part)) as destination:
-            destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
-            sqlite.copy(source, destination, pages=_STEP_PAGES)
+            try:
+                destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
+                sqlite.copy(source, destination, pages=_STEP_PAGES)
+            except DriverError as error:
+                raise sqlite.translate(error, destination) from error
         sync_file(fd)
     except DriverError as error:
         raise sqlite.translate(error) from error

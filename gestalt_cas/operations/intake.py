@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from gestalt_cas.errors import StoreBusy
+from gestalt_cas.errors import FileSizeLimit, ObjectTooLarge, StoreBusy
 from gestalt_cas.files.blobs import Blobs
 from gestalt_cas.files.staging import Held, Pieces, Staged
 from gestalt_cas.operations.payloads import NeedsFile, Payloads, Vanished
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.settings import Settings
 from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.system.refusals import longer_files
 from gestalt_cas.transactions.database import Database
 
 _PUBLISH_TRIES = 3
@@ -40,8 +41,7 @@ class Intake:
         `confirm` is called when the body is complete, and again just before COMMIT; it may raise to give up. Raises
         what `pieces` and `use` raise, StoreFull, ObjectTooLarge, StorageFault, StoreBusy or OutcomeUnknown.
         """
-        most = self._present_settings().inline_max_bytes
-        staged = self._blobs.hold(pieces, most) if most else self._blobs.stage(pieces)
+        staged = self._taken(pieces)
         try:
             if confirm is not None:
                 confirm()
@@ -57,6 +57,17 @@ class Intake:
             raise StoreBusy(f"payload {staged.digest.hex()} keeps going away while it is written; try again")
         finally:
             staged.discard()
+
+    def _taken(self, pieces: Pieces) -> Held | Staged:
+        """Hold or stage the body. One that is longer than a file may be is too large, whatever else there is room for.
+
+        So its sender is told not to try again, and of many files only those are left out.
+        """
+        most = self._present_settings().inline_max_bytes
+        try:
+            return self._blobs.hold(pieces, most) if most else self._blobs.stage(pieces)
+        except FileSizeLimit:
+            raise ObjectTooLarge(f"the object is larger than a file may be here; {longer_files()}") from None
 
     def _present_settings(self) -> Settings:
         present = self._database.recent(store_settings.for_writing)

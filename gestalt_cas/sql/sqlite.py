@@ -10,6 +10,7 @@ himself may use an older library.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,16 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from gestalt_cas import sizes
-from gestalt_cas.errors import DatabaseDamaged, DiskFull, StorageFault, StoreBusy, StoreError, TooManyStreams
-from gestalt_cas.system.refusals import MORE_FILES, free_bytes
+from gestalt_cas.errors import (
+    DatabaseDamaged,
+    DiskFull,
+    FileSizeLimit,
+    StorageFault,
+    StoreBusy,
+    StoreError,
+    TooManyStreams,
+)
+from gestalt_cas.system.refusals import MORE_FILES, free_bytes, longer_files
 
 DriverError = (apsw.Error, UnicodeDecodeError)
 """What a statement raises; the second is how the driver says that a text in the file is not UTF-8."""
@@ -70,6 +79,7 @@ _ROOM_BYTES = 256 << 10
 _FILES_OF_A_CONNECTION = 4
 """The database, its WAL and index, and a temporary file."""
 _ERROR, _TOOBIG, _CONSTRAINT, _MISMATCH = 1, 18, 19, 20
+_IOERR_WRITE, _IOERR_SHMOPEN, _IOERR_SHMSIZE = 10 | 3 << 8, 10 | 18 << 8, 10 | 19 << 8
 _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 7, 8, 10, 11, 13, 14, 26
 
 
@@ -148,7 +158,7 @@ def translate_spilled(connection: Connection, error: Exception) -> StoreError:
             shortage = ""
         if shortage:
             return DiskFull(f"{shortage}: {error}", directory=os.path.abspath(place))
-    return translate(error)
+    return translate(error, connection)
 
 
 def _shortage(connection: Connection, place: str) -> str:
@@ -243,6 +253,24 @@ def is_io_error(error: Exception) -> bool:
     return primary_code(error) == _IOERR
 
 
+def hits_file_limit(error: Exception, connection: Connection) -> bool:
+    """Whether a file could not be made longer, which SQLite takes for a disk that failed: as little is wrong with it.
+
+    To be asked of the connection that met it, before that does anything else.
+    """
+    if getattr(error, "extendedresult", 0) not in (_IOERR_WRITE, _IOERR_SHMOPEN, _IOERR_SHMSIZE):
+        return False
+    try:
+        return connection.system_errno == errno.EFBIG
+    except apsw.ConnectionClosedError:  # closing it was what failed
+        return False
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether bytes could not be written; in COMMIT they are those of the WAL, and what is not all there is nothing."""
+    return getattr(error, "extendedresult", 0) == _IOERR_WRITE
+
+
 def is_want_of_memory(error: Exception) -> bool:
     """Whether SQLite got no memory, which the driver does not tell by a MemoryError."""
     return primary_code(error) == _NOMEM
@@ -276,9 +304,10 @@ def told(error: Exception) -> str:
     return f"what has to be UTF-8 is not: {error.object[begin : begin + _SHOWN_BYTES]!r}"
 
 
-def translate(error: Exception) -> StoreError:
+def translate(error: Exception, connection: Connection | None = None) -> StoreError:
     """The store's word for a driver error outside COMMIT, where the transaction is known to be gone.
 
+    `connection`, if it is one that writes, is what met the error and has done nothing since.
     Raises MemoryError when SQLite was refused memory: that is no fault of the disk, and ends a verb as it does when the
     interpreter was refused some (`exhaustion.py`).
     """
@@ -293,6 +322,8 @@ def translate(error: Exception) -> StoreError:
         return DatabaseDamaged(f"the database is damaged: {told(error)}")
     if code == _CANTOPEN and _out_of_descriptors():
         return TooManyStreams(f"the process has too many files open: {error}; {MORE_FILES}")
+    if connection is not None and hits_file_limit(error, connection):
+        return FileSizeLimit(f"a file of the database may not grow any further: {error}; {longer_files()}")
     return StorageFault(f"the database failed: {error}")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 from types import TracebackType
 from typing import TypeGuard
 
-from gestalt_cas.errors import DiskFull, StorageFault, StoreError, TooManyStreams
+from gestalt_cas import sizes
+from gestalt_cas.errors import DiskFull, FileSizeLimit, StorageFault, StoreError, TooManyStreams
 from gestalt_cas.system.durability import is_full
 
 MORE_FILES = "fewer calls at once, or a higher limit (ulimit -n, LimitNOFILE=), would help"
@@ -54,12 +56,33 @@ def fault(doing: str, error: OSError) -> StoreError:
         return DiskFull(f"the disk is full while {doing}")
     if is_want_of_files(error):
         return TooManyStreams(f"{doing} failed: {error.strerror}; {MORE_FILES}")
+    if is_file_limit(error):
+        return FileSizeLimit(f"{doing} failed: {error.strerror}; {longer_files()}")
     return StorageFault(f"{doing} failed: {error.strerror or error}")
 
 
 def is_want_of_files(error: BaseException) -> TypeGuard[OSError]:
     """Whether no more files can be opened."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def is_file_limit(error: BaseException) -> TypeGuard[OSError]:
+    """Whether a file may not grow any further: the interpreter ignores the signal that comes with it."""
+    return isinstance(error, OSError) and error.errno == errno.EFBIG
+
+
+def longest_file() -> int | None:
+    """How many bytes a file of this process may have; None for as many as its file system takes."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def longer_files() -> str:
+    """What helps a process in whose way the limit on the size of a file is."""
+    limit = longest_file()
+    if limit is None:
+        return "a file system that takes larger files would help"
+    return f"a higher limit on the size of files (ulimit -f, LimitFSIZE=; it is {sizes.told(limit)}) would help"
 
 
 def free_bytes(directory: str | Path) -> int:

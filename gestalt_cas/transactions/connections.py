@@ -34,6 +34,7 @@ def connect(path: Path, *, mode: str = "rw", immutable: bool = False, cache_kib:
         if mode != "ro" or immutable:  # a backup's rows are read from one end to the other
             connection.execute(f"PRAGMA cache_size=-{cache_kib}")
     except DriverError as error:
+        failure = sqlite.translate(error, connection)
         connection.close()
-        raise sqlite.translate(error) from error
+        raise failure from error
     return connection

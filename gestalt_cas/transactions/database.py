@@ -7,7 +7,8 @@ driver's connection: through SQLAlchemy's execution the same lookup costs severa
 
 Three ends of a write (docs/design.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only
 after an I/O error or want of memory in COMMIT: SQLite notes frames in the WAL's index once they are synced, and when
-that fails a crash still finds them. After an I/O error, or when SQLite has met something malformed, the files are
+that fails a crash still finds them. A WAL that may not grow any further is none: the frame that ends the transaction is
+the last one, and was not written. After an I/O error, or when SQLite has met something malformed, the files are
 reopened and checked before the next write; what that finds makes the store refuse writes for good.
 """
 
@@ -20,6 +21,7 @@ from typing import TypeVar
 
 from gestalt_cas.errors import (
     DatabaseDamaged,
+    FileSizeLimit,
     OutcomeUnknown,
     SchemaTooNew,
     ShuttingDown,
@@ -104,7 +106,7 @@ class Database:
         """`write` for what changes versions and payloads only, so that `settled` may keep its answers."""
         with self._writer_lock.held(timeout):
             connection = self._sound_writer()
-            if self._faults.no_room:
+            if self._faults.no_room or (not small and self._wal.crowded()):
                 self._begin_wal_anew(connection)
                 connection = self._sound_writer()  # another one, if the disk failed
             try:
@@ -115,7 +117,7 @@ class Database:
                 yield connection
             except DriverError as error:
                 self._roll_back(connection)
-                raise self._faults.noted(error) from error
+                raise self._faults.noted(error, connection) from error
             except BaseException:
                 self._roll_back(connection)
                 raise
@@ -133,7 +135,10 @@ class Database:
         For the calls that come many at a time; see `commits.py`. The work runs on the thread of some caller, and more
         than once when a transaction is lost. Raises what it raises, and what `write` raises.
         """
-        return self._committer.commit(work, weight=weight, timeout=timeout)
+        try:
+            return self._committer.commit(work, weight=weight, timeout=timeout)
+        except FileSizeLimit:  # the WAL is that long: by the next transaction it begins at its front again, if it can
+            return self._committer.commit(work, weight=weight, timeout=timeout)
 
     def ask(self, question: Callable[[Connection, Subject], Result], subject: Subject) -> Result:
         """What one SELECT answers about `subject`: a view of its own, at half the cost of a transaction around it."""
@@ -160,7 +165,7 @@ class Database:
             try:
                 return self._wal.cut(connection) if restart else self._wal.move(connection)
             except DriverError as error:
-                raise self._faults.noted(error) from error
+                raise self._faults.noted(error, connection) from error
 
     def tend_wal(self) -> None:
         """Shorten the WAL as far as its length asks for it, and keep room in it; for the background work."""
@@ -170,7 +175,7 @@ class Database:
                 try:
                     self._wal.tend(connection)
                 except DriverError as error:
-                    raise self._faults.noted(error) from error
+                    raise self._faults.noted(error, connection) from error
         self._wal.file.keep_room()
 
     def mend(self, work: Callable[[Connection], None], timeout: float = WRITE_TIMEOUT, *, vacuum: bool = False) -> None:
@@ -196,7 +201,7 @@ class Database:
                 if vacuum:
                     connection.execute("VACUUM")
             except DriverError as error:
-                raise self._faults.noted(error, spilled=connection) from error
+                raise self._faults.noted(error, connection, spilled=True) from error
             finally:
                 self._wal.close(connection)
             self._faults.refusal = ""
@@ -285,7 +290,7 @@ class Database:
         try:
             connection.execute(_PROBE)
         except DriverError as error:
-            failure = self._faults.noted(error)
+            failure = self._faults.noted(error, connection)
             if not sqlite.is_read_only(error):
                 raise failure from error
         else:
@@ -320,8 +325,9 @@ class Database:
                 connection.execute(_PROBE)
                 self._keep_wal()
         except DriverError as error:
+            failure = self._faults.noted(error, connection)
             connection.close()
-            raise self._faults.noted(error) from error
+            raise failure from error
         except StoreError:
             connection.close()
             raise
@@ -337,8 +343,9 @@ class Database:
             self._roll_back(connection)
             if sqlite.is_want_of_memory(error):
                 raise OutcomeUnknown(f"outcome unknown: memory ran out during COMMIT: {error}") from error
-            failure = self._faults.noted(error)
-            if sqlite.is_io_error(error):
+            refused = sqlite.is_write_error(error) and sqlite.hits_file_limit(error, connection)
+            failure = self._faults.noted(error, connection if refused else None)
+            if sqlite.is_io_error(error) and not refused:
                 failure = OutcomeUnknown(f"outcome unknown: the disk failed during COMMIT: {error}")
             raise failure from error
         except BaseException:  # ctrl-C before it or after it; the next writer must not find a transaction open
@@ -350,7 +357,7 @@ class Database:
             try:
                 connection.execute("ROLLBACK")
             except DriverError as error:
-                self._faults.note(error)
+                self._faults.note(error, connection)
 
     def _begin_wal_anew(self, connection: Connection) -> None:
         """After a write found no room: let the next ones use the room that the WAL has, instead of lengthening it.
@@ -361,14 +368,14 @@ class Database:
         try:
             self._wal.begin_anew(connection)
         except DriverError as error:  # a disk that failed has the database checked; one without room says so again
-            self._faults.noted(error)
+            self._faults.noted(error, connection)
 
     def _relieve(self, connection: Connection, *, small: bool) -> None:
         try:
             self._wal.relieve(connection, small=small)
         except DriverError as error:
             # The commit stands and has been promised; the next write meets the fault in its own right.
-            self._faults.note(error)
+            self._faults.note(error, connection)
             log.warning("checkpoint after a commit failed: %s", error)
 
 

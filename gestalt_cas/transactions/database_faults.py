@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gestalt_cas.errors import DatabaseDamaged, DiskFull, StoreError
+from gestalt_cas.errors import DatabaseDamaged, DiskFull, FileSizeLimit, StoreError
 from gestalt_cas.sql import sqlite
 from gestalt_cas.sql.sqlite import Connection
 
@@ -24,7 +24,7 @@ class Faults:
     """The faults that were met in one open database.
 
     `due` is the check that has to be passed before the next write, `refusal` why writes are refused for good; "" for
-    none. `no_room` tells that a write found the disk full.
+    none. `no_room` tells that a write found the disk full, or a file as long as it may be.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,20 +44,27 @@ class Faults:
         """Why writes are refused, for good or until the disk works again; "" while they are not."""
         return self.refusal or self._failing
 
-    def noted(self, error: Exception, spilled: Connection | None = None) -> StoreError:
+    def noted(self, error: Exception, connection: Connection | None = None, *, spilled: bool = False) -> StoreError:
         """The store's word for a driver error, which is remembered for the writes to come.
 
-        `spilled` is the connection if it works in temporary files.
+        `connection` is what met it, if that writes; `spilled` tells that it works in temporary files.
         """
-        self.note(error)
-        failure = sqlite.translate(error) if spilled is None else sqlite.translate_spilled(spilled, error)
+        self.note(error, connection)
+        if spilled and connection is not None:
+            failure = sqlite.translate_spilled(connection, error)
+        else:
+            failure = sqlite.translate(error, connection)
+        if isinstance(failure, FileSizeLimit):
+            self.no_room = True
         if not isinstance(failure, DiskFull) or failure.directory:
             return failure
         self.no_room = True
         return DiskFull(f"{failure}; it holds {self._directory}", directory=str(self._directory))
 
-    def note(self, error: Exception) -> None:
-        """Remember a driver error, if it is one that casts doubt on the database."""
+    def note(self, error: Exception, connection: Connection | None = None) -> None:
+        """Remember a driver error, if it is one that casts doubt on the database; `connection` as in `noted`."""
+        if connection is not None and sqlite.hits_file_limit(error, connection):
+            return
         if sqlite.is_io_error(error) or sqlite.is_read_only(error):
             self.due = self.due or AFTER_IO_ERROR
             self._failing = f"the disk failed: {error}; {_CHECK_IS_DUE}"

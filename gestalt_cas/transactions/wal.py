@@ -28,6 +28,7 @@ from gestalt_cas import sizes
 from gestalt_cas.sql import sqlite
 from gestalt_cas.sql.sqlite import Connection, DriverError
 from gestalt_cas.system import locks
+from gestalt_cas.system.refusals import longest_file
 from gestalt_cas.transactions.wal_file import WalFile
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,11 @@ class Wal:
     def cut(self, connection: Connection, patience: float = FIRST_PATIENCE) -> bool:
         """Move all pages and cut the file; returns whether that was done within `patience` seconds."""
         return not self._cut(connection, patience)[0]
+
+    def crowded(self) -> bool:
+        """Whether a large transaction might not fit in behind what is in use, for a file may not be that long."""
+        longest = longest_file()
+        return longest is not None and self.taken(longest // 2) > longest // 2
 
     def begin_anew(self, connection: Connection) -> bool:
         """Have the next write use the room that the file has, which stays as long as it is; returns whether it will."""

@@ -18,7 +18,7 @@ import struct
 from pathlib import Path
 
 from gestalt_cas.system.durability import sync_file
-from gestalt_cas.system.refusals import free_bytes
+from gestalt_cas.system.refusals import free_bytes, longest_file
 
 log = logging.getLogger(__name__)
 
@@ -62,23 +62,26 @@ class WalFile:
             os.close(fd)
 
     def keep_room(self) -> None:
-        """Make the file ROOM_BYTES long if something was ever committed to it and the disk has plenty of room.
+        """Make the file ROOM_BYTES long, or what a file may have, if something was ever committed to it.
 
-        Safe beside commits: an append goes behind whatever they have written by then. A failure is only logged, since
-        commits need no room and meet a failing disk in their own right.
+        Done only where the disk has plenty of room. Safe beside commits: an append goes behind whatever they have
+        written by then. A failure is only logged, since commits need no room and meet a failing disk in their own
+        right.
         """
         try:
-            if 0 < self.bytes < ROOM_BYTES and free_bytes(self._path.parent) >= _LEAST_FREE * ROOM_BYTES:
-                self._extend()
+            longest = longest_file()
+            room = ROOM_BYTES if longest is None else min(ROOM_BYTES, longest)
+            if 0 < self.bytes < room and free_bytes(self._path.parent) >= _LEAST_FREE * ROOM_BYTES:
+                self._extend(room)
         except OSError as error:
             log.info("no room kept in the WAL: %s", error)
 
-    def _extend(self) -> None:
+    def _extend(self, room: int) -> None:
         # O_NOFOLLOW and no O_CREAT: a file that went meanwhile was removed by whoever closed the database.
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             for _ in range(ROOM_BYTES // len(_STEP) + 1):
-                missing = ROOM_BYTES - os.fstat(fd).st_size
+                missing = room - os.fstat(fd).st_size
                 if missing <= 0:
                     return
                 os.write(fd, _STEP[:missing])
