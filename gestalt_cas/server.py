@@ -53,6 +53,11 @@ MAX_MESSAGE_BYTES = 64 << 20
 LIFECYCLE_THREADS = 4
 LEAST_FILES = 64
 """A server without callers has thirty files open."""
+LEAST_THREADS = 16
+"""Of our own, when a few calls of each kind have come."""
+_LEAST_OF_GRPC, _MOST_OF_GRPC = 4, 16
+"""grpc's C code begins with as many as there are processors, within these."""
+_SMALL_STACK = 256 << 10
 _STOP_SECONDS = 1.5
 _TURN_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
@@ -176,6 +181,7 @@ def serve(config: Config, target: Target, *, allow_unauthenticated: bool = False
             "use a loopback address, or --allow-unauthenticated if that is what you want"
         )
     _allow_many_files()
+    _require_threads()
     _export()
     provider = Provider(target, fixed=True)
     stopping = _stop_on_signals(provider)
@@ -196,6 +202,7 @@ def serve_host(text: str) -> int:
     """Serve under a host, unconfigured, at the socket that the host named; returns the exit code."""
     target = targets.parse(text)
     _allow_many_files()
+    _require_threads()
     _export()
     provider = Provider(target)
     stopping = _stop_on_signals(provider)
@@ -282,6 +289,28 @@ def _allow_many_files() -> None:
             f"the limit on open files is {soft}, and a server needs at least {LEAST_FILES}: "
             "raise it (ulimit -n, LimitNOFILE=)"
         )
+
+
+def _require_threads() -> None:
+    """Raise RuntimeError where no server can run for want of threads, by starting as many as one needs at once.
+
+    What they count against is told by no single figure: all processes of the user, or of a control group. When grpc's
+    C code gets none, it tries for ten seconds and then ends the process by SIGABRT.
+    """
+    grpcs = max(_LEAST_OF_GRPC, min(os.cpu_count() or 1, _MOST_OF_GRPC))
+    enough = threading.Event()
+    before = threading.stack_size(_SMALL_STACK)  # want of memory is no matter of this
+    started: list[threading.Thread] = []
+    try:
+        while len(started) < LEAST_THREADS + grpcs:
+            thread = threading.Thread(target=enough.wait, name="gestalt-cas-trial", daemon=True)
+            thread.start()
+            started.append(thread)
+    finally:
+        threading.stack_size(before)
+        enough.set()
+        for thread in started:
+            thread.join()
 
 
 def _end_calls(server: grpc.Server) -> None:

@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -24,6 +25,7 @@ import pytest
 
 from gestalt_cas import Store
 from gestalt_cas.observing import otel
+from gestalt_cas.server import LEAST_THREADS
 from gestalt_cas.system.processors import Processors
 from wire import protos
 from wire.client import Client, Lifecycle, eventually, refused, status_of
@@ -221,6 +223,81 @@ def test_a_system_that_does_not_tell_the_processors_is_let_be(monkeypatch: pytes
     found = Processors()
     found.gather()
     assert found.home is None
+
+
+# As an ordinary user, since no such limit holds for root, but one who may read our files.
+ORDINARY = (
+    *("setpriv", "--reuid", "43210", "--regid", "43210", "--clear-groups"),
+    *("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"),
+)
+
+
+def with_threads(count: int, home: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end where the user may have so many threads, this process's among them."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("setpriv", "prlimit"))):
+        pytest.skip("needs root, who becomes another user, and util-linux")
+    os.chown(home, 43210, 43210)
+    done = subprocess.run(
+        [*ORDINARY, "prlimit", f"--nproc={count}:{count}", *command],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "setpriv: " in done.stderr:
+        pytest.skip(done.stderr)
+    return done
+
+
+@pytest.fixture(name="home")
+def home_fixture() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # which another user can reach
+        yield Path(name).resolve()
+
+
+@pytest.mark.parametrize("count", [1, 4, 9, 14, LEAST_THREADS + 4])
+@pytest.mark.parametrize("command", [SERVE, PROVIDER])
+def test_a_server_that_gets_too_few_threads_says_so(command: tuple[str, ...], count: int, home: Path) -> None:
+    """With four to nine grpc's C code tried for ten seconds and aborted, with a few more the first calls ended it."""
+    names = [f"GESTALT_CAS_DATA_DIR={home}/d", f"GESTALT_PROVIDER_SOCKET={home}/s"]
+    done = with_threads(count, home, "env", *names, *command)
+    assert done.returncode == 5, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"gestalt-cas: {NO_THREADS}: leaving; a higher limit (ulimit -u, TasksMax=; ")
+    assert not (home / "d").exists()
+
+
+def test_verbs_that_get_too_few_threads_end_or_do_their_work(home: Path) -> None:
+    """However few: never damage, never a hang, never anything by halves."""
+    data, source, codes = home / "d", home / "source", set()
+    source.mkdir()
+    for number in range(3):
+        (source / str(number)).write_bytes(os.urandom(100_000))
+    with Store.open(data):
+        pass
+    for path in (data, *data.rglob("*")):
+        os.chown(path, 43210, 43210)
+    at = ("--data-dir", str(data))
+    for count in (1, 2, 8):
+        for words in (
+            ("put", *at, str(source / "0"), f"b/one/{count}"),
+            ("put", "-r", *at, str(source), f"b/many/{count}"),
+            ("backup", *at, str(home / f"backup{count}")),
+            ("check", "--read-data", *at),
+        ):
+            done = with_threads(count, home, sys.executable, "-m", "gestalt_cas", *words)
+            codes.add((words[0], done.returncode))
+            assert done.returncode in (0, 5), (count, done)
+            if done.returncode:
+                (line,) = done.stderr.splitlines()
+                assert line.startswith(f"gestalt-cas: {NO_THREADS}: leaving; "), (count, done)
+            else:
+                assert done.stderr == "", (count, done)
+    assert codes == {("put", 0), ("put", 5), ("backup", 5), ("backup", 0), ("check", 0)}
 
 
 # ---- files ----

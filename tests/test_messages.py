@@ -51,6 +51,7 @@ EXPECTED = {
     "DatabaseDamaged": Code.DATA_LOSS,
     "DiskFull": Code.RESOURCE_EXHAUSTED,
     "StoreFull": Code.RESOURCE_EXHAUSTED,
+    "FileSizeLimit": Code.RESOURCE_EXHAUSTED,
     "QuotaExceeded": Code.RESOURCE_EXHAUSTED,
     "TooManyStreams": Code.RESOURCE_EXHAUSTED,
     "ObjectTooLarge": Code.UNIMPLEMENTED,
