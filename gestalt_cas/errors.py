@@ -228,7 +228,7 @@ class ObjectTooLarge(StoreError):
 
 
 class OutcomeUnknown(StoreError):
-    """The disk failed during COMMIT: the change is there in whole or not at all."""
+    """The disk failed, or memory ran out, around COMMIT: the change is there in whole or not at all."""
 
 
 class ShuttingDown(StoreError):

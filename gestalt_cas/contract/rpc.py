@@ -37,6 +37,7 @@ from gestalt_cas.system.processors import PROCESSORS
 log = logging.getLogger(__name__)
 
 SERVICE = "gestalt.provider.v1.S3"
+_CHANGES = frozenset({"WriteObject", "DeleteObject", "CopyObject"})
 _TOO_MANY = "too many calls at once; see limits.concurrentReads and concurrentWrites"
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -243,7 +244,7 @@ _EMPTY = wire_pb2.DeleteObjectRequest()  # an empty message is the same on the w
 def abort(call: GrpcCall, error: Exception) -> bytes:
     """End the call with the status of `error`, and say which call it was; never returns."""
     name = call.method.name
-    explained = exhaustion.explained(error)
+    explained = exhaustion.explained(error, changing=name in _CHANGES)
     if isinstance(explained, StoreError):
         status, text = messages.status_of(explained), str(explained)
         if status in (grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS):

@@ -188,8 +188,13 @@ class Staging:
             size += len(piece)
             if size > most:
                 return self.stage(chain(held, coming))
+        data = b"".join(held)
         self.budget.take(size, size)
-        return Held(b"".join(held), self.budget)
+        try:
+            return Held(data, self.budget)
+        except BaseException:  # no memory left to sum it in
+            self.budget.give_back(size)
+            raise
 
     def clean(self, *, dry_run: bool = False) -> int:
         """Remove what dead writers left in staging; returns how many files. Live uploads are left alone.
@@ -217,7 +222,12 @@ class Staging:
             name = f"{self._prefix}{next(self._numbers):x}.part"
             # Read-only from the start: the descriptor of the creating call can write all the same.
             fd = self._make(name, os.O_RDWR, 0o400)
-            staged = Staged(name, fd, self.budget)
+            try:
+                staged = Staged(name, fd, self.budget)
+            except BaseException:  # no memory left: nobody else knows of the file
+                os.close(fd)
+                os.unlink(name)
+                raise
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 found = os.fstat(fd)

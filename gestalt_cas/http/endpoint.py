@@ -22,6 +22,7 @@ from gestalt_cas.errors import (
     MethodNotAllowed,
     NotImplementedHere,
     NotModified,
+    OutcomeUnknown,
     PeerStalled,
     SignatureDoesNotMatch,
     StoreError,
@@ -64,6 +65,7 @@ _SUBRESOURCES = frozenset(
 """Parameters that ask S3 for something else than the object; ignoring one would answer the wrong question."""
 _METHODS = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "PATCH", "TRACE", "CONNECT"})
 """Those that are counted under their own names."""
+_CHANGES = frozenset({"PUT", "DELETE"})
 
 
 class Endpoint:
@@ -114,8 +116,8 @@ class Endpoint:
         except Exception as error:
             if isinstance(error, ConnectionError):
                 raise  # the caller has gone: http_server.Connection passes it over
-            explained = exhaustion.explained(error)
-            if explained is not error and isinstance(explained, TooManyStreams):
+            explained = exhaustion.explained(error, changing=request.method in _CHANGES)
+            if explained is not error and isinstance(explained, TooManyStreams | OutcomeUnknown):
                 log.warning("%s: %s", request.method, explained)
             if suspicions.may_be_behind(error):
                 explained = await self._objects.run(partial(mount.store.explained, error))

@@ -12,7 +12,7 @@ import os
 import threading
 from functools import cache
 
-from gestalt_cas.errors import StoreError, TooManyStreams
+from gestalt_cas.errors import OutcomeUnknown, StoreError, TooManyStreams
 from gestalt_cas.system.refusals import MORE_FILES, is_want_of_files
 
 EXIT_CODE = 5
@@ -35,18 +35,20 @@ def told(error: BaseException, then: str = "") -> str:
     return f"{what}{then}; a higher limit ({limits}), or lower limits.concurrentReads and -Writes, would help"
 
 
-def explained(error: Exception) -> Exception:
+def explained(error: Exception, *, changing: bool = False) -> Exception:
     """What to answer in place of an exception that ended a call: a StoreError if the system had no more to give.
 
-    A thread is only ever wanted before a call has done anything, so that one can be tried again; memory at any moment.
+    A thread is only ever wanted before a call has done anything, so that one can be tried again; memory at any moment,
+    so of a call that is `changing` something nobody knows whether it had done so.
     For want of files the store has words of its own; here are those of whatever is around it. Else the error itself.
     """
     if is_want_of_files(error):
         return TooManyStreams(f"too many open files; {MORE_FILES}")
     if not is_exhaustion(error):
         return error
-    failure = TooManyStreams if isinstance(error, RuntimeError) else StoreError
-    return failure(told(error))
+    if isinstance(error, RuntimeError):
+        return TooManyStreams(told(error))
+    return OutcomeUnknown(f"outcome unknown: {told(error)}") if changing else StoreError(told(error))
 
 
 def leave(error: BaseException) -> None:

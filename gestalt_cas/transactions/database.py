@@ -6,10 +6,11 @@ too, because closing the last one checkpoints. A connection serves one transacti
 driver's connection: through SQLAlchemy's execution the same lookup costs several times as much.
 
 Three ends of a write (docs/design.md, "Writing"): done; refused, with the transaction gone; or OutcomeUnknown, only
-after an I/O error or want of memory in COMMIT: SQLite notes frames in the WAL's index once they are synced, and when
-that fails a crash still finds them. A WAL that may not grow any further is none: the frame that ends the transaction is
-the last one, and was not written. After an I/O error, or when SQLite has met something malformed, the files are
-reopened and checked before the next write; what that finds makes the store refuse writes for good.
+after an I/O error or want of memory in COMMIT, or want of memory around it: SQLite notes frames in the WAL's index once
+they are synced, and when that fails a crash still finds them. A WAL that may not grow any further is none: the frame
+that ends the transaction is the last one, and was not written. After an I/O error, or when SQLite has met something
+malformed, the files are reopened and checked before the next write; what that finds makes the store refuse writes for
+good.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ class Database:
                 self._begin_wal_anew(connection)
                 connection = self._sound_writer()  # another one, if the disk failed
             try:
+                if connection.in_transaction:  # there was no memory to end the one before
+                    self._roll_back(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 if self._answers.may_be_old(connection):
                     _check_format(connection)
@@ -121,11 +124,15 @@ class Database:
             except BaseException:
                 self._roll_back(connection)
                 raise
-            self._commit(connection)
-            if committed is not None:
-                committed()
-            if relieve:
-                self._relieve(connection, small=small)
+            try:
+                self._commit(connection)
+                if committed is not None:
+                    committed()
+                if relieve:
+                    self._relieve(connection, small=small)
+            except MemoryError as error:  # of the interpreter's, before COMMIT, in it or after it
+                self._roll_back(connection)
+                raise OutcomeUnknown("outcome unknown: memory ran out around COMMIT") from error
 
     def commit(
         self, work: Callable[[Connection], Result], *, weight: int = 0, timeout: float = WRITE_TIMEOUT
