@@ -226,8 +226,9 @@ def test_a_system_that_does_not_tell_the_processors_is_let_be(monkeypatch: pytes
 
 
 # As an ordinary user, since no such limit holds for root, but one who may read our files.
+USER = 40_000 + os.getpid() % 20_000  # whom no other run of these tests is at the moment
 ORDINARY = (
-    *("setpriv", "--reuid", "43210", "--regid", "43210", "--clear-groups"),
+    *("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"),
     *("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"),
 )
 
@@ -236,7 +237,7 @@ def with_threads(count: int, home: Path, *command: str) -> subprocess.CompletedP
     """Run the command to its end where the user may have so many threads, this process's among them."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("setpriv", "prlimit"))):
         pytest.skip("needs root, who becomes another user, and util-linux")
-    os.chown(home, 43210, 43210)
+    os.chown(home, USER, USER)
     done = subprocess.run(
         [*ORDINARY, "prlimit", f"--nproc={count}:{count}", *command],
         cwd=ROOT,
@@ -280,7 +281,7 @@ def test_verbs_that_get_too_few_threads_end_or_do_their_work(home: Path) -> None
     with Store.open(data):
         pass
     for path in (data, *data.rglob("*")):
-        os.chown(path, 43210, 43210)
+        os.chown(path, USER, USER)
     at = ("--data-dir", str(data))
     for count in (1, 2, 8):
         for words in (
