@@ -57,7 +57,6 @@ LEAST_THREADS = 16
 """Of our own, when a few calls of each kind have come."""
 _LEAST_OF_GRPC, _MOST_OF_GRPC = 4, 16
 """grpc's C code begins with as many as there are processors, within these."""
-_SMALL_STACK = 256 << 10
 _STOP_SECONDS = 1.5
 _TURN_SECONDS = 0.1
 _GRACE_SECONDS = 0.3
@@ -298,19 +297,8 @@ def _require_threads() -> None:
     C code gets none, it tries for ten seconds and then ends the process by SIGABRT.
     """
     grpcs = max(_LEAST_OF_GRPC, min(os.cpu_count() or 1, _MOST_OF_GRPC))
-    enough = threading.Event()
-    before = threading.stack_size(_SMALL_STACK)  # want of memory is no matter of this
-    started: list[threading.Thread] = []
-    try:
-        while len(started) < LEAST_THREADS + grpcs:
-            thread = threading.Thread(target=enough.wait, name="gestalt-cas-trial", daemon=True)
-            thread.start()
-            started.append(thread)
-    finally:
-        threading.stack_size(before)
-        enough.set()
-        for thread in started:
-            thread.join()
+    if not platforms.starts_threads(LEAST_THREADS + grpcs):
+        raise RuntimeError("can't start new thread")
 
 
 def _end_calls(server: grpc.Server) -> None:

@@ -22,6 +22,9 @@ MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 SQLITE_PRAGMAS = ("PRAGMA fullfsync=ON", "PRAGMA checkpoint_fullfsync=ON") if sys.platform == "darwin" else ()
 """What has SQLite sync its files as `flush` does."""
 _SYNC_FILE_RANGE_WRITE = 2
+_SMALL_STACK = 256 << 10
+_C_OBJECT_BYTES = 128
+"""More than a sem_t or a pthread_attr_t has anywhere."""
 _ZEROS = bytes(1 << 20)
 _MALLOPT = {
     # Number of the parameter in <malloc.h>: our value, and the names by which whoever starts a process sets it.
@@ -87,3 +90,31 @@ def keep_freed_memory() -> None:
         for parameter, (value, variable, tunable) in _MALLOPT.items():
             if variable not in os.environ and tunable not in os.environ.get("GLIBC_TUNABLES", ""):
                 mallopt(parameter, value)
+
+
+def starts_threads(count: int) -> bool:
+    """Whether this process may have so many more threads at once, found out by starting them for an instant.
+
+    Threads of C: for one of the interpreter's the allocator takes 64 MiB of address space, which stay. Elsewhere than
+    on Linux it is taken for granted.
+    """
+    if sys.platform != "linux":
+        return True
+    c = ctypes.CDLL(None)
+    gate, attributes = (ctypes.create_string_buffer(_C_OBJECT_BYTES) for _ in range(2))
+    c.sem_init(gate, 0, 0)
+    c.pthread_attr_init(attributes)
+    c.pthread_attr_setstacksize(attributes, ctypes.c_size_t(_SMALL_STACK))
+    waiting = ctypes.cast(c.sem_wait, ctypes.c_void_p)
+    threads: list[ctypes.c_ulong] = []
+    for _ in range(count):
+        thread = ctypes.c_ulong()
+        if c.pthread_create(ctypes.byref(thread), attributes, waiting, gate):
+            break
+        threads.append(thread)
+    for _ in threads:
+        c.sem_post(gate)
+    for thread in threads:
+        c.pthread_join(thread, None)
+    c.pthread_attr_destroy(attributes)
+    return len(threads) == count
