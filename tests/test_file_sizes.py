@@ -170,6 +170,14 @@ def test_a_large_transaction_finds_the_wal_at_its_beginning(store: Store) -> Non
         assert store.head(ObjectKey("b", f"{7:0500}")).size == 1
 
 
+def test_a_small_write_is_tried_again_with_the_wal_at_its_beginning(store: Store) -> None:
+    with limited(MIB):
+        for number in range(60):
+            store.write(ObjectKey("b", f"{number}"), [b"x"])
+    assert store.usage("b").objects == 61
+    assert store._database.wal_bytes <= MIB
+
+
 def test_a_transaction_that_is_too_large_changes_nothing(store: Store) -> None:
     with limited(MIB // 2):
         changes = store.transaction()

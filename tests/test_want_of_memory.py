@@ -139,6 +139,17 @@ def test_wherever_a_commit_finds_no_memory_no_answer_is_wrong(store: Store) -> N
     assert not store._blobs.staging.budget._taken
 
 
+def test_a_transaction_that_could_not_be_ended_is_ended_by_the_next_writer(store: Store) -> None:
+    """That one was refused, since there can be only one transaction at a time."""
+    writer = store._database._writer
+    assert writer is not None
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM current")
+    store.write(ObjectKey("b", "after"), [b"x"])
+    assert stands(store, "before")
+    assert stands(store, "after")
+
+
 @pytest.mark.parametrize("place", ["_relieve", "_commit"])
 def test_of_a_change_that_may_stand_the_outcome_is_unknown(
     store: Store, monkeypatch: pytest.MonkeyPatch, place: str
