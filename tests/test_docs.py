@@ -35,7 +35,7 @@ TOURS = [
     "docs/under-a-host.md",
     "docs/upgrade.md",
 ]
-"""Pages whose console blocks follow each other in one empty directory, with a store at $GESTALT_CAS_DATA_DIR.
+"""Pages whose console blocks follow each other in one empty directory, with a store where the page itself says.
 
 That of upgrade.md is an old one that is there from the beginning."""
 PROGRAMS = ["docs/embed.md", "docs/time-travel.md"]
@@ -70,10 +70,12 @@ def test_a_tour_prints_what_the_page_shows(shell: dict[str, str], tmp_path: Path
     if any("curl " in one for one in told) and shutil.which("curl") is None:
         pytest.skip("the page uses curl")
     (tmp_path / "tour").mkdir()
-    shell["GESTALT_CAS_DATA_DIR"] = str(tmp_path / "tour" / "store")
+    shell["HOME"] = str(tmp_path / "home")
+    shell.pop("XDG_DATA_HOME", None)
     if page == "docs/upgrade.md":
         unpack("0001", tmp_path / "tour")
     run_console(told, shell, tmp_path / "tour")
+    assert not (tmp_path / "home").exists(), "what is pasted reaches the reader's own store"
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
