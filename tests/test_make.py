@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+MAKEFILE = (ROOT / "Makefile").read_text()
 TRIED = "python -c import typing_extensions"
 # Notes how it was called, one line a call.
 STAND_IN = '#!/bin/sh\necho "$(basename "$0") $*" >> calls\n'
@@ -36,7 +38,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *words], cwd=place, capture_output=True, text=True, timeout=60, check=False)
+    """What make does there, whatever the tests themselves were started with, as by `make test JOBS=2`."""
+    ours = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", *re.findall(r"^(\w+) \?=", MAKEFILE, re.MULTILINE))
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        ["make", *words], cwd=place, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def calls(place: Path) -> list[str]:
