@@ -626,10 +626,17 @@ def test_long_names_that_begin_alike_stay_apart() -> None:
     assert first == default_data_dir("n" * 5000 + "1")
 
 
-def test_without_a_home_directory_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("raised", [False, True], ids=["a relative path", "an error"])
+def test_without_a_home_directory_the_key_is_asked_for(monkeypatch: pytest.MonkeyPatch, raised: bool) -> None:
+    """Releases of platformdirs differ in how they tell."""
     import platformdirs
 
-    monkeypatch.setattr(platformdirs, "user_data_path", lambda *_args, **_options: Path("~/.local/share/gestalt-cas"))
+    def user_data_path(*_args: object, **_options: object) -> Path:
+        if raised:
+            raise RuntimeError("could not determine the home directory")
+        return Path("~/.local/share/gestalt-cas")
+
+    monkeypatch.setattr(platformdirs, "user_data_path", user_data_path)
     with pytest.raises(InvalidConfig, match="dataDir: no default"):
         parse({})
     assert parse({"dataDir": "/srv/cas"}).data_dir == Path("/srv/cas")

@@ -164,9 +164,15 @@ def default_data_dir(name: str) -> Path:
     """
     import platformdirs
 
-    root = platformdirs.user_data_path("gestalt-cas", appauthor=False)
+    try:
+        root = platformdirs.user_data_path("gestalt-cas", appauthor=False)
+    except RuntimeError:  # so do later releases say it; earlier ones return a path that is not absolute
+        root = Path()
     if not root.is_absolute():
-        raise InvalidConfig("dataDir: no default, because the user's home directory is unknown; set this key")
+        raise InvalidConfig(
+            "dataDir: no default, because the user's home directory is unknown; set this key "
+            "(of commands: --data-dir or $GESTALT_CAS_DATA_DIR)"
+        )
     return root / _component(name or "default")
 
 
