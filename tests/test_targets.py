@@ -7,11 +7,15 @@ import re
 import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent import futures
+from contextlib import nullcontext
 from pathlib import Path
 
+import grpc
 import platformdirs
 import pytest
 
+from gestalt_cas.conformance.wire import open_channel
 from gestalt_cas.errors import InvalidArgument, StoreUnusable
 from gestalt_cas.serving import targets
 from gestalt_cas.serving.targets import Target
@@ -107,6 +111,33 @@ def test_what_is_shown_can_be_parsed_again(text: str, bind: str, url: str) -> No
     assert targets.parse(target.url) == target
 
 
+@pytest.mark.parametrize("name", [b"a%20b", b"a?b#c", b"a%zz%", b"a b", "ü".encode(), b"not utf-8 \xff", b"a%ff\xff"])
+def test_any_name_of_a_directory_can_be_listened_in_and_dialled(place: Path, name: bytes) -> None:
+    directory = place / os.fsdecode(name)
+    directory.mkdir()
+    target = targets.default(directory)
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_insecure_port(target.bind)
+    server.start()
+    try:
+        assert list(directory.iterdir()) == [directory / "grpc.sock"]
+        for dialled in (target.bind, target.url):
+            with grpc.insecure_channel(dialled) as channel:
+                grpc.channel_ready_future(channel).result(timeout=10)
+            assert targets.parse(dialled) == target
+        with open_channel(target.path) as channel:
+            grpc.channel_ready_future(channel).result(timeout=10)
+    finally:
+        server.stop(None).wait()
+
+
+def test_what_follows_the_scheme_is_escaped_and_a_bare_path_is_not() -> None:
+    assert targets.parse("unix:///a%20b") == Target(path="/a b")
+    assert targets.parse("/a%20b") == Target(path="/a%20b")
+    with pytest.raises(InvalidArgument, match="NUL"):
+        targets.parse("unix:///a%00b")
+
+
 @pytest.mark.parametrize(
     ("text", "loopback"),
     [
@@ -153,6 +184,31 @@ def test_a_runtime_directory_of_others_is_refused(place: Path, monkeypatch: pyte
     monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(runtime))
     with pytest.raises(StoreUnusable, match="other users"):
         targets.default(Path("/" + "long/" * 30))
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"), [(0o777, True), (0o1777, False), (0o755, False)], ids=["others may rename", "sticky", "ours"]
+)
+def test_a_runtime_directory_that_others_may_replace_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, mode: int, refused: bool
+) -> None:
+    (place / "above").mkdir()
+    (place / "above").chmod(mode)
+    monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(place / "above/runtime"))
+    with pytest.raises(StoreUnusable, match="other users") if refused else nullcontext():
+        assert targets.default(Path("/" + "long/" * 30)).path
+
+
+def test_a_runtime_directory_is_made_for_its_user_alone_whatever_the_umask(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platformdirs, "user_runtime_dir", lambda *_, **__: str(place / "above/runtime"))
+    before = os.umask(0)
+    try:
+        targets.default(Path("/" + "long/" * 30))
+    finally:
+        os.umask(before)
+    assert [one.stat().st_mode & 0o777 for one in (place / "above", place / "above/runtime")] == [0o700, 0o700]
 
 
 def test_of_two_that_start_together_one_has_the_target(place: Path) -> None:

@@ -7,12 +7,14 @@ deadline: a server that hangs fails a check, it does not stall the run. Source: 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Self
+from urllib.parse import quote
 
 import grpc
 from google.protobuf import text_format
@@ -36,7 +38,7 @@ _MULTI = {"ReadObject": "unary_stream", "WriteObject": "stream_unary"}
 def open_channel(target: str, *options: tuple[str, Any]) -> grpc.Channel:
     """A channel of its own connection; `target` is unix:///path, tcp://host:port, host:port, or a path."""
     if target.startswith("/"):
-        target = f"unix://{target}"
+        target = f"unix://{quote(os.fsencode(target))}"
     return grpc.insecure_channel(target.removeprefix("tcp://"), options=(*_QUIET, *options))
 
 

@@ -23,6 +23,9 @@ from gestalt_cas.system.sockets import answers
 
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^/:]*):[0-9]+")
 """Meant as an address by whoever writes it, and the name of a socket in the working directory as it stands."""
+_SPECIAL = re.compile("[%?#\udc80-\udcff]")
+"""What in a path must be escaped for grpc, to which a target is a URI; the last are bytes that are no UTF-8."""
+_ESCAPED = re.compile(b"%([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,12 @@ class Target:
     def bind(self) -> str:
         """The target in grpcio's words."""
         if self.path:
-            return f"unix:{self.path}"
+            return f"unix:{_in_uri(self.path)}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
-        return f"unix://{self.path}" if self.path else f"tcp://{self.bind}"
+        return f"unix://{_in_uri(self.path)}" if self.path else f"tcp://{self.bind}"
 
     @property
     def loopback(self) -> bool:
@@ -56,7 +59,10 @@ class Target:
 
 
 def parse(text: str) -> Target:
-    """Parse a target; raises InvalidArgument naming what is wrong with it."""
+    """Parse a target; raises InvalidArgument naming what is wrong with it.
+
+    What follows unix: is read as grpc reads it, so that %20 there is a blank; a bare path stands as it is.
+    """
     if text.startswith("tcp://"):
         return _parse_tcp(text)
     path = text.removeprefix("unix://").removeprefix("unix:")
@@ -65,10 +71,18 @@ def parse(text: str) -> Target:
         raise InvalidArgument(f"{text!r} is no target; write tcp://{address}, or ./{text} for a socket of that name")
     if "://" in path or not path:
         raise InvalidArgument(f"{text!r} is no target; write unix:///path or tcp://host:port")
+    if path != text:
+        path = os.fsdecode(_ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)))
+    if "\0" in path:
+        raise InvalidArgument(f"{text!r} is no target; no path has a NUL")
     path = os.path.abspath(path)
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise InvalidArgument(f"socket path {path} is longer than {MAX_SOCKET_PATH} bytes; name a shorter one")
     return Target(path=path)
+
+
+def _in_uri(path: str) -> str:
+    return _SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), path)
 
 
 def _parse_tcp(text: str) -> Target:
@@ -92,11 +106,14 @@ def default(data_dir: Path) -> Target:
 
     runtime = Path(platformdirs.user_runtime_dir("gestalt-cas", appauthor=False))
     try:
-        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = runtime.lstat()
+        runtime.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        found, above = runtime.lstat(), runtime.parent.stat()
     except OSError as error:
         raise StoreUnusable(f"cannot make {runtime} for the socket: {error.strerror}; name one with --grpc") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    kept = above.st_uid in (0, os.geteuid()) and (not above.st_mode & 0o022 or above.st_mode & stat.S_ISVTX)
+    if not (ours and kept):  # who may rename it can put another in its place
         raise StoreUnusable(f"{runtime} can be changed by other users; name a socket with --grpc")
     return parse(str(runtime / f"{blake3(os.fsencode(path)).hexdigest(8)}.sock"))
 
