@@ -459,6 +459,20 @@ def test_the_socket(directory: Path) -> None:
     assert found(directory, "server")[0].text == "none runs on this directory"
 
 
+def test_a_server_that_the_kernel_does_not_name_is_seen_where_it_answers(directory: Path) -> None:
+    """As without /proc, and from another container."""
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket() as http:
+        listener.bind(str(directory / "grpc.sock"))
+        listener.listen()
+        http.bind(("127.0.0.1", 0))
+        http.listen()
+        with Store.open(directory) as store:
+            store.note("http.port", http.getsockname()[1])
+        text = found(directory, "server")[0].text
+        assert text == "a process that cannot be named from here serves this directory"
+        assert worst(directory, "port").severity is OK
+
+
 def test_a_socket_that_is_held_and_dead(directory: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(directory / "grpc.sock"))

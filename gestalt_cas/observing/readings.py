@@ -63,7 +63,8 @@ def _process() -> Iterator[Family]:
     yield Family(
         "process_cpu_seconds_total", COUNTER, "CPU time of this process.", ((NONE, times.user + times.system),)
     )
-    yield Family("process_start_time_seconds", GAUGE, "When this process was started.", ((NONE, _started()),))
+    if started := _started():
+        yield Family("process_start_time_seconds", GAUGE, "When this process was started.", ((NONE, started),))
     version = labels(version=__version__, format=str(schema.FORMAT), sqlite=sqlite.VERSION)
     yield family(GAUGE, "build_info", "1; the labels say what runs.", [(version, 1)])
     try:
