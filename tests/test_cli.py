@@ -303,6 +303,26 @@ def test_local_errors_name_the_path(cas: Command, store: Store, bucket: str, tmp
     assert "Not a directory" in one_line(cas("get", f"{bucket}/k", tmp_path / "file/x"))
 
 
+def test_a_working_directory_that_was_removed_is_told(
+    cas: Command, store: Store, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, bucket, "k")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = cas("get", f"{bucket}/k", "here")
+    assert (result.code, "working directory has been removed" in one_line(result)) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["ls", "doctor"])
+def test_what_is_no_directory_is_not_said_to_be_missing(
+    capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = command_in(tmp_path / "file", capsysbinary)(verb)
+    assert (result.code, one_line(result)) == (10, f"no store at {tmp_path}/file: it is not a directory")
+
+
 def test_an_unusable_data_directory_is_one_line(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "busy").mkdir()

@@ -87,7 +87,7 @@ def restore(
     source, target = Layout(Path(os.path.abspath(src))), Layout(Path(os.path.abspath(directory)))
     with destinations.told_about(target.root, lambda: destinations.left_by_restore(target.root)):
         if not source.root.is_dir():
-            raise StoreUnusable(f"{source.root} holds no backup: there is no such directory")
+            raise StoreUnusable(f"{source.root} holds no backup: {source.absence()}")
         destinations.refuse_nesting(source, target)
         _refuse_used(target)
         with _undisturbed(source):

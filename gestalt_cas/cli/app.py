@@ -7,6 +7,7 @@ with that neither grpc nor the SDK nor SQLAlchemy.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -183,12 +184,22 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _about(error: OSError) -> str:
+    if error.errno == errno.ENOENT and error.filename is None and _working_directory_is_gone():
+        return "the working directory has been removed; change to one that is there"
     text = error.strerror or str(error)
     if refusals.is_want_of_files(error):
         text = f"{text}; {refusals.MORE_FILES}"
     elif refusals.is_file_limit(error):
         text = f"{text}; {refusals.longer_files()}"
     return f"{os.fsdecode(error.filename)}: {text}" if isinstance(error.filename, str | bytes) else text
+
+
+def _working_directory_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _terminate(*_: object) -> None:

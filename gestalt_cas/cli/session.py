@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ class Session:
         """The error with what makes a store, where none was."""
         from gestalt_cas.files.layout import Layout
 
-        if Layout(self.directory).has_payloads():
+        layout = Layout(self.directory)
+        if layout.has_payloads() or (os.path.lexists(layout.root) and not layout.root.is_dir()):
             return error
         return NoStore(f"{error}; make one with: {self.command('init')}  (serve makes one, too)")
 

@@ -52,7 +52,7 @@ def _require(layout: Layout) -> None:
     try:
         names = {entry.name for entry in os.scandir(layout.root)}
     except (FileNotFoundError, NotADirectoryError):
-        raise NoStore(f"no store at {layout.root}: there is no such directory") from None
+        raise NoStore(f"no store at {layout.root}: {layout.absence()}") from None
     except OSError:
         return  # what cannot be read is what the examination tells
     if not names & {layout.database.name, layout.new_database.name, layout.blobs.name}:

@@ -136,12 +136,16 @@ class Layout:
     def require(self) -> None:
         """Raise NoStore unless the directory looks like a store; reads only."""
         if not self.root.is_dir():
-            raise NoStore(f"no store at {self.root}: there is no such directory")
+            raise NoStore(f"no store at {self.root}: {self.absence()}")
         self.refuse_unfinished()
         if not self.database.exists():
             if self.has_payloads():
                 raise NoStore(self._orphaned())
             raise NoStore(f"no store at {self.root}: it holds no {_DATABASE}")
+
+    def absence(self) -> str:
+        """Why there is no such directory, in words."""
+        return "it is not a directory" if os.path.lexists(self.root) else "there is no such directory"
 
     def refuse_unfinished(self) -> None:
         """Raise StoreUnusable when a first backup or a restore into the directory was cut off; reads only."""
