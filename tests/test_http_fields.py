@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -27,6 +28,19 @@ def version(**changes: Any) -> ObjectVersion:
 def test_the_three_forms_of_an_http_date(text: str) -> None:
     """RFC 9110 section 5.6.7; the old two must be read by a recipient."""
     assert http_fields.date_seconds(text) == SECONDS
+
+
+@pytest.mark.parametrize(
+    "text", ["Sun Nov  6 08:49:37 1994", "Sun, 06 Nov 1994 08:49:37 -0000"], ids=["asctime", "-0000"]
+)
+def test_a_date_without_a_zone_is_of_utc_wherever_the_server_stands(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        assert http_fields.date_seconds(text) == SECONDS
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text(max_size=40))

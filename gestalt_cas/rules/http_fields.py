@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ObjectVersion
@@ -62,6 +63,8 @@ def date_seconds(text: str | None) -> int | None:
         return None
     try:
         parsed = parsedate_to_datetime(text)
+        if parsed.tzinfo is None:  # the form of asctime, which is of UTC like the others
+            parsed = parsed.replace(tzinfo=UTC)
         return int(parsed.timestamp())
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
