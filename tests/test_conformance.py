@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ class Served(ConformanceSuite):
 
 
 class TestBucketless(Served):
-    host = Host(f"{sys.executable} -m gestalt_cas provider", CONFIG)
+    host = Host(shlex.join([sys.executable, "-m", "gestalt_cas", "provider"]), CONFIG)
 
 
 class TestBucketed(Served):

@@ -218,7 +218,7 @@ def test_the_command_judges_a_provider(tmp_path: Path) -> None:
 def test_the_command_starts_a_provider_and_explores_it(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"dataDir": "{directory}"}')
-    provider = ["--exec", f"{sys.executable} -m gestalt_cas provider", "--config", str(config)]
+    provider = ["--exec", shlex.join([sys.executable, "-m", "gestalt_cas", "provider"]), "--config", str(config)]
     done = command(*provider, "--only", "lifecycle-01", "--only", "bodies-12-", "--capability", "all")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 passed"), done.stdout + done.stderr
 
@@ -282,7 +282,7 @@ time.sleep(600)
 def test_a_configuration_that_the_provider_refuses_is_told_in_its_words(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text('{"dataDir": "{directory}", "buckets": "no such key"}')
-    done = command("--exec", f"{sys.executable} -m gestalt_cas provider", "--config", str(config))
+    done = command("--exec", shlex.join([sys.executable, "-m", "gestalt_cas", "provider"]), "--config", str(config))
     assert done.returncode == 2
     assert "INVALID_ARGUMENT: unknown key buckets" in done.stderr
     assert "Traceback" not in done.stderr
@@ -317,7 +317,8 @@ sys.exit(run_process())
 def test_a_provider_that_was_started_and_has_ended_is_not_judged_further(mortal: Path, tmp_path: Path) -> None:
     config, xml = tmp_path / "config.json", tmp_path / "junit.xml"
     config.write_text('{"dataDir": "{directory}"}')
-    started = ["--exec", f"{sys.executable} {mortal} provider", "--config", str(config), "--bucketed", "--bucketless"]
+    provider = shlex.join([sys.executable, str(mortal), "provider"])
+    started = ["--exec", provider, "--config", str(config), "--bucketed", "--bucketless"]
     done = command(*started, "--only", "cop", "--capability", "all", "--junit", str(xml))
     assert done.returncode == 2
     told = done.stdout.splitlines()
@@ -473,7 +474,7 @@ def test_a_sequence_that_ends_the_provider_is_kept_as_it_was_drawn(mortal: Path,
     """Every shorter one would fail as well, with nobody there, and the shortest would be printed as the finding."""
     config, script = tmp_path / "config.json", tmp_path / "found.py"
     config.write_text('{"dataDir": "{directory}"}')
-    started = ["--exec", f"{sys.executable} {mortal} provider", "--config", str(config)]
+    started = ["--exec", shlex.join([sys.executable, str(mortal), "provider"]), "--config", str(config)]
     done = command(*started, "--explore", "quick", "--seed", "1", "--script", str(script), "--json")
     assert done.returncode == 2
     (record,) = (json.loads(line) for line in done.stdout.splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -216,7 +217,7 @@ def test_serve_names_a_command_that_there_is(tmp_path: Path, found: bool) -> Non
     program = Path(sys.executable).with_name("gestalt-cas")
     other = [name for name in os.environ["PATH"].split(os.pathsep) if not Path(name, "gestalt-cas").exists()]
     path = os.pathsep.join([str(program.parent), *other] if found else other)
-    named = "gestalt-cas" if found else str(program)
+    named = "gestalt-cas" if found else shlex.quote(str(program))
     with Server(data_dir=tmp_path / "my store", environment={"PATH": path}, program=[str(program), "serve"]) as server:
         server.stop()
         assert f"files: {named} --data-dir '{server.data_dir}' put FILE" in server.stderr

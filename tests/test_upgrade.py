@@ -158,7 +158,7 @@ def test_the_comparison_sees_what_matters(tmp_path: Path) -> None:
 
 def test_head_is_the_revision_of_the_code() -> None:
     config = Config()
-    config.set_main_option("script_location", str(migrating.migrations_directory()))
+    config.set_main_option("script_location", str(migrating.migrations_directory()).replace("%", "%%"))
     assert ScriptDirectory.from_config(config).get_heads() == [schema.REVISION]
     assert int(schema.REVISION) == schema.FORMAT
 
@@ -770,6 +770,6 @@ def test_migrations_run_only_under_the_locks(monkeypatch: pytest.MonkeyPatch) ->
     from alembic import command
 
     config = Config()
-    config.set_main_option("script_location", str(migrating.migrations_directory()))
+    config.set_main_option("script_location", str(migrating.migrations_directory()).replace("%", "%%"))
     with pytest.raises(SystemExit, match="locks"):
         command.upgrade(config, "head")
