@@ -256,6 +256,14 @@ def test_another_user_is_told_whose_the_store_is(directory: Path) -> None:
     assert text.startswith(f"{directory} cannot be looked into by this user, 12345")
 
 
+def test_links_in_a_circle_are_nobodys_to_look_into(tmp_path: Path) -> None:
+    """The remedy was another user."""
+    (tmp_path / "loop").symlink_to("loop")
+    (finding,) = examine(tmp_path / "loop")
+    assert (finding.severity, finding.remedy) == (ERROR, "")
+    assert finding.text.endswith(": Too many levels of symbolic links")
+
+
 def test_missing_directories_come_back_by_the_remedy(directory: Path) -> None:
     (directory / "staging").rmdir()
     empty = next(path for path in (directory / "blobs").iterdir() if not any(path.iterdir()))

@@ -22,6 +22,7 @@ _NAMED = 10
 """Paths that a remedy names; run again, the examination names the next ones."""
 _YOUNG_SECONDS = 60.0
 _SUBJECT = "permissions"
+_OWNER = "run gestalt-cas as its owner"
 
 
 def permissions(layout: Layout) -> list[Finding]:
@@ -66,10 +67,11 @@ def shut(layout: Layout) -> list[Finding]:
     try:
         owner = layout.root.stat().st_uid
     except OSError as error:
-        return [Finding(Severity.ERROR, _SUBJECT, f"{text}: {error.strerror or error}", "run gestalt-cas as its owner")]
+        remedy = _OWNER if isinstance(error, PermissionError) else ""
+        return [Finding(Severity.ERROR, _SUBJECT, f"{text}: {error.strerror or error}", remedy)]
     if owner == os.geteuid():
         return [Finding(Severity.ERROR, _SUBJECT, text, f"chmod 700 {shlex.quote(str(layout.root))}")]
-    return [Finding(Severity.ERROR, _SUBJECT, f"{text}; it belongs to user {owner}", "run gestalt-cas as its owner")]
+    return [Finding(Severity.ERROR, _SUBJECT, f"{text}; it belongs to user {owner}", _OWNER)]
 
 
 def _owner(layout: Layout, owner: int) -> list[Finding]:
