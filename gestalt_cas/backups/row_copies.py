@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -192,12 +192,12 @@ class RowCopy:
     @property
     def format(self) -> int:
         """SQLite's user_version: which tables there are."""
-        with _translated(self.path, self._connection):
+        with self._translated():
             return int(self._connection.execute("PRAGMA user_version").fetchall()[0][0])
 
     def check(self) -> None:
         """SQLite's own check of the whole file, and of references; raises DatabaseDamaged."""
-        with _translated(self.path, self._connection):
+        with self._translated():
             found = self._connection.execute("PRAGMA integrity_check(1)").fetchall()[0][0]
             if found == "ok" and self._connection.execute("PRAGMA foreign_key_check").fetchall():
                 found = "rows refer to what is not there"
@@ -211,13 +211,13 @@ class RowCopy:
         """
         if self.format < _SINCE["gone"]:
             return None
-        with _translated(self.path, self._connection):
+        with self._translated():
             return lost_digests.first(self._connection)
 
     def contents(self) -> Contents:
         """Read every row once; see the module for the root digest."""
         hasher, counts = blake3(), dict.fromkeys(_LINES, 0)
-        with _translated(self.path, self._connection):
+        with self._translated():
             form = self.format
             for kind, statement in _LINES.items():
                 if form < _SINCE.get(kind, 0):
@@ -233,20 +233,20 @@ class RowCopy:
 
     def totals(self) -> tuple[int, int]:
         """How many payloads there are, and their bytes."""
-        with _translated(self.path, self._connection):
+        with self._translated():
             count, total = _TOTALS(self._connection)[0]
         return int(count), int(total)
 
     def payloads(self) -> Generator[list[Payload], None, None]:
         """All payloads that are files, by digest, a few hundred at a time; to be closed before the copy is."""
-        with _translated(self.path, self._connection):
+        with self._translated():
             for rows in _batches(self._connection, _PAYLOADS):
                 yield [Payload(*row) for row in rows]
 
     def damage_inside(self) -> list[Damage]:
         """What is wrong with payloads that are rows themselves."""
         found: list[Damage] = []
-        with _translated(self.path, self._connection), closing(self._connection.execute(_INLINED.sql)) as cursor:
+        with self._translated(), closing(self._connection.execute(_INLINED.sql)) as cursor:
             for digest, data in cursor:
                 name = digest.hex()
                 if data is None:
@@ -257,14 +257,14 @@ class RowCopy:
 
     def reached_by(self, digest: bytes, limit: int) -> list[ObjectKey]:
         """Some of the objects that have versions with this payload."""
-        with _translated(self.path, self._connection):
+        with self._translated():
             return [
                 ObjectKey(bucket, key.decode()) for bucket, key in _NAMES(self._connection, digest=digest, limit=limit)
             ]
 
     def finish(self) -> None:
         """Close the file and sync it, whole and without anything beside it."""
-        with _translated(self.path, self._connection):
+        with self._translated():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.close()
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
@@ -273,9 +273,12 @@ class RowCopy:
         finally:
             os.close(fd)
 
+    def _translated(self) -> AbstractContextManager[None]:
+        return _translated(self.path, self._connection)
+
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
-        with _translated(self.path, self._connection):
+        with self._translated():
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             self._connection.execute("COMMIT")

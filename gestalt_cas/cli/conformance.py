@@ -101,9 +101,9 @@ def conformance(
     generations = [kind for kind, wanted in ((True, bucketed), (False, bucketless or not bucketed)) if wanted]
     with _provider(session.output, target, host, deadline) as found:
         if explore is not None:
-            ways = _explorations(session.output, found, generations, declared, explore, seed, deadline)
+            ways = _explorations(session.output, found, generations, declared, explore, seed)
             return _explored(session.output, ways, script, found)
-        verdicts = _verdicts(session.output, checks, found, generations, declared, host, deadline)
+        verdicts = _verdicts(session.output, checks, found, generations, declared, host)
     return _judged(session.output, verdicts, junit, found)
 
 
@@ -116,6 +116,7 @@ class _Provider:
     """
 
     target: str
+    deadline: float
     process: Running | None = None
     gone: str = ""
     printed: str = ""
@@ -178,12 +179,12 @@ def _provider(out: Output, target: str | None, host: Host | None, deadline: floa
         raise click.UsageError("give either --grpc TARGET or --exec COMMAND")
     if target is not None:
         _require_answer(target)
-        yield _Provider(target)
+        yield _Provider(target, deadline)
         return
     assert host is not None
     try:
         with host.running(deadline=deadline) as running:
-            yield _Provider(running.target, running)
+            yield _Provider(running.target, deadline, running)
     except Deviation as deviation:
         raise click.UsageError(f"--exec: {deviation}{_told_before(out, deviation.printed)}") from None
 
@@ -215,12 +216,11 @@ def _verdicts(
     generations: list[bool],
     declared: frozenset[Capability],
     host: Host | None,
-    deadline: float,
 ) -> list[Verdict]:
     found: list[Verdict] = []
     for kind in generations:
         if not provider.gone:
-            found += _run(out, checks, provider, kind, declared, host, deadline)
+            found += _run(out, checks, provider, kind, declared, host)
     return found
 
 
@@ -231,7 +231,6 @@ def _run(
     bucketed: bool,
     declared: frozenset[Capability],
     host: Host | None,
-    deadline: float,
 ) -> list[Verdict]:
     from gestalt_cas.conformance import reports
     from gestalt_cas.conformance.running import run
@@ -249,7 +248,7 @@ def _run(
         on_verdict=tell,
         on_gone=lambda check: provider.note_gone(check.name),
         serves=provider.serves,
-        deadline=deadline,
+        deadline=provider.deadline,
     )
 
 
@@ -287,7 +286,6 @@ def _explorations(
     declared: frozenset[Capability],
     profile: str,
     seed: int,
-    deadline: float,
 ) -> list[Exploration]:
     from gestalt_cas.conformance import machine
 
@@ -301,7 +299,7 @@ def _explorations(
                 bucketed=kind,
                 capabilities=declared,
                 serves=provider.serves,
-                deadline=deadline,
+                deadline=provider.deadline,
             )
             out.result(_record(found, kind), _told(found, kind))
             if found.gone:

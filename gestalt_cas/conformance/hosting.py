@@ -23,7 +23,7 @@ import grpc
 
 from gestalt_cas.conformance import protos
 from gestalt_cas.conformance.registry import Deviation
-from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Exchanges, kept_in, open_channel, told, wanted
+from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Exchanges, open_channel, told, wanted
 
 START_SECONDS = 45.0
 STOP_SECONDS = 2.0
@@ -69,11 +69,7 @@ class Lifecycle:
         return self._call("StartProvider", self.pb.Empty())
 
     def _call(self, method: str, request: Any) -> Any:
-        exchange = self._exchanges.begin(method, request)
-        with kept_in(exchange):
-            answer = self._stubs[method](request, timeout=self.deadline)
-        exchange.came = answer
-        return answer
+        return self._exchanges.call(method, self._stubs[method], request, self.deadline)
 
 
 class Running:

@@ -111,6 +111,14 @@ class Exchanges:
             self._kept.append(exchange)
         return exchange
 
+    def call(self, method: str, stub: Callable[..., Any], request: Any, deadline: float) -> Any:
+        """Make a unary call, and keep it; raises grpc.RpcError."""
+        exchange = self.begin(method, request)
+        with _kept_in(exchange):
+            answer = stub(request, timeout=deadline)
+        exchange.came = answer
+        return answer
+
     def last(self) -> list[Exchange]:
         """The oldest first."""
         with self._lock:
@@ -133,7 +141,7 @@ def wanted(error: grpc.RpcError, deadline: float) -> str:
 
 
 @contextmanager
-def kept_in(exchange: Exchange) -> Iterator[None]:
+def _kept_in(exchange: Exchange) -> Iterator[None]:
     """Tell the exchange of the status that the call in the block fails with."""
     try:
         yield
@@ -187,17 +195,13 @@ class Wire(Requests):
 
     def call(self, method: str, request: Any) -> Any:
         """One unary call; raises grpc.RpcError."""
-        exchange = self.exchanges.begin(method, request)
-        with kept_in(exchange):
-            answer = self._stubs[method](request, timeout=self.deadline)
-        exchange.came = answer
-        return answer
+        return self.exchanges.call(method, self._stubs[method], request, self.deadline)
 
     def send(self, requests: Iterable[Any]) -> Any:
         """An upload of exactly these frames; the meta of the response."""
         listed = list(requests)
         exchange = self.exchanges.begin("WriteObject", _shown_upload(listed))
-        with kept_in(exchange):
+        with _kept_in(exchange):
             answer = self._stubs["WriteObject"](iter(listed), timeout=self.deadline)
         exchange.came = answer
         return answer.meta
@@ -232,7 +236,7 @@ class Wire(Requests):
         request = self.read_request(key, **fields)
         exchange = self.exchanges.begin("ReadObject", request)
         found: Messages = []
-        with kept_in(exchange):
+        with _kept_in(exchange):
             for chunk in self._stubs["ReadObject"](request, timeout=self.deadline):
                 found.append(chunk)
         exchange.came = _shown_download(found)
@@ -280,7 +284,7 @@ class Wire(Requests):
         kind = _MULTI.get(method, "unary_unary")
         make = getattr(self.channel, kind)
         call = make(protos.S3 + method, response_deserializer=getattr(self.pb, response).FromString)
-        with kept_in(exchange):
+        with _kept_in(exchange):
             request = iter(requests) if kind == "stream_unary" else requests[0]
             answer = call(request, timeout=self.deadline)
             found = list(answer) if kind == "unary_stream" else [answer]

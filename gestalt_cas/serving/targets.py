@@ -12,6 +12,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
 import platformdirs
 
@@ -25,7 +26,6 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^/:]*):[0-9]+")
 """Meant as an address by whoever writes it, and the name of a socket in the working directory as it stands."""
 _SPECIAL = re.compile("[%?#\udc80-\udcff]")
 """What in a path must be escaped for grpc, to which a target is a URI; the last are bytes that are no UTF-8."""
-_ESCAPED = re.compile(b"%([0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def parse(text: str) -> Target:
     if "://" in path or not path:
         raise InvalidArgument(f"{text!r} is no target; write unix:///path or tcp://host:port")
     if path != text:
-        path = os.fsdecode(_ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), os.fsencode(path)))
+        path = os.fsdecode(unquote_to_bytes(os.fsencode(path)))
     if "\0" in path:
         raise InvalidArgument(f"{text!r} is no target; no path has a NUL")
     path = os.path.abspath(path)
@@ -82,7 +82,7 @@ def parse(text: str) -> Target:
 
 
 def _in_uri(path: str) -> str:
-    return _SPECIAL.sub(lambda found: "".join(f"%{byte:02X}" for byte in os.fsencode(found[0])), path)
+    return _SPECIAL.sub(lambda found: quote(os.fsencode(found[0])), path)
 
 
 def _parse_tcp(text: str) -> Target:
