@@ -18,11 +18,13 @@ from xml.etree import ElementTree
 import grpc
 import pytest
 
-from gestalt_cas.conformance import hosting, machine, presence, reports
+from gestalt_cas.conformance import hosting, machine, presence, reports, scripts
 from gestalt_cas.conformance.capabilities import Capability, chosen
 from gestalt_cas.conformance.checks import all_checks
 from gestalt_cas.conformance.hosting import Host
+from gestalt_cas.conformance.registry import Deviation
 from gestalt_cas.conformance.running import Outcome, Verdict, run
+from gestalt_cas.conformance.steps import Delete, Step, Together, Write
 from wire.process import ROOT
 from wrong import variants
 from wrong.good import Good, Stored, Where, served
@@ -155,6 +157,25 @@ def test_the_machine_finds_it_and_its_script_shows_it_again(kind: type[Good], le
     with served(Good) as target:
         fine = subprocess.run([sys.executable, str(script), target], capture_output=True, text=True, check=False)
     assert (fine.returncode, fine.stdout) == (0, "every answer was as it should be\n"), fine.stderr
+
+
+@pytest.mark.parametrize(("step", "plays"), [(Together("k", (Write("k"), Delete("k"))), 3), (Write("k"), 1)])
+def test_a_script_gives_calls_at_the_same_time_many_chances(
+    step: Step, plays: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended well where they happened to go another way than when it was found."""
+    played: list[Step] = []
+
+    def play(_: object, step: Step) -> None:
+        played.append(step)
+        if len(played) == 3:
+            raise Deviation("this", "that")
+
+    monkeypatch.setattr(scripts.Player, "play", play)
+    failure = scripts.replay(["unix:///nobody"], [step], bucketed=False, capabilities=())
+    assert played == [step] * plays
+    assert ("failed at step 1 of 1" in (failure or "")) == (plays == 3)
+    assert ("every answer" in capsys.readouterr().out) == (plays == 1)
 
 
 def test_a_script_holds_a_provider_to_what_it_was_held_to(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from gestalt_cas.conformance.steps import (
     Together,
     When,
     Write,
+    chances,
 )
 from gestalt_cas.conformance.wire import DEADLINE_SECONDS, Exchange, Wire, told
 
@@ -120,7 +121,7 @@ class _Session:
 
     def fails(self, steps: Sequence[Step]) -> bool:
         """Whether the steps fail once more, and remember how; calls at the same time are given several chances."""
-        for _ in range(_RACE_TRIES if any(isinstance(step, Together) for step in steps) else 1):
+        for _ in range(chances(steps, _RACE_TRIES)):
             player = self.player()
             try:
                 for step in steps:

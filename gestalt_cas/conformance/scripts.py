@@ -12,9 +12,10 @@ from gestalt_cas.conformance import steps as words
 from gestalt_cas.conformance.capabilities import Capability, chosen
 from gestalt_cas.conformance.player import Player
 from gestalt_cas.conformance.registry import Deviation
-from gestalt_cas.conformance.steps import Step
+from gestalt_cas.conformance.steps import Step, chances
 from gestalt_cas.conformance.wire import Wire, lines, told
 
+_RACE_TRIES = 100
 _HEAD = '''"""Found by the conformance kit: {deviation}
 
 Run it with the kit installed, against a provider that serves: python THIS-FILE TARGET
@@ -37,20 +38,31 @@ sys.exit(replay(sys.argv[1:], STEPS, bucketed={bucketed}, capabilities=CAPABILIT
 def replay(
     arguments: Sequence[str], steps: Sequence[Step], *, bucketed: bool, capabilities: Iterable[str]
 ) -> str | None:
-    """Play the steps against the target in `arguments`; what to end with, as `sys.exit` takes it."""
+    """Play the steps against the target in `arguments`; what to end with, as `sys.exit` takes it.
+
+    Calls at the same time go another way each time, and are given many chances to fail.
+    """
     if len(arguments) != 1:
         return "give where the provider serves: unix:///PATH or tcp://HOST:PORT"
     with Wire(arguments[0], bucketed=bucketed) as wire:
-        player = Player(arguments[0], bucketed=bucketed, capabilities=chosen(capabilities), wire=wire)
-        for number, step in enumerate(steps, 1):
-            try:
-                player.play(step)
-            except (Deviation, grpc.RpcError) as error:
-                deviation = error if isinstance(error, Deviation) else Deviation("an answer", told(error))
-                where = f"failed at step {number} of {len(steps)}: {_shown(step)}"
-                return "\n".join([where, *lines(wire.exchanges.last()), str(deviation)])
+        for _ in range(chances(steps, _RACE_TRIES)):
+            player = Player(arguments[0], bucketed=bucketed, capabilities=chosen(capabilities), wire=wire)
+            if failure := _failure(player, wire, steps):
+                return failure
     print("every answer was as it should be")
     return None
+
+
+def _failure(player: Player, wire: Wire, steps: Sequence[Step]) -> str:
+    """Which step failed and how, "" for none."""
+    for number, step in enumerate(steps, 1):
+        try:
+            player.play(step)
+        except (Deviation, grpc.RpcError) as error:
+            deviation = error if isinstance(error, Deviation) else Deviation("an answer", told(error))
+            where = f"failed at step {number} of {len(steps)}: {_shown(step)}"
+            return "\n".join([where, *lines(wire.exchanges.last()), str(deviation)])
+    return ""
 
 
 def script(steps: Sequence[Step], deviation: str, *, bucketed: bool, capabilities: Iterable[Capability]) -> str:

@@ -6,7 +6,7 @@ Their `repr` is Python, so a sequence can be printed and run again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -160,3 +160,8 @@ class Together:
 
 
 Step = Write | CancelledWrite | Read | Head | Delete | Copy | List | NextPage | Presign | Restart | Together
+
+
+def chances(steps: Iterable[Step], races: int) -> int:
+    """How often to play the steps until they fail: `races` times where calls at the same time decide, else once."""
+    return races if any(isinstance(step, Together) for step in steps) else 1
