@@ -65,10 +65,10 @@ empty :=
 comma := ,
 MUST_BE_COVERED := $(subst $(empty) $(empty),$(comma),$(patsubst %,gestalt_cas/%.py,$(COMMIT_PATH) $(REMOVAL)))
 coverage: $(INSTALLED_DEV) ## branch coverage of the commit path and of removal (about 2 minutes)
-	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking chunks clock_guard \
-	  commits damage database file_sizes garbage heartbeats holds horizons inlined parts past pins purging quotas \
-	  reachability removals reserve retention retention_model retention_runs rollback settings stamps statements \
-	  statistics store strays trust version_walks versions wal_file want_of_memory wrong_values)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --cov --cov-report= $(patsubst %,tests/test_%.py,batches blobs checking checkpoints chunks \
+	  clock_guard commits damage database database_closing database_faults file_sizes garbage heartbeats holds horizons \
+	  inlined parts past pins purging quotas reachability removals reserve retention retention_model retention_runs \
+	  rollback settings sqlite stamps statements statistics store strays trust version_walks versions wal_file want_of_memory wrong_values)
 	@$(BIN)/python -m coverage report --include=$(MUST_BE_COVERED) --fail-under=100
 
 # A sample of these is among the tests; see tests/interleavings/__init__.py.

@@ -68,7 +68,7 @@ _LONG = (
     "crash_campaign sdk_clients executable wrong_values conformance docs benchmarks contract_lifecycle cli crash",
     "wrong_providers full_disk faults backup_cut_off upgrade contract_versions lifecycle linearizability garbage races",
     "mutation cancel edge old_stores monitoring cli_objects wal damage endpoint_process kill pressure retention_model",
-    "machine temporary_files contract_limits conformance_kit database interleavings rollback malformed checking doctor",
+    "machine temporary_files contract_limits conformance_kit sqlite interleavings rollback malformed checking doctor",
     "stamps readme packaging",
 )
 
