@@ -414,6 +414,16 @@ def test_the_log_may_be_json(tmp_path: Path) -> None:
         assert all(isinstance(json.loads(line), dict) for line in lines)
 
 
+def test_what_a_library_warns_of_is_a_line_of_the_log(tmp_path: Path) -> None:
+    """As google-crc32c does at its import where it has no compiled part: with musl's C library."""
+    (tmp_path / "google_crc32c.py").write_text('import warnings; warnings.warn("is slow here", RuntimeWarning)')
+    log_as_json, environment = ("--log-format", "json"), {"PYTHONPATH": str(tmp_path)}
+    with Server(data_dir=tmp_path / "d", options=log_as_json, environment=environment) as server:
+        server.stop()
+        lines = [json.loads(line) for line in server.stderr.splitlines()]
+        assert [line["level"] for line in lines if "is slow here" in line["message"]] == ["warning"]
+
+
 def test_an_unknown_method_is_unimplemented() -> None:
     with Server() as server, Client(server.target, protos.BUCKETLESS) as client:
         for path in ("/gestalt.provider.v1.S3/Nothing", "/gestalt.provider.v1.S3ObjectAccess/CreateObjectAccessURL"):

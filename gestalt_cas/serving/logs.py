@@ -1,6 +1,7 @@
 """Logs on stderr: readable lines, or one JSON object per line for machines.
 
 A line that is written on behalf of a call has the call's id, which the caller gets with an error (`request_ids.py`).
+Warnings of the interpreter and of libraries are lines like all others.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def set_up(style: str = "text", level: int = logging.INFO) -> None:
     only_ours()
     name_requests()
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
 
 
 def only_ours() -> None:
