@@ -520,6 +520,14 @@ def test_stopped_uploads_leave_nothing(data_dir: Path, store: Store, number: sig
         store.head(ObjectKey("stopped", str(code)))
 
 
+def test_ctrl_c_while_the_command_is_loaded_is_exit_130_without_a_traceback(tmp_path: Path) -> None:
+    """Loading takes most of a short verb's time, so that is when ctrl-C comes."""
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    found_first = {**environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([*PROGRAM, "ls"], capture_output=True, env=found_first, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_an_interrupted_get_leaves_the_target(
     cas: Command, store: Store, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
