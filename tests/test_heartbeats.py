@@ -101,3 +101,23 @@ def test_one_that_gets_no_thread_to_keep_it_alive_is_taken_back(store: Store, mo
         with pytest.raises(RuntimeError, match="new thread"), held(store):
             pytest.fail("it was held")
     assert rows(store, "SELECT * FROM pins") == []
+
+
+def test_one_that_is_interrupted_once_its_thread_runs_is_taken_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting a thread waits for it, so that is when ctrl-C comes; the thread would keep gc off for good."""
+    real, begun = threading.Thread.start, []
+
+    def interrupted(thread: threading.Thread) -> None:
+        real(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt), held(store):
+            pytest.fail("it was held")
+    begun[0].join(60)
+    assert not begun[0].is_alive()
+    assert rows(store, "SELECT * FROM pins") == []

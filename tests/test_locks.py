@@ -62,6 +62,43 @@ TAKE_TURNS = """
             time.sleep(0.001)
 """
 
+INTERRUPT = """
+    import operator, signal, threading
+    from collections import deque
+    from functools import partial
+    from gestalt_cas.errors import StoreBusy
+    from gestalt_cas.system.locks import WriterLock
+    lock, had = WriterLock(Path(arguments[0])), threading.Event()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def let_go_and_interrupt():
+        lock._mutex.acquire()
+        had.set()
+        time.sleep(0.3)  # the main thread waits for it by then
+        # In one call of C code, so that the main thread, which has the mutex from the first of the three on, does not
+        # come to know that before the last one.
+        last = partial(os.kill, os.getpid(), signal.SIGINT)
+        deque(map(operator.call, (lock._mutex.release, partial(sum, range(5_000_000)), last)), maxlen=0)
+
+    def try_it():
+        try:
+            with lock.held(1):
+                print("free")
+        except StoreBusy as error:
+            print(error)
+
+    threading.Thread(target=let_go_and_interrupt).start()
+    had.wait()
+    try:
+        with lock.held(30):
+            print("had")
+    except KeyboardInterrupt:
+        print("interrupted")
+    after = threading.Thread(target=try_it)
+    after.start()
+    after.join()
+"""
+
 
 def test_one_holder_among_threads(tmp_path: Path) -> None:
     lock, inside, most = WriterLock(tmp_path), [], []
@@ -175,6 +212,35 @@ def test_what_is_raised_inside_lets_go(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with lock.held(0):
         assert os.path.samestat(os.stat(tmp_path / "write.lock"), os.fstat(lock._write._fd))
+    lock.close()
+
+
+def test_ctrl_c_as_the_turn_of_the_thread_comes_leaves_it_to_the_next(tmp_path: Path) -> None:
+    with Child(INTERRUPT, tmp_path) as child:
+        assert [child.line(), child.line()] == ["interrupted", "free"]
+        child.finish()
+
+
+@pytest.mark.parametrize("name", ["turnstile.lock", "write.lock"])
+def test_ctrl_c_as_a_file_is_locked_keeps_no_process_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    lock, real = WriterLock(tmp_path), fcntl.flock
+    inode = (tmp_path / name).stat().st_ino
+
+    def interrupted(descriptor: int, how: int) -> None:
+        real(descriptor, how)
+        if how & fcntl.LOCK_EX and os.fstat(descriptor).st_ino == inode:
+            raise KeyboardInterrupt  # it is raised when the call returns
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", interrupted)
+        with pytest.raises(KeyboardInterrupt), lock.held(1):
+            pytest.fail("it was interrupted before")
+    for each in ("turnstile.lock", "write.lock"):
+        other = FileLock(tmp_path / each)
+        assert other.try_acquire()
+        other.close()
     lock.close()
 
 

@@ -34,7 +34,8 @@ class HeldPin:
         self._parts.reserve.spend_on(self._place)
         try:
             self._thread.start()
-        except RuntimeError:  # no more threads: a pin that nobody keeps alive would keep gc off until it is dead
+        except BaseException:  # no more threads: a pin that nobody keeps alive would keep gc off until it is dead
+            self._ended.set()  # or ctrl-C once the thread was there, which would keep it alive for good
             self._let_go()
             raise
         return self

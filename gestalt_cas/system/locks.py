@@ -105,20 +105,26 @@ class WriterLock:
     def held(self, timeout: float) -> Iterator[None]:
         """Hold the lock for the block; raises StoreBusy when it is not had within `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        if not self._mutex.acquire(timeout=timeout):
-            raise StoreBusy(f"write.lock is held by another thread of this process for over {timeout:g} s; try again")
+        had: list[bool] = []
         try:
-            self._turnstile.acquire(deadline)
+            # Ctrl-C is raised when a call returns to Python code, so also after the mutex was had and before anything
+            # could say so; nobody would ever let go of it. Within a call of C code nothing is raised.
+            had.extend(map(self._mutex.acquire, (True,), (timeout,)))
+            if True not in had:
+                busy = f"write.lock is held by another thread of this process for over {timeout:g} s; try again"
+                raise StoreBusy(busy)
             try:
-                self._write.acquire(deadline)
-            finally:
-                self._turnstile.release()
-            try:
+                try:
+                    self._turnstile.acquire(deadline)
+                    self._write.acquire(deadline)
+                finally:
+                    self._turnstile.release()
                 yield
-            finally:
+            finally:  # also when it is not known to be had, for the same reason
                 self._write.release()
         finally:
-            self._mutex.release()
+            if True in had:
+                self._mutex.release()
 
     def close(self) -> None:
         self._turnstile.close()
