@@ -194,6 +194,38 @@ def test_its_own_gc_removes_what_only_earlier_ones_needed(store: Store, dest: Pa
     assert restore(dest, tmp_path / "restored").blobs == 1
 
 
+def with_what_a_deleted_snapshot_kept(store: Store) -> None:
+    """Until the store's next gc the removed version keeps its payload."""
+    removed = put(store, "k", b"kept for the snapshot")
+    put(store, "other", b"stays")
+    store.create_snapshot("first")
+    store.delete(removed.key, version_id=removed.version_id)
+    store.delete_snapshot("first")
+
+
+def test_its_own_gc_leaves_it_restorable_after_a_snapshot_was_deleted(store: Store, dest: Path, tmp_path: Path) -> None:
+    with_what_a_deleted_snapshot_kept(store)
+    made = store.back_up(dest)
+    assert (made.blobs, made.bytes) == (1, 5)
+    with Store.open(dest, create=False) as opened:
+        assert opened.collect_garbage().files == 0
+    restored = restore(dest, tmp_path / "restored")
+    assert (restored.sequence, restored.blobs) == (made.sequence, 1)
+    store.collect_garbage()
+    assert store.back_up(dest).root == made.root
+
+
+def test_what_a_deleted_snapshot_kept_stays_where_a_row_is_damaged(store: Store, dest: Path, tmp_path: Path) -> None:
+    """The row may be of another snapshot that keeps it, so gc removes nothing, in the store or in the backup."""
+    with_what_a_deleted_snapshot_kept(store)
+    store.create_snapshot("second")
+    change(store, "UPDATE snapshots SET prefix = 'text'")
+    assert store.back_up(dest).blobs == 2
+    with Store.open(dest, create=False) as opened, pytest.raises(DatabaseDamaged, match="nothing is removed"):
+        opened.collect_garbage()
+    assert restore(dest, tmp_path / "restored").blobs == 2
+
+
 def test_a_backup_of_a_backup(store: Store, dest: Path, tmp_path: Path) -> None:
     furnish(store)
     first = store.back_up(dest)

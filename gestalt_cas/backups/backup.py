@@ -2,7 +2,8 @@
 
     1  DEST is claimed: its schema.lock is held exclusively to the end, so no server, check, gc or other backup has it
     2  a pin with a heartbeat is set in the store: gc removes nothing until it is dropped
-    3  the rows are copied as they are at one moment, to a name beside those of the backup before (row_copies.py)
+    3  the rows are copied as they are at one moment, to a name beside those of the backup before (row_copies.py), and
+       made such that DEST's gc finds nothing to change in them
     4  the payloads that DEST does not have are copied, each checked and synced (payload_copies.py)
     5  the pin is confirmed; the new rows are synced and take the place of the old ones, which keep a second name
     6  the manifest is written and synced: now the new backup counts
@@ -25,6 +26,7 @@ import os
 import secrets
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -48,6 +50,7 @@ from gestalt_cas.operations.heartbeats import HeldPin
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.progress import Progress, silent
 from gestalt_cas.remedies import command
+from gestalt_cas.removal import soundness
 from gestalt_cas.rows import history
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.sql import schema
@@ -182,11 +185,13 @@ class _Backup:
 
     def _prepare(self, rows: RowCopy) -> Contents:
         self._tell("checking rows", 0, 0)
+        notes: dict[str, object] = {
+            manifests.STORE_NOTE: self._identity.store,
+            manifests.BACKUP_NOTE: self._identity.backup,
+        }
         try:
-            notes: dict[str, object] = {
-                manifests.STORE_NOTE: self._identity.store,
-                manifests.BACKUP_NOTE: self._identity.backup,
-            }
+            with suppress(DatabaseDamaged):  # gc removes nothing then, in DEST as little
+                rows.let_go(partial(soundness.require, self._parts))
             rows.become_a_store_of_its_own(notes)
             rows.check()
             if (wrong := rows.lost_digest()) is not None:

@@ -43,6 +43,7 @@ from blake3 import blake3
 from gestalt_cas.backups.manifests import STORE_NOTE, open_rows
 from gestalt_cas.errors import BlobMissing, Damage, DatabaseDamaged, DigestMismatch, DiskFull, StoreError
 from gestalt_cas.files.layout import Layout
+from gestalt_cas.keeping import removals
 from gestalt_cas.keeping.reachability import IS_FILE, IS_ROW, REACHED
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.rows import history
@@ -171,6 +172,30 @@ class RowCopy:
             return value_rules.first(self._connection)
         except DriverError:
             return None  # closed by now
+
+    def let_go(self, require_sound: Callable[[Callable[[], AbstractContextManager[Connection]]], None]) -> None:
+        """Let go of the payloads that were kept for snapshots which have gone since, as the store's next gc would.
+
+        Gc in the backup would do so, too, and the rows would no more be those of the manifest. `require_sound` is
+        called with a view of the rows once there are any to let go of, and raises DatabaseDamaged where gc would not.
+        """
+        after: int | None = -1
+        looked = False
+        while after is not None:
+            with self._translated():
+                found, after = removals.to_release(self._connection, after)
+            if found:
+                if not looked:
+                    require_sound(self._view)
+                    looked = True
+                with self._changing() as tx:
+                    removals.release(tx, found)
+
+    @contextmanager
+    def _view(self) -> Iterator[Connection]:
+        """The rows; nobody else changes them."""
+        with self._translated():
+            yield self._connection
 
     def become_a_store_of_its_own(self, notes: dict[str, object]) -> None:
         """Take out what belongs to the directory or to the processes that the rows come from, and keep `notes`.
