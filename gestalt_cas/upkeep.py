@@ -50,8 +50,13 @@ class Upkeep(Standing):
         """Remove payloads that no version has reached for `grace_seconds`, and what dead uploads left in staging.
 
         With `dry_run` only say what would go. Safe beside every other call; see `gestalt_cas.removal.garbage`. With
-        a grace it raises ClockSuspect when the clock is not to be trusted.
+        a grace it raises ClockSuspect when the clock is not to be trusted; in a backup Protected while the one before,
+        whose payloads these rows do not know, is the one that counts.
         """
+        if self._parts.layout.previous_database.exists():  # seldom: only where a backup was cut off
+            from gestalt_cas.backups import served
+
+            served.require_that_it_counts(self._parts.layout)
         return self._collector.collect(grace_seconds=grace_seconds, dry_run=dry_run, progress=progress)
 
     def check(

@@ -14,7 +14,7 @@ from backups import empty_store_fixture, manifest, query, store_fixture, verify 
 from gestalt_cas import Store, restore
 from gestalt_cas.backups import manifests
 from gestalt_cas.backups.manifests import Kind
-from gestalt_cas.errors import DiskFull, StorageFault, StoreError, StoreUnusable
+from gestalt_cas.errors import DiskFull, Protected, StorageFault, StoreError, StoreUnusable
 from storage import Child, Failing, broken, change, child, full, history, on_a_small_disk, put, rows
 
 SYNCS = [
@@ -212,6 +212,38 @@ def test_cut_off_between_rows_and_manifest_the_backup_before_counts(
     assert (tmp_path / "again" / "keys.json").read_text() == '{"new": 1}'
     assert not (dest / "metadata.sqlite3.previous").exists()
     assert not (dest / "keys.json.previous").exists()
+
+
+def test_gc_in_one_that_was_cut_off_there_leaves_the_payloads_of_the_one_before(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dest = tmp_path / "dest"
+    only_before = put(store, "k", b"in the backup before only")
+    first = store.back_up(dest)
+    store.delete(only_before.key, version_id=only_before.version_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "write", Failing(manifests.write, broken()))
+        with pytest.raises(StorageFault):
+            store.back_up(dest)
+    with Store.open(dest, create=False) as opened, pytest.raises(Protected, match="run it again"):
+        opened.collect_garbage()
+    assert restore(dest, tmp_path / "restored").id == first.id
+    store.back_up(dest)
+    with Store.open(dest, create=False) as opened:
+        assert opened.collect_garbage().files == 1
+
+
+def test_gc_goes_on_in_one_that_only_kept_the_rows_before(store: Store, tmp_path: Path) -> None:
+    """It was cut off when it counted already."""
+    dest = tmp_path / "dest"
+    only_before = put(store, "k", b"in the backup before only")
+    store.back_up(dest)
+    rows_before = (dest / "metadata.sqlite3").read_bytes()
+    store.delete(only_before.key, version_id=only_before.version_id)
+    store.back_up(dest)
+    (dest / "metadata.sqlite3.previous").write_bytes(rows_before)
+    with Store.open(dest, create=False) as opened:
+        assert opened.collect_garbage().files == 1
 
 
 def test_what_the_old_rows_have_in_their_wal_does_not_get_into_the_new_ones(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A backup that a server is started on: what the server says of it, and what it leaves alone there.
+"""A backup that is opened as a store: what a server says of it, and what servers and gc leave alone there.
 
 It may be what is left of a store, so it is served, and to look into one must not change it. Retention would: by rules
 that go by age most of an old backup is over age. So a server does not apply them there, whatever has been written to it
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gestalt_cas.backups import manifests
 from gestalt_cas.clock import instant
+from gestalt_cas.errors import Protected
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.operations.standing import Standing
 from gestalt_cas.remedies import command
@@ -36,6 +37,18 @@ def warn(store: Standing, root: Path) -> None:
         _made(Layout(root)),
         command("retention run", root),
     )
+
+
+def require_that_it_counts(layout: Layout) -> None:
+    """Raise Protected if the rows here are those of a backup that was cut off, and the one before them counts.
+
+    Then rows of it stand beside these, and the payloads that only it needs are nobody's by these.
+    """
+    if manifests.state(layout.root).rows == layout.previous_database:
+        raise Protected(
+            f"the backup in {layout.root} was cut off, and until it is run again the one before counts, whose payloads "
+            f"gc would take for nobody's: run it again, or, to do without both, remove {layout.previous_database}"
+        )
 
 
 def _made(layout: Layout) -> str:
