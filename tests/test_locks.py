@@ -244,6 +244,27 @@ def test_ctrl_c_as_a_file_is_locked_keeps_no_process_out(
     lock.close()
 
 
+def test_one_that_is_closed_by_another_thread_as_it_is_taken_is_closed_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the descriptor's number may be that of another file, which would be locked in its place."""
+    lock, real = FileLock(tmp_path / "write.lock"), fcntl.flock
+    closing = threading.Thread(target=lock.close)
+
+    def flock(descriptor: int, how: int) -> None:
+        closing.start()
+        closing.join(0.2)
+        real(descriptor, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", flock)
+        assert lock.try_acquire()
+    closing.join()
+    assert lock.holders() == "another process"
+    with pytest.raises(ShuttingDown):
+        lock.try_acquire()
+
+
 def test_the_turnstile_is_free_while_the_lock_is_held(tmp_path: Path) -> None:
     lock, turnstile = WriterLock(tmp_path), FileLock(tmp_path / "turnstile.lock")
     with lock.held(1):

@@ -23,10 +23,15 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
 
 
 class FileLock:
-    """One lock file; the descriptor stays open for the life of the object. Not for use by two threads at once."""
+    """One lock file; the descriptor stays open for the life of the object.
+
+    Not for use by two threads at once, but that any thread may close it: a store may be closed while others wait.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Held for each call that is given the descriptor: by then its number may be another file's.
+        self._open = threading.Lock()
         self._fd = ownership.open_or_make(path, os.O_RDWR, 0o600)
 
     def try_acquire(self, *, shared: bool = False) -> bool:
@@ -34,15 +39,16 @@ class FileLock:
 
         Raises ShuttingDown when the file was closed, StorageFault when its file system cannot lock.
         """
-        if self._fd < 0:
-            raise ShuttingDown("the store is closed")
-        try:
-            fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise StorageFault(f"{self.path.name} cannot be locked: {error.strerror}") from error
-        return True
+        with self._open:
+            if self._fd < 0:
+                raise ShuttingDown("the store is closed")
+            try:
+                fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise StorageFault(f"{self.path.name} cannot be locked: {error.strerror}") from error
+            return True
 
     def acquire(self, deadline: float, *, shared: bool = False) -> None:
         """Wait for the lock until `deadline` (time.monotonic()); raises StoreBusy naming who holds it."""
@@ -55,18 +61,21 @@ class FileLock:
 
     def release(self) -> None:
         """Let go of the lock; one that was closed has let go already."""
-        if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        with self._open:
+            if self._fd >= 0:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of the lock and the file; a second call does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._open:
+            descriptor, self._fd = self._fd, -1
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def holders(self) -> str:
         """The processes that hold the lock, as far as the kernel tells: "process 12, process 34"."""
-        found = holding(os.fstat(self._fd).st_ino)
+        with self._open:
+            found = holding(os.fstat(self._fd).st_ino) if self._fd >= 0 else []
         return ", ".join(f"process {pid}" for pid in found) or "another process"
 
 
