@@ -297,6 +297,31 @@ def test_a_server_with_other_settings_than_a_live_one_is_refused(mounts: Mounts,
         assert mount.store.settings().suspended
 
 
+def test_of_two_servers_that_begin_at_once_with_other_settings_one_is_refused(
+    mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds nobody serving when it opens the store."""
+    real, other = Store.open.__func__, Mounts()  # type: ignore[attr-defined]
+    Store.open(tmp_path / "a").close()
+
+    def overtaken(*arguments: Any, **options: Any) -> Store:
+        store: Store = real(Store, *arguments, **options)
+        monkeypatch.setattr(Store, "open", classmethod(real))
+        other.configure(Config(tmp_path / "a", settings={"versioning": "suspended"}))
+        return store
+
+    monkeypatch.setattr(Store, "open", overtaken)
+    try:
+        with pytest.raises(SettingsConflict, match="versioning"):
+            mounts.configure(Config(tmp_path / "a", settings={"versioning": "enabled"}))
+        assert mounts.present is None
+        with other.use() as mount:
+            assert mount.store.settings().suspended
+            assert mount.store.claim_server()
+    finally:
+        other.close(timeout=60)
+
+
 def test_a_store_is_closed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closes: list[int] = []
     real = Store.close

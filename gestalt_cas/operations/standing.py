@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gestalt_cas.configuration.config import Limits
+from gestalt_cas.errors import SettingsConflict, StoreError
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.settings import Settings
@@ -70,22 +71,37 @@ class Standing:
         """Judge uploads by these limits from now on; those on their way keep what they have taken."""
         self._parts.blobs.staging.budget.limits = limits
 
-    def adopt(self, wanted: Mapping[str, object]) -> None:
+    def adopt(self, wanted: Mapping[str, object], *, serving: bool = False) -> None:
         """Write the settings that a configuration holds; the others keep their values.
 
-        Raises InvalidConfig, or SettingsConflict when another process serves the directory with other values.
+        With `serving` the store becomes the directory's server, as by `claim_server`, in the same step: of two that
+        begin at once with other values each would else find nobody serving. Raises InvalidConfig, or SettingsConflict
+        when another process serves the directory with other values.
         """
         checked = store_settings.validate(wanted)
         if not checked:
             return  # without a look: a setting that cannot be read keeps nobody from opening the store
         present = self.settings().by_name()
-        if all(present[name] == value for name, value in checked.items()):
+        same = all(present[name] == value for name, value in checked.items())
+        if same and not serving:
             return
+        try:
+            self._adopt(checked, serving)
+        except SettingsConflict:
+            raise
+        except StoreError:
+            if not same:
+                raise  # else nothing has to be written: what can be read of the store is served
+
+    def _adopt(self, wanted: Mapping[str, object], serving: bool) -> None:
         # server.lock is taken here within a transaction only, so whoever finds it taken in one has met a real server.
-        with self._parts.database.write() as tx, self._parts.locks.server_for_now() as ours:
+        with self._parts.database.write() as tx, self._parts.locks.server_for_now(keep=serving) as ours:
+            present = store_settings.load(tx).by_name()
+            if all(present[name] == value for name, value in wanted.items()):
+                return
             if not ours:
-                store_settings.refuse_conflict(tx, checked)
-            store_settings.store(tx, checked)
+                store_settings.refuse_conflict(tx, wanted)
+            store_settings.store(tx, wanted)
 
     def recall(self, name: str) -> object:
         """What a process of this store noted down under `name`; None when there is no such note."""

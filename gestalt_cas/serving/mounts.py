@@ -266,7 +266,7 @@ class Mounts:
                 before.store.set_limits(config.limits)
                 before.store.stand_at(config.stamps.fixed_ms)
                 return
-            store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
+            store = _opened(config)
             store.stand_at(config.stamps.fixed_ms)
             opened = OpenStore(store, config.gc, config.retention)
             try:
@@ -312,6 +312,23 @@ class Mounts:
 def _mounted(config: Config, opened: OpenStore, public_url: str) -> Mount:
     keys = SigningKeys(Layout(opened.store.directory).keys, config.signing)
     return Mount(config, opened, keys, public_url)
+
+
+def _opened(config: Config) -> Store:
+    """The store with the settings of the configuration; SettingsConflict when another server uses others.
+
+    Adopted twice: a new store is made with them, and one that serves by now may have come since.
+    """
+    store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
+    try:
+        store.adopt(config.settings, serving=True)
+    except BaseException as error:
+        explained = store.explained(error) if isinstance(error, Exception) else error
+        store.close()
+        if explained is error:
+            raise
+        raise explained from error
+    return store
 
 
 def _tidy(store: Store) -> None:

@@ -164,15 +164,21 @@ class StoreLocks:
             return self._serving
 
     @contextmanager
-    def server_for_now(self) -> Iterator[bool]:
-        """Tell for the block whether no other process serves, keeping one from beginning to meanwhile."""
+    def server_for_now(self, *, keep: bool = False) -> Iterator[bool]:
+        """Tell for the block whether no other process serves, keeping one from beginning to meanwhile.
+
+        With `keep` this store is the one that serves from then on, unless the block raises.
+        """
         with self._mutex:
             ours = self._serving or self._server.try_acquire()
+            kept = self._serving
             try:
                 yield ours
+                kept = kept or (keep and ours)
             finally:
-                if ours and not self._serving:
+                if ours and not kept:
                     self._server.release()
+                self._serving = kept
 
     def close(self, *, writing: bool = False) -> None:
         """Let go of the locks; a second call does nothing.
