@@ -15,10 +15,13 @@ import pytest
 from blake3 import blake3
 
 from command_line import command_in
-from gestalt_cas import ObjectKey, ObjectVersion, Store
+from gestalt_cas import ObjectKey, ObjectVersion, Store, restore
+from gestalt_cas.checks.findings import EVERYTHING
+from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import (
     BeforeHorizon,
     BlobMissing,
+    DatabaseDamaged,
     DigestMismatch,
     Held,
     SchemaTooNew,
@@ -284,6 +287,42 @@ def test_killed_at_every_statement_of_the_upgrade(memory: Path) -> None:
     assert seen == sorted(seen), "old up to some point, new from there on"
 
 
+# The first layout of `versions`, and of its indexes, which checkouts had for an hour under the revision 0001.
+_FIRST_LAYOUT = """
+    CREATE TABLE first (
+        seq INTEGER NOT NULL PRIMARY KEY, bucket TEXT NOT NULL, "key" BLOB NOT NULL, version_id TEXT NOT NULL,
+        digest BLOB REFERENCES blobs (digest), size INTEGER NOT NULL, content_type TEXT NOT NULL, headers TEXT,
+        metadata TEXT, commit_ms INTEGER NOT NULL, gone_seq INTEGER, gone_ms INTEGER,
+        CONSTRAINT gone_together CHECK ((gone_seq IS NULL) = (gone_ms IS NULL))
+    );
+    INSERT INTO first SELECT seq, bucket, key, version_id, digest, size, content_type, headers, metadata, commit_ms,
+        gone_seq, gone_ms FROM versions;
+    DROP TABLE versions;
+    ALTER TABLE first RENAME TO versions;
+    CREATE INDEX versions_by_key ON versions (bucket, "key", seq DESC);
+    CREATE INDEX versions_by_digest ON versions (digest) WHERE digest IS NOT NULL;
+    CREATE UNIQUE INDEX versions_null ON versions (bucket, "key") WHERE version_id = 'null' AND gone_seq IS NULL;
+"""
+
+
+@pytest.mark.parametrize(("revision", "as_it_was"), [("0001", _FIRST_LAYOUT), ("0002", "DROP TABLE inlined")])
+def test_tables_of_checkouts_before_a_revision_was_changed_become_those_of_all_others(
+    revision: str, as_it_was: str, tmp_path: Path
+) -> None:
+    """A store that the first checkouts of a format made is upgraded to one that works and that check accepts."""
+    kept, expected = unpack(revision, tmp_path), json.loads((STORES / f"{revision}.json").read_text())
+    with closing(sqlite.connect(kept / "metadata.sqlite3")) as connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute(as_it_was)
+    with Store.open(kept) as opened:
+        assert [as_record(version) for version in all_versions(opened)] == expected["versions"]
+        assert {finding.kind for finding in opened.check().findings} <= {"bytes", "missing"}
+        opened.change_settings({"blobs.inlineMaxBytes": 100})
+        written = opened.write(ObjectKey("", "small"), [b"goes into the table of payloads"])
+        with opened.read(written.key) as reader:
+            assert reader.read() == b"goes into the table of payloads"
+
+
 def test_garbage_of_before_is_collected_and_nothing_else(opened: Store, expected: Record) -> None:
     paths = [payload_path(opened, data) for data in UNREACHED]
     assert all(path.exists() for path in paths)
@@ -349,6 +388,33 @@ def test_serving_upgrades(kept: Path, expected: Record) -> None:
             assert meta.content_type == record["headers"]["content_type"]
         assert not server.staged(), "what a cut-off upload left is removed"
         server.stop()
+
+
+# ---- backups of earlier ones ----
+
+
+def test_an_earlier_backup_that_was_upgraded_is_restored(tmp_path: Path) -> None:
+    """Whoever looks into a backup with a later release upgrades its rows; it stays the backup that it was."""
+    looked_into, as_it_was = unpack("backup-0002", tmp_path / "a"), unpack("backup-0002", tmp_path / "b")
+    with Store.open(looked_into) as opened:
+        assert opened.head(ObjectKey("site", "index.html")).size == 4
+    assert upgrade.read_revision(Layout(looked_into)) == schema.REVISION
+    for source in (looked_into, as_it_was):
+        restored = restore(source, tmp_path / f"from {source.parent.name}")
+        assert not restored.doubts
+        with Store.open(Path(restored.directory)) as opened:
+            assert not opened.check(CheckOptions(read_data=EVERYTHING)).findings
+            with opened.read(ObjectKey("site", "inlined")) as reader:
+                assert reader.read() == b"inlined\n"
+
+
+def test_an_earlier_backup_that_was_changed_after_its_upgrade_is_refused(tmp_path: Path) -> None:
+    source = unpack("backup-0002", tmp_path)
+    Store.open(source).close()
+    with closing(sqlite.connect(source / "metadata.sqlite3")) as connection:
+        connection.execute("UPDATE versions SET content_type = 'text/plain' WHERE content_type = 'text/html'")
+    with pytest.raises(DatabaseDamaged, match="not those that its manifest was made for: root"):
+        restore(source, tmp_path / "restored")
 
 
 # ---- a later one ----

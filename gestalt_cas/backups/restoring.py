@@ -156,7 +156,8 @@ class _Restore:
                     f"to {schema.FORMAT}"
                 )
             rows.check()
-            contents = rows.contents()
+            # A backup that was looked into with a later release has been upgraded, which its manifest does not know.
+            contents = rows.contents(self._manifest.revision if self._manifest is not None else "")
         except DatabaseDamaged as damage:
             raise DatabaseDamaged(f"the rows of the backup in {self._source.root} are no good: {damage}") from damage
         if self._manifest is not None:
