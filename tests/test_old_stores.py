@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from blake3 import blake3
 
 from command_line import command_in
+from driver_aids import FULL, driver_error
 from gestalt_cas import ObjectKey, ObjectVersion, Store, restore
 from gestalt_cas.checks.findings import EVERYTHING
 from gestalt_cas.checks.inspection import CheckOptions
@@ -23,13 +25,14 @@ from gestalt_cas.errors import (
     BlobMissing,
     DatabaseDamaged,
     DigestMismatch,
+    DiskFull,
     Held,
     SchemaTooNew,
     StoreUnusable,
     VersionRemoved,
 )
 from gestalt_cas.files.layout import Layout
-from gestalt_cas.formats import upgrade
+from gestalt_cas.formats import migrating, upgrade
 from gestalt_cas.objects import ListQuery
 from gestalt_cas.sql import schema, sqlite
 from storage import child, payload_path, rows
@@ -321,6 +324,29 @@ def test_tables_of_checkouts_before_a_revision_was_changed_become_those_of_all_o
         written = opened.write(ObjectKey("", "small"), [b"goes into the table of payloads"])
         with opened.read(written.key) as reader:
             assert reader.read() == b"goes into the table of payloads"
+
+
+@pytest.mark.parametrize("where", ["copying", "rewriting"])
+def test_without_room_the_old_store_stands_and_none_of_the_room_is_taken(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The release before needs what little room there is, and whoever reads the message how much to make."""
+    kept = unpack("0001", tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise driver_error(FULL, "database or disk is full")
+
+    if where == "copying":
+        monkeypatch.setattr(sqlite, "copy", full)
+    else:
+        monkeypatch.setattr(migrating, "_run", full)
+    with pytest.raises(DiskFull) as refused:
+        Store.open(kept)
+    told = str(refused.value)
+    assert told.startswith(f"the disk is full: the store at {kept} was not upgraded from the older format 0001 and is")
+    assert re.search(r"a copy of its database, \d\S+B, and the upgrade itself take up to \d\S+B \(", told)
+    assert not list(kept.glob("metadata.before*"))
+    assert upgrade.read_revision(Layout(kept)) == "0001"
 
 
 def test_garbage_of_before_is_collected_and_nothing_else(opened: Store, expected: Record) -> None:

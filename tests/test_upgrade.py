@@ -662,7 +662,8 @@ def test_an_upgrade_waits_for_those_who_use_the_store_and_names_them(
     with monkeypatch.context() as patch:
         next_format.install(second, patch)
         patch.setattr(upgrade, "OPEN_TIMEOUT", 0.2)
-        with pytest.raises(StoreBusy, match=rf"schema\.lock is held by process {user.pid}"):
+        told = f"has the older format {next_format.BEFORE} and cannot be upgraded while others have it open: process "
+        with pytest.raises(StoreBusy, match=rf"the store at {old} {told}{user.pid}; stop them, then try again"):
             Store.open(old)
     assert content(old) == before
     user.tell()

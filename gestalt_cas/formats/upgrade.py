@@ -12,18 +12,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from gestalt_cas.errors import NoStore, SchemaTooNew, StoreBusy, StoreUnusable
+from gestalt_cas import sizes
+from gestalt_cas.errors import DiskFull, NoStore, SchemaTooNew, StoreBusy, StoreError, StoreUnusable
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.formats import identity
 from gestalt_cas.rows import settings
 from gestalt_cas.sql import schema, sqlite
 from gestalt_cas.sql.sqlite import DriverError
 from gestalt_cas.system import ownership
-from gestalt_cas.system.durability import sync_directory, sync_file
+from gestalt_cas.system.durability import is_full, sync_directory, sync_file
 from gestalt_cas.system.locks import FileLock, WriterLock
 from gestalt_cas.transactions.connections import connect
 from gestalt_cas.transactions.wal import Wal
@@ -35,6 +36,8 @@ OPEN_TIMEOUT = 20.0
 _LOOK_AGAIN_SECONDS = 0.1
 _STEP_PAGES = 1024
 """Pages of the old database that are copied between two looks for signals."""
+_TIMES_THE_DATABASE = 3
+"""What an upgrade takes at most: the copy, the WAL with what is rewritten, and as much when that moves out of it."""
 
 
 def open_schema(
@@ -64,9 +67,14 @@ def open_schema(
             schema_lock.acquire(min(deadline, time.monotonic() + _LOOK_AGAIN_SECONDS))
         except StoreBusy:
             # Whoever holds it may have done our work, and then holds it shared for as long as its store is open.
-            if time.monotonic() >= deadline:
+            if time.monotonic() < deadline:
+                continue
+            if found is None:
                 raise
-            continue
+            raise StoreBusy(
+                f"the store at {layout.root} has the older format {found} and cannot be upgraded while others have it "
+                f"open: {schema_lock.holders()}; stop them, then try again"
+            ) from None
         try:
             with writer_lock.held(max(0.0, deadline - time.monotonic())):
                 _create_or_upgrade(layout, initial)
@@ -104,16 +112,22 @@ def read_revision(layout: Layout) -> str | None:
 
 
 def _create_or_upgrade(layout: Layout, initial: Mapping[str, object]) -> None:
-    from gestalt_cas.formats import migrating  # SQLAlchemy and Alembic: a store that is up to date needs neither
-
     found = read_revision(layout)
     if found == schema.REVISION:
         return
     if found is None:
         layout.refuse_orphans()
         _make_empty_database(layout)
+        _migrate(layout, found, initial)
     else:
-        copy_aside(layout, found)
+        with _wanting_room(layout, found):
+            copy_aside(layout, found)
+            _migrate(layout, found, initial)
+
+
+def _migrate(layout: Layout, found: str | None, initial: Mapping[str, object]) -> None:
+    from gestalt_cas.formats import migrating  # SQLAlchemy and Alembic: a store that is up to date needs neither
+
     connection = connect(layout.database)
     try:
         connection.execute("PRAGMA foreign_keys=OFF")
@@ -166,19 +180,59 @@ def _make_empty_database(layout: Layout) -> None:
     sync_directory(layout.root)
 
 
+@contextmanager
+def _wanting_room(layout: Layout, revision: str) -> Iterator[None]:
+    """Where an upgrade in the block finds no room, leave none of it taken, and say what is so and what it takes.
+
+    The old database stands then, and the release before needs what little room there is; so the copy of it goes.
+    """
+    try:
+        yield
+    except (DiskFull, OSError) as error:
+        of_temporary_files = isinstance(error, DiskFull) and error.directory not in ("", str(layout.root))
+        if of_temporary_files or not (isinstance(error, DiskFull) or is_full(error)):
+            raise
+        with suppress(StoreError, OSError):
+            if read_revision(layout) == revision:
+                _aside(layout, revision).unlink(missing_ok=True)
+        size = sum(path.stat().st_size for path in (layout.database, layout.wal) if path.exists())
+        raise DiskFull(
+            f"the disk is full: the store at {layout.root} was not upgraded from the older format {revision} and is as "
+            f"it was; make room: a copy of its database, {sizes.told(size)}, and the upgrade itself take up to "
+            f"{sizes.told(_TIMES_THE_DATABASE * size)} ({error})"
+        ) from error
+
+
+def _aside(layout: Layout, revision: str) -> Path:
+    return layout.root / f"metadata.before-upgrade-from-{revision}.sqlite3"
+
+
 def copy_aside(layout: Layout, revision: str) -> Path:
     """Copy the database of an old revision beside itself before it is upgraded; returns the copy's path.
 
-    The copy and its name are on the disk when this returns, before the upgrade begins.
+    The copy and its name are on the disk when this returns, before the upgrade begins. What cannot be completed goes.
     """
-    target = layout.root / f"metadata.before-upgrade-from-{revision}.sqlite3"
+    target = _aside(layout, revision)
     part = target.with_suffix(".part")
-    part.unlink(missing_ok=True)
+    for leftover in (part, *Layout.beside(part)):
+        leftover.unlink(missing_ok=True)
+    try:
+        _copy_to(layout, part)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.rename(target)
+    sync_directory(layout.root)
+    return target
+
+
+def _copy_to(layout: Layout, part: Path) -> None:
     fd = ownership.make_file(part, os.O_RDWR, 0o600)
     try:
         with closing(connect(layout.database)) as source, closing(sqlite.connect(part)) as destination:
             try:
                 destination.execute("PRAGMA synchronous=OFF")  # it is synced once, when it is complete
+                destination.execute("PRAGMA journal_mode=OFF").fetchall()  # and until then nobody needs what was before
                 sqlite.copy(source, destination, pages=_STEP_PAGES)
             except DriverError as error:
                 raise sqlite.translate(error, destination) from error
@@ -187,6 +241,3 @@ def copy_aside(layout: Layout, revision: str) -> Path:
         raise sqlite.translate(error) from error
     finally:
         os.close(fd)
-    part.rename(target)
-    sync_directory(layout.root)
-    return target
