@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from gestalt_cas.clock import now_ms
 from gestalt_cas.objects import check_bucket, check_prefix
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.rows import buckets, moments, snapshots
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.moments import AsOf, Moment
@@ -41,36 +42,53 @@ class Past(Upkeep):
         return diffs.between(self._parts.database, name, prefix.encode(), first, last)
 
     def rollback(
-        self, bucket: str = "", prefix: str = "", *, to: AsOf, dry_run: bool = False, stop_writes: bool = False
+        self,
+        bucket: str = "",
+        prefix: str = "",
+        *,
+        to: AsOf,
+        dry_run: bool = False,
+        stop_writes: bool = False,
+        progress: Progress | None = None,
     ) -> RolledBack:
         """Make the keys that start with `prefix` what they were at a moment, in one transaction that adds versions.
 
         With `dry_run` only say what would be done. Of more keys than `rollback_plans.MOST_KEYS`, or when it takes
         longer than `rollback.MOST_SECONDS`, it is refused unless others may be kept waiting (`stop_writes`). See
-        `rollback.roll_back` for what it raises.
+        `rollback.roll_back` for what it raises. `progress` may raise to stop: then nothing has changed.
         """
+        tell = progress or silent
         name, (moment,) = self._placed(bucket, prefix, to)
         scope = Scope(name, prefix, moment)
         if dry_run:
-            return rollback.preview(self._parts, scope)
-        return rollback.roll_back(self._parts, scope, stop_writes=stop_writes)
+            return rollback.preview(self._parts, scope, tell)
+        return rollback.roll_back(self._parts, scope, stop_writes=stop_writes, progress=tell)
 
     def buckets_ever(self) -> list[str]:
         """The buckets of which there is any row, in byte order, those that hold nothing any more included."""
         with self._parts.database.read() as tx:
             return buckets.ever(tx)
 
-    def prove(self, bucket: str | None = None, *, as_of: AsOf = "", current: bool = False) -> Proof:
+    def prove(
+        self,
+        bucket: str | None = None,
+        *,
+        as_of: AsOf = "",
+        current: bool = False,
+        progress: Progress | None = None,
+    ) -> Proof:
         """One digest of all versions of a bucket, or with `current` of its objects; of the store when none is named.
 
         The same wherever the same is held; see `gestalt_cas.time_travel.proofs` for what it is made of and raises.
+        `progress` may raise to stop.
         """
+        tell = progress or silent
         if bucket is None:
             with self._parts.database.read() as tx:
                 moment = moments.resolve(tx, as_of, "", b"")
-            return proofs.of_store(self._parts.database, moment, current=current)
+            return proofs.of_store(self._parts.database, moment, current=current, progress=tell)
         name, (moment,) = self._placed(bucket, "", as_of)
-        return proofs.of_bucket(self._parts.database, name, moment, current=current)
+        return proofs.of_bucket(self._parts.database, name, moment, current=current, progress=tell)
 
     def create_snapshot(self, name: str, bucket: str = "", prefix: str = "") -> Snapshot:
         """Name the present moment of the keys that start with `prefix`, and keep what is there now.

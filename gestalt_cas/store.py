@@ -54,6 +54,7 @@ from gestalt_cas.operations.intake import Intake, Vouch
 from gestalt_cas.operations.parts import Parts, open_parts
 from gestalt_cas.operations.payloads import ObjectReader
 from gestalt_cas.past import Past
+from gestalt_cas.progress import Progress
 from gestalt_cas.rows import buckets, versions
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.moments import AsOf
@@ -345,13 +346,26 @@ class Store(Past):
         """
         return buckets.standing(self._database)
 
-    def usage(self, bucket: str = "", prefix: str = "") -> Usage:
-        """Count objects, versions and bytes of the keys that start with `prefix`, in one view; reads all their rows."""
+    def usage(self, bucket: str = "", prefix: str = "", *, progress: Progress | None = None) -> Usage:
+        """Count objects, versions and bytes of the keys that start with `prefix`; reads all their rows.
+
+        In short views, so on a busy store the figures are of several moments; below a few thousand rows of one.
+        `progress` may raise to stop.
+        """
         check_bucket(bucket)
         lower = utf8(prefix, "prefix")
         with self._database.read() as tx:
             name = bucket or store_settings.default_bucket(tx)
-            return Usage(*buckets.totals(tx, name, lower, listing.successor(lower)))
+        counted: buckets.Totals = (0, 0, 0, 0, 0)
+        after: buckets.Place | None = None
+        while True:
+            with self._database.read() as tx:
+                more, after = buckets.totals(tx, name, lower, listing.successor(lower), after)
+            counted = tuple(map(sum, zip(counted, more, strict=True)))  # type: ignore[assignment]
+            if after is None:
+                return Usage(*counted)
+            if progress is not None:
+                progress("counting versions", counted[1], 0)
 
     def stand_at(self, now_ms: int | None) -> None:
         """Date changes by this time from now on, None: by the clock; none is dated before the last commit all the same.

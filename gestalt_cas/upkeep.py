@@ -21,10 +21,11 @@ from gestalt_cas.objects import ObjectKey, check_bucket, check_names, check_pref
 from gestalt_cas.operations.changes import lookup, resolve
 from gestalt_cas.operations.parts import Parts
 from gestalt_cas.operations.standing import Standing
-from gestalt_cas.progress import Progress
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.removal import clock_guard, purging
 from gestalt_cas.removal.garbage import Collected, Collector, Reclaimable
 from gestalt_cas.removal.purging import Purged
+from gestalt_cas.rows import history
 from gestalt_cas.rows import settings as store_settings
 
 if TYPE_CHECKING:
@@ -114,16 +115,17 @@ class Upkeep(Standing):
 
         return statistics.glance(self._parts)
 
-    def purge(self, key: ObjectKey) -> Purged:
+    def purge(self, key: ObjectKey, *, progress: Progress | None = None) -> Purged:
         """Remove every version and marker of `key`, and the bytes that nothing else reaches, before this returns.
 
         Works on a full disk. Raises NoSuchKey when there is neither version nor marker, Protected while a snapshot
-        shows one of them, Held while one is held; nothing was removed then. See `gestalt_cas.removal.purging`.
+        shows one of them, Held while one is held; nothing was removed then, unless that came while a key of more than
+        some hundred versions was under way. `progress` may raise to stop. See `gestalt_cas.removal.purging`.
         """
         check_names(key)
         with self._parts.database.read() as tx:
             target = resolve(tx, key)
-        return purging.purge(self._parts, self._collector, target)
+        return purging.purge(self._parts, self._collector, target, progress or silent)
 
     def back_up(
         self, dest: str | os.PathLike[str], *, with_keys: bool = False, progress: Progress | None = None
@@ -143,15 +145,20 @@ class Upkeep(Standing):
         with self._parts.database.read() as tx:
             return quotas.standing(tx)
 
-    def set_quota(self, bucket: str, prefix: str, max_bytes: int) -> Quota:
+    def set_quota(self, bucket: str, prefix: str, max_bytes: int, *, progress: Progress | None = None) -> Quota:
         """Limit what all versions of keys that start with `prefix` may take together, from the next commit on.
 
-        `max_bytes` is inclusive, 0 or more; a quota of just this bucket and prefix is replaced. Adds up what they take
-        now while no other write can pass. A maximum below that only keeps more from coming.
+        `max_bytes` is inclusive, 0 or more; a quota of just this bucket and prefix is replaced. Adds up what they take,
+        in short views; others only wait for the changes since to be added. A maximum below that only keeps more from
+        coming. `progress` may raise to stop.
         """
         quotas.check(bucket, prefix, max_bytes)
-        with self._parts.database.write() as tx:
-            return quotas.place(tx, bucket or store_settings.default_bucket(tx), prefix, max_bytes)
+        while True:
+            name, at, used = self._counted(bucket, prefix.encode(), progress or silent)
+            with self._parts.database.write() as tx:
+                if name == (bucket or store_settings.default_bucket(tx)):
+                    used += quotas.changed_since(tx, name, prefix.encode(), at)
+                    return quotas.place(tx, name, prefix, max_bytes, used)
 
     def remove_quota(self, bucket: str, prefix: str) -> bool:
         """Remove a quota; False when there is none of just this bucket and prefix."""
@@ -198,7 +205,12 @@ class Upkeep(Standing):
         return retention_runs.apply(self._parts, bucket, _checked(bucket, prefix), progress)
 
     def preview_retention(
-        self, bucket: str | None = None, prefix: str = "", *, each: Callable[[Going], None] | None = None
+        self,
+        bucket: str | None = None,
+        prefix: str = "",
+        *,
+        each: Callable[[Going], None] | None = None,
+        progress: Progress | None = None,
     ) -> Foreseen:
         """What `apply_retention` would do now, and how many bytes gc would then free, exactly: judged in one view.
 
@@ -207,7 +219,7 @@ class Upkeep(Standing):
         """
         from gestalt_cas.removal import retention_previews
 
-        return retention_previews.preview(self._parts, bucket, _checked(bucket, prefix), each)
+        return retention_previews.preview(self._parts, bucket, _checked(bucket, prefix), each, progress or silent)
 
     def look_at_clock(self) -> None:
         """Raise ClockSuspect unless the clock can be trusted, and note that it was looked at; see `clock_guard`."""
@@ -221,6 +233,19 @@ class Upkeep(Standing):
     def accept_clock(self) -> None:
         """Take the clock for right, so that retention and gc with a grace go on."""
         clock_guard.accept(self._parts, now_ms())
+
+    def _counted(self, bucket: str, prefix: bytes, tell: Progress) -> tuple[str, int, int]:
+        """A bucket's real name, the last sequence, and the bytes that its versions below the prefix took then."""
+        with self._parts.database.read() as tx:
+            name, (at, _) = bucket or store_settings.default_bucket(tx), history.last(tx)
+        used, after = 0, None
+        while True:
+            with self._parts.database.read() as tx:
+                more, after = quotas.count_then(tx, name, prefix, at, after)
+            used += more
+            if after is None:
+                return name, at, used
+            tell("adding up bytes", used, 0)
 
     def _place_hold(self, bucket: str, prefix: str, version_id: str) -> Hold:
         with self._parts.database.write() as tx:

@@ -12,13 +12,13 @@ import pytest
 from blake3 import blake3
 
 from gestalt_cas import ObjectKey, Store
-from gestalt_cas.errors import DiskFull, NoSuchKey, Protected, StorageFault
+from gestalt_cas.errors import Cancelled, DiskFull, Held, NoSuchKey, Protected, StorageFault
 from gestalt_cas.files import blobs
-from gestalt_cas.keeping import pins
-from gestalt_cas.removal import garbage
+from gestalt_cas.keeping import pins, reachability
+from gestalt_cas.removal import garbage, purging, sweeps
 from gestalt_cas.removal.purging import Purged
 from gestalt_cas.transactions.database import Database
-from storage import Failing, body, broken, change, history, key, payload_path, payloads, put, rows
+from storage import BUCKET, Failing, body, broken, change, history, key, payload_path, payloads, put, rows
 
 
 def digest(data: bytes) -> str:
@@ -276,3 +276,75 @@ def test_a_key_of_which_only_traces_are_left_can_be_purged_once(store: Store) ->
     assert payloads(store) == []
     with pytest.raises(NoSuchKey):
         store.purge(key("k"))
+
+
+def many(store: Store, count: int) -> None:
+    for number in range(count):
+        put(store, "k", b"%d" % number)
+
+
+def test_many_versions_go_a_stretch_at_a_time_the_oldest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others wait for one stretch, not for all of them, and the object is there until the last."""
+    monkeypatch.setattr(purging, "BATCH_ROWS", 10)
+    many(store, 35)
+    left: list[int] = []
+
+    def tell(what: str, done: int, _: int) -> None:
+        if what == "removing versions":
+            left.append(len(history(store, "k")))
+            assert body(store, "k") == b"34"
+            assert done == 35 - left[-1]
+
+    assert store.purge(key("k"), progress=tell) == purged(35, files=35, bytes=10 + 25 * 2)
+    assert left == [25, 15, 5]
+    assert history(store, "k") == []
+    assert payloads(store) == []
+
+
+def test_a_purge_that_is_stopped_leaves_the_newest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purging, "BATCH_ROWS", 10)
+    many(store, 25)
+
+    def stop(*_: object) -> None:
+        raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        store.purge(key("k"), progress=stop)
+    assert [body(store, "k", version_id=one.version_id) for one in history(store, "k")][::-1] == [
+        b"%d" % number for number in range(10, 25)
+    ]
+    assert store.collect_garbage().files == 10
+    assert store.purge(key("k")).versions == 15
+    assert payloads(store) == []
+
+
+@pytest.mark.parametrize("keeper", ["hold", "snapshot"])
+def test_what_keeps_the_newest_of_many_is_met_before_any_goes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, keeper: str
+) -> None:
+    monkeypatch.setattr(purging, "BATCH_ROWS", 10)
+    many(store, 25)
+    if keeper == "hold":
+        store.hold(BUCKET, "k", version_id=store.head(key("k")).version_id)
+    else:
+        store.create_snapshot("before", BUCKET)
+    with pytest.raises(Held if keeper == "hold" else Protected):
+        store.purge(key("k"))
+    assert len(history(store, "k")) == 25
+
+
+def test_a_batch_of_a_sweep_costs_what_it_takes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what was named: else the payloads of a purge would take the square of their number."""
+    monkeypatch.setattr(sweeps, "FIRST_BATCH_FILES", 1)
+    monkeypatch.setattr(sweeps, "BATCH_FILES", 1)
+    many(store, 40)
+    asked: list[bytes] = []
+    real = reachability.recorded
+
+    def recorded(connection: Any, one: bytes) -> list[reachability.Garbage]:
+        asked.append(one)
+        return real(connection, one)
+
+    monkeypatch.setattr(reachability, "recorded", recorded)
+    assert store.purge(key("k")).files == 40
+    assert len(asked) <= 5 * 40

@@ -1,11 +1,14 @@
-"""The bytes counted against quotas, against a recount. A quota's versions are added up in one view, to be exact."""
+"""The bytes counted against quotas, against a recount.
+
+A quota's versions are added up in short views, as they were when what is counted was read, so the two can be compared.
+"""
 
 from __future__ import annotations
 
 from gestalt_cas.checks.findings import Affected, Finding
 from gestalt_cas.checks.inspection import Inspection
 from gestalt_cas.keeping import quotas
-from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.rows import history
 
 _ALL = "SELECT bucket, prefix FROM quotas ORDER BY bucket, prefix"
 _USED = "SELECT used_bytes FROM quotas WHERE bucket = ? AND prefix = ?"
@@ -18,21 +21,27 @@ def check_quotas(run: Inspection) -> None:
         names = tx.execute(_ALL).fetchall()
     for number, (bucket, prefix) in enumerate(names):
         run.progress("counting quotas", number, len(names))
-        with run.view() as tx:
-            used, real = _counted(tx, bucket, prefix)
+        used, real, at = _counted(run, bucket, prefix)
         if used != real:
-            _report(run, bucket, prefix, used, real)
+            _report(run, bucket, prefix, used, real, at)
         run.pace.batch_done()
 
 
-def _counted(tx: Connection, bucket: str, prefix: bytes) -> tuple[int, int]:
-    """What the quota's row says and what its versions add up to; the same for a quota that has gone."""
-    real = quotas.count(tx, bucket, prefix)
-    used = tx.execute(_USED, (bucket, prefix)).fetchall()
-    return (used[0][0] if used else real), real
+def _counted(run: Inspection, bucket: str, prefix: bytes) -> tuple[int, int, int]:
+    """What the quota's row says and what its versions add up to, as of one sequence; the same for one that has gone."""
+    with run.view() as tx:
+        used, (at, _) = tx.execute(_USED, (bucket, prefix)).fetchall(), history.last(tx)
+    real, after = 0, None
+    while True:
+        with run.view() as tx:
+            more, after = quotas.count_then(tx, bucket, prefix, at, after)
+        real += more
+        if after is None:
+            return (used[0][0] if used else real), real, at
+        run.pace.batch_done()
 
 
-def _report(run: Inspection, bucket: str, prefix: bytes, used: int, real: int) -> None:
+def _report(run: Inspection, bucket: str, prefix: bytes, used: int, real: int, at: int) -> None:
     text = prefix.decode(errors="backslashreplace")
     name = f"{bucket}/{text}" if text else bucket
     finding = Finding(
@@ -47,7 +56,7 @@ def _report(run: Inspection, bucket: str, prefix: bytes, used: int, real: int) -
     )
     if run.options.repair:
         with run.parts.database.write() as tx:
-            _, real = _counted(tx, bucket, prefix)
+            real += quotas.changed_since(tx, bucket, prefix, at)
             tx.execute(_SET, (real, bucket, prefix))
         finding = finding.mended(f"counted anew: {real} bytes")
     run.report(finding)

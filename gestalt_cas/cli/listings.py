@@ -14,6 +14,7 @@ from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address, with_bucket
 from gestalt_cas.cli.options import as_of_option, human_option, version_id_option
 from gestalt_cas.cli.output import Output, shown
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.clock import instant
 from gestalt_cas.errors import NoSuchKey
@@ -163,15 +164,16 @@ def du(session: Session, where: Address | None, human: bool) -> int:
     """Count objects, versions and bytes of the keys that start with PREFIX, of a bucket, or of each bucket.
 
     'logical' is the bytes of the current objects, 'history' of all versions, and 'stored' of each distinct content
-    once, however many objects have it; contents that two buckets share count in both.
+    once, however many objects have it; contents that two buckets share count in both. Counting goes in short steps, so
+    on a busy store the figures are of several moments.
     """
-    with session.store() as store:
+    with session.store() as store, Progress("du", counted=True) as progress:
         names = store.buckets() if where is None else [with_bucket(store, where.bucket)]
         prefix = "" if where is None else where.rest
         if not session.json:
             session.output.result({}, _usage_line(("objects", "versions", "logical", "history", "stored"), "name"))
         for name in names:
-            usage = store.usage(name, prefix)
+            usage = store.usage(name, prefix, progress=progress.at)
             counts = (str(usage.objects), str(usage.versions), *_bytes(usage, human))
             line = _usage_line(counts, shown(f"{name}/{prefix}"))
             session.output.result(_usage_record(name, prefix, usage), line)

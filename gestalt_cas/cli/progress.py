@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,9 @@ PATIENCE_SECONDS = 0.5
 class Progress:
     """Counts bytes, and draws them once PATIENCE_SECONDS have passed. Thread-safe; a context manager.
 
+    Work that tells where it is (`at`) is drawn then even if nothing more is told, since a single step over a large
+    store may take long: whoever waits sees that something is being done, and at what.
+
     `total` is in bytes, None when it is not known; with `counted` steps are counted instead of bytes. `quiet` never
     draws: the bytes themselves go to the terminal.
     """
@@ -35,11 +39,14 @@ class Progress:
         self._start = time.monotonic()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         with self._lock:
             self._visible = False
             if self._bar is not None:
@@ -54,6 +61,11 @@ class Progress:
         """Say what is worked on and how far that is; `total` 0 is not known."""
         with self._lock:
             self._label, self._done, self._total = label, done, total or None
+            if self._timer is None and self._visible:
+                self._timer = threading.Timer(PATIENCE_SECONDS, self.advance, (0,))
+                self._timer.daemon = True
+                with suppress(RuntimeError):  # no more threads: what is told later draws it
+                    self._timer.start()
         self.advance(0)
 
     def advance(self, count: int) -> None:

@@ -8,6 +8,7 @@ from gestalt_cas.cli import exits
 from gestalt_cas.cli.addresses import ADDRESS, Address
 from gestalt_cas.cli.options import as_of_option
 from gestalt_cas.cli.output import shown
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 
 
@@ -25,8 +26,8 @@ def prove(session: Session, where: Address | None, current: bool, as_of: str) ->
     """
     if where is not None and where.rest:
         raise click.UsageError(f"{where} names more than a bucket")
-    with session.store() as store:
-        found = store.prove(None if where is None else where.bucket, as_of=as_of, current=current)
+    with session.store() as store, Progress("prove", counted=True) as progress:
+        found = store.prove(None if where is None else where.bucket, as_of=as_of, current=current, progress=progress.at)
     record = {
         "digest": found.digest,
         "bucket": found.bucket,

@@ -11,6 +11,7 @@ from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address, with_bucket
 from gestalt_cas.cli.options import SIZE, human_option
 from gestalt_cas.cli.output import shown
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def quota() -> None:
 def set_(session: Session, where: Address, max_bytes: int) -> int:
     """Set the quota of BUCKET[/PREFIX] to SIZE: bytes, or 500M, 10G, 1.5T (powers of 1024).
 
-    Counts what is used now, for which it reads every version below; meanwhile nothing else can write. SIZE may be less
-    than what is used: then only what makes the use grow is refused.
+    Counts what is used now, for which it reads every version below while others write. SIZE may be less than what is
+    used: then only what makes the use grow is refused.
     """
-    with session.store() as store:
-        found = store.set_quota(where.bucket, where.rest, max_bytes)
+    with session.store() as store, Progress("quota") as progress:
+        found = store.set_quota(where.bucket, where.rest, max_bytes, progress=progress.at)
     session.output.result(_record(found), f"{shown(found.name)}: {found.used_bytes} of {found.max_bytes} bytes used")
     return exits.OK
 

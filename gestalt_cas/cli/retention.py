@@ -51,8 +51,10 @@ def preview(session: Session, where: Address | None) -> int:
     """
     with tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, "w+", encoding="utf-8", newline="") as lines:
         # Printed when the view has been closed: who reads may take any time.
-        with session.store() as store:
-            found = store.preview_retention(*_place(where), each=lambda one: _keep(session, lines, one))
+        with session.store() as store, Progress("retention", counted=True) as progress:
+            found = store.preview_retention(
+                *_place(where), each=lambda one: _keep(session, lines, one), progress=progress.at
+            )
             doubt = store.clock_doubt()
         lines.seek(0)
         with on_stream("stdout"):

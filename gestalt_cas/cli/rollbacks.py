@@ -11,6 +11,7 @@ from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import ADDRESS, Address
 from gestalt_cas.cli.options import human_option
 from gestalt_cas.cli.output import shown
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.errors import InvalidArgument
 
@@ -39,10 +40,12 @@ def rollback(session: Session, where: Address, moment: str, dry_run: bool, stop_
     """
     if not moment:  # from an unset variable of a script; now is not what was meant
         raise InvalidArgument("--to: the value is empty")
-    with session.store() as store:
+    with session.store() as store, Progress("rollback", counted=True) as progress:
         if not (dry_run or moment.isdigit()):
             _refuse_before_all(store, where, moment)
-        done = store.rollback(where.bucket, where.rest, to=moment, dry_run=dry_run, stop_writes=stop_writes)
+        done = store.rollback(
+            where.bucket, where.rest, to=moment, dry_run=dry_run, stop_writes=stop_writes, progress=progress.at
+        )
     if dry_run:
         _show_steps(session, done, human)
     session.output.result(_record(done, dry_run), _summary(done, dry_run))

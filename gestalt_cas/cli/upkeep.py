@@ -71,11 +71,12 @@ def purge(session: Session, target: Address) -> int:
     """Remove every version of BUCKET/KEY and their bytes, for good and at once.
 
     Bytes that another object shares stay, and so do, until it ends, those that a running backup has pinned; both are
-    counted. Nothing brings a purged object back but a backup.
+    counted. Nothing brings a purged object back but a backup. Stopped in the midst of many versions, the newest are
+    there still: purge it again.
     """
     key = target.key()
-    with session.store() as store:
-        found = store.purge(key)
+    with session.store() as store, Progress("purge", counted=True) as progress:
+        found = store.purge(key, progress=progress.at)
     record = {**asdict(found), "bucket": found.key.bucket, "key": found.key.key}
     session.output.result(record, _purged(found))
     return _stuck(session, found)

@@ -49,6 +49,9 @@ _ALL = Prepared(f"SELECT {_ROW} FROM holds ORDER BY bucket, prefix, version_id")
 _PLACE = Prepared(
     f"INSERT INTO holds ({_ROW}) VALUES (:bucket, :prefix, :version_id, :created_ms) ON CONFLICT DO NOTHING"
 )
+_OF_VERSIONS = Prepared("""
+    SELECT version_id FROM holds WHERE bucket = :bucket AND version_id > '' AND prefix = :key ORDER BY version_id
+""")
 _RELEASE = Prepared(f"DELETE FROM holds WHERE {_JUST_THIS} RETURNING created_ms")
 
 
@@ -148,6 +151,11 @@ def of(connection: Connection, bucket: str, key: bytes, version_id: str) -> Hold
     """What holds a version, which is no delete marker; None when nothing does."""
     rows = _FIND(connection, bucket=bucket, prefix=key, version_id=version_id)
     return _hold(*rows[0]) if rows else above(connection, bucket, key)
+
+
+def of_versions(connection: Connection, bucket: str, key: bytes) -> list[str]:
+    """Which versions of a key are held for themselves; costs the holds of versions in the bucket, not the versions."""
+    return [version_id for (version_id,) in _OF_VERSIONS(connection, bucket=bucket, key=key)]
 
 
 def refuse(connection: Connection, bucket: str, key: bytes, version_id: str) -> None:

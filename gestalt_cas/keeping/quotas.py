@@ -24,6 +24,10 @@ from gestalt_cas.rules.listing import successor
 from gestalt_cas.sql.sqlite import Connection
 from gestalt_cas.sql.statements import Prepared
 
+STRETCH_ROWS = 10_000
+"""Rows that one look adds up: some milliseconds."""
+Place = tuple[bytes, int]
+"""Key and sequence of a row of a bucket's versions."""
 MOST_BYTES = 1 << 53
 """As config.schema.json has it: hosts send numbers as floats, which are exact up to here."""
 
@@ -45,6 +49,23 @@ _SET = Prepared("""
 """)
 _REMOVE = Prepared(f"DELETE FROM quotas WHERE {_OF_BUCKET} AND CAST(prefix AS BLOB) = :prefix RETURNING max_bytes")
 _SUM = "SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = :bucket AND gone_seq IS NULL AND key >= :lower"
+_BELOW = "bucket = :bucket AND key >= :lower AND key < coalesce(:upper, x'ffffffffff')"
+_AFTER = "(key, seq) > (:key, :seq)"
+_STRETCH_END = Prepared(
+    f"SELECT key, seq FROM versions WHERE {_BELOW} AND {_AFTER} ORDER BY key, seq LIMIT 1 OFFSET :skip"
+)
+_THEN = "seq <= :at AND (gone_seq IS NULL OR gone_seq > :at)"
+_USED_THEN = Prepared(f"""
+    SELECT coalesce(sum(size), 0) FROM versions
+    WHERE {_BELOW} AND {_AFTER} AND (key, seq) <= (:last_key, :last_seq) AND {_THEN}
+""")
+_CAME, _WENT = (
+    Prepared(f"SELECT coalesce(sum(size), 0) FROM versions INDEXED BY {index} WHERE {changed} AND {_BELOW}")
+    for index, changed in (
+        ("versions_by_seq", "seq > :at AND gone_seq IS NULL"),
+        ("versions_gone", "gone_seq IS NOT NULL AND gone_seq > :at AND seq <= :at"),
+    )
+)
 _USED, _USED_TO_THE_END = Prepared(f"{_SUM} AND key < :upper"), Prepared(_SUM)
 
 
@@ -133,9 +154,9 @@ def exceeded(quota: Quota, used: int, count: int, remedy: str) -> QuotaExceeded:
     )
 
 
-def place(connection: Connection, bucket: str, prefix: str, max_bytes: int) -> Quota:
-    """Set a quota, or another maximum of one. Adds up what is used, which reads every version below it."""
-    used = count(connection, bucket, prefix.encode())
+def place(connection: Connection, bucket: str, prefix: str, max_bytes: int, used: int | None = None) -> Quota:
+    """Set a quota, or another maximum of one; without what is `used` that is added up, from every version below it."""
+    used = count(connection, bucket, prefix.encode()) if used is None else used
     drop(connection, bucket, prefix)  # also a damaged row, which would stand beside the new one
     _SET(connection, bucket=bucket, prefix=prefix.encode(), max_bytes=max_bytes, used_bytes=used)
     return Quota(bucket, prefix, max_bytes, used)
@@ -169,6 +190,28 @@ def count(connection: Connection, bucket: str, prefix: bytes) -> int:
     else:
         rows = _USED(connection, bucket=bucket, lower=prefix, upper=upper)
     return int(rows[0][0])
+
+
+def count_then(
+    connection: Connection, bucket: str, prefix: bytes, at: int, after: Place | None = None
+) -> tuple[int, Place | None]:
+    """The same as of the sequence `at`, of a stretch of rows behind the row `after`, and where the next one begins.
+
+    The row of a version that is removed meanwhile stays, so the stretches add up to what was used then, whenever each
+    is looked at; `changed_since` tells what came of it. So nobody waits while a bucket of millions is counted.
+    """
+    key, seq = after or (prefix, -1)
+    here = {"bucket": bucket, "lower": prefix, "upper": successor(prefix), "key": key, "seq": seq}
+    ends = _STRETCH_END(connection, **here, skip=STRETCH_ROWS - 1)
+    last_key, last_seq = ends[0] if ends else (b"\xff" * 5, 0)
+    ((used,),) = _USED_THEN(connection, **here, last_key=last_key, last_seq=last_seq, at=at)
+    return int(used), ends[0] if ends else None
+
+
+def changed_since(connection: Connection, bucket: str, prefix: bytes, at: int) -> int:
+    """By how many bytes the use has grown since the sequence `at`; costs what changed in the whole store."""
+    here = {"bucket": bucket, "lower": prefix, "upper": successor(prefix), "at": at}
+    return int(_CAME(connection, **here)[0][0]) - int(_WENT(connection, **here)[0][0])
 
 
 def _quota(

@@ -62,7 +62,7 @@ KEPT_BY_SNAPSHOT = f"EXISTS (SELECT 1 FROM snapshots WHERE {_before('versions.go
 # What a snapshot shows when the version goes: it keeps its digest.
 _SHOWN = f"EXISTS (SELECT 1 FROM snapshots WHERE {_before(':gone_seq')} AND ({_REACHING}))"
 _THIS = "bucket = :bucket AND key = :key AND seq = :seq"
-_GONE = "bucket = :bucket AND key = :key AND gone_seq IS NOT NULL"
+_GONE = "bucket = :bucket AND key = :key AND seq > :after AND seq <= :until AND gone_seq IS NOT NULL"
 _SNAPSHOTS_OF = Prepared(
     f"SELECT name FROM snapshots WHERE {_before(':gone_seq')} AND ({_reaching(':bucket', ':key', ':seq')})"
     " ORDER BY seq, name"
@@ -93,8 +93,19 @@ _LET_GO = Prepared(f"""
 _KEPT = Prepared(f"SELECT seq, gone_seq FROM versions WHERE {_GONE} AND digest IS NOT NULL ORDER BY seq")
 _PAYLOADS = Prepared("""
     SELECT DISTINCT blobs.digest, blobs.size FROM blobs, versions
-    WHERE versions.bucket = :bucket AND versions.key = :key AND versions.gone_seq IS NOT NULL
-    AND blobs.digest = coalesce(versions.digest, versions.gone_digest)
+    WHERE versions.bucket = :bucket AND versions.key = :key AND versions.seq > :after AND versions.seq <= :until
+    AND versions.gone_seq IS NOT NULL AND blobs.digest = coalesce(versions.digest, versions.gone_digest)
+""")
+# What a snapshot shows of a key, if that has a payload. One that holds what no write stores is met when rows go.
+_SHOWING = Prepared(f"""
+    SELECT name FROM snapshots
+    WHERE {_IS_WHOLE} AND (bucket = '' OR bucket = :bucket) AND substr(:key, 1, length(prefix)) = prefix AND (
+        SELECT digest IS NOT NULL FROM versions
+        WHERE versions.bucket = :bucket AND versions.key = :key AND versions.seq <= snapshots.seq
+        AND (versions.gone_seq IS NULL OR versions.gone_seq > snapshots.seq)
+        ORDER BY versions.seq DESC LIMIT 1
+    )
+    ORDER BY seq, name
 """)
 _NEVER = (1 << 63) - 1
 
@@ -104,17 +115,20 @@ def leave(connection: Connection, bucket: str, key: bytes, seq: int, gone_seq: i
     _LEAVE(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq, gone_ms=gone_ms)
 
 
-def strip(connection: Connection, bucket: str, key: bytes) -> int:
+def strip(connection: Connection, bucket: str, key: bytes, after: int = -1, until: int = _NEVER) -> int:
     """Take out of the key's removed versions what was stored with them: headers, metadata and digests.
 
-    Returns of how many.
+    Of those after the sequence `after` up to `until`, here and below. Returns of how many.
     """
-    return len(_STRIP(connection, bucket=bucket, key=key))
+    return len(_STRIP(connection, bucket=bucket, key=key, after=after, until=until))
 
 
-def payloads(connection: Connection, bucket: str, key: bytes) -> list[tuple[bytes, int]]:
+def payloads(
+    connection: Connection, bucket: str, key: bytes, after: int = -1, until: int = _NEVER
+) -> list[tuple[bytes, int]]:
     """Digest and size of each payload that the key's removed versions had, as far as the store still has it."""
-    return [(digest, size) for digest, size in _PAYLOADS(connection, bucket=bucket, key=key)]
+    found = _PAYLOADS(connection, bucket=bucket, key=key, after=after, until=until)
+    return [(digest, size) for digest, size in found]
 
 
 def snapshots_of(connection: Connection, bucket: str, key: bytes, seq: int) -> list[str]:
@@ -122,10 +136,17 @@ def snapshots_of(connection: Connection, bucket: str, key: bytes, seq: int) -> l
     return [row[0] for row in _SNAPSHOTS_OF(connection, bucket=bucket, key=key, seq=seq, gone_seq=_NEVER)]
 
 
-def snapshots_keeping(connection: Connection, bucket: str, key: bytes) -> list[str]:
+def snapshots_showing(connection: Connection, bucket: str, key: bytes) -> list[str]:
+    """The names of the snapshots that show an object under this key, removed since or not, the oldest first."""
+    return [row[0] for row in _SHOWING(connection, bucket=bucket, key=key)]
+
+
+def snapshots_keeping(
+    connection: Connection, bucket: str, key: bytes, after: int = -1, until: int = _NEVER
+) -> list[str]:
     """The names of the snapshots that keep the payload of a removed version of this key."""
     names: dict[str, None] = {}
-    for seq, gone_seq in _KEPT(connection, bucket=bucket, key=key):
+    for seq, gone_seq in _KEPT(connection, bucket=bucket, key=key, after=after, until=until):
         found = _SNAPSHOTS_OF(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq)
         names.update(dict.fromkeys(row[0] for row in found))
     return list(names)

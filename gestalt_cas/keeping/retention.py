@@ -64,6 +64,7 @@ _LAST = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND seq <= :until ORDE
 _NEWEST = Prepared(f"SELECT commit_ms, digest IS NOT NULL FROM versions WHERE {_HERE} ORDER BY seq DESC LIMIT 1")
 _OBJECT_FROM = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND seq >= :bound AND digest IS NOT NULL LIMIT 1")
 _HELD_OBJECT = Prepared(f"SELECT seq FROM versions WHERE {_HERE} AND digest IS NOT NULL AND {holds.IS_HELD} LIMIT 1")
+_MANY = Prepared("SELECT seq FROM versions WHERE bucket = :bucket AND key = :key LIMIT 1 OFFSET 200")
 _GOING = Prepared(f"""
     SELECT version_id, seq, size, digest, commit_ms FROM versions
     WHERE {_HERE} AND seq > :after AND seq < :bound AND NOT {holds.IS_HELD} ORDER BY seq LIMIT :limit
@@ -234,9 +235,21 @@ def judge(connection: Connection, candidate: Candidate, rule: Rule, now_ms: int)
     if is_object:
         days = rule.expire_days
         return Verdict(bound, days is not None and commit_ms < now_ms - days * DAY_MS)
-    if rule.drop_markers and not (_OBJECT_FROM(connection, bound=bound, **here) or _HELD_OBJECT(connection, **here)):
+    if rule.drop_markers and not (_OBJECT_FROM(connection, bound=bound, **here) or _has_held(connection, candidate)):
         bound = ALL_OF_THEM
     return Verdict(bound)
+
+
+def _has_held(connection: Connection, candidate: Candidate) -> bool:
+    """Whether an object of the key is held for itself.
+
+    Each batch of a key's versions judges it again, so of a key with many rows the holds are asked: to look through the
+    rows would make the removal of many take the square of their number.
+    """
+    bucket, key = candidate.bucket, candidate.key
+    if _MANY(connection, bucket=bucket, key=key):
+        return bool(holds.of_versions(connection, bucket, key))
+    return bool(_HELD_OBJECT(connection, bucket=bucket, key=key))
 
 
 def _noncurrent_bound(connection: Connection, candidate: Candidate, rule: Rule) -> int:

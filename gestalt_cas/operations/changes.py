@@ -7,7 +7,6 @@ removes a version. Semantics: docs/contract.md (sections 3 and 6) and the S3 API
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import takewhile
 
 from gestalt_cas.clock import now_ms
 from gestalt_cas.errors import BlobMissing, NoSuchKey, NoSuchVersion, PreconditionFailed, VersionRemoved
@@ -94,16 +93,19 @@ class Changes:
     def undelete(self, tx: Connection, key: ObjectKey) -> ObjectVersion:
         """Remove the delete markers on top of the key's newest version; returns that, which is current then."""
         target = self._target(tx, key)
-        history = versions.everything(tx, target)
-        markers = list(takewhile(lambda version: version.delete_marker, history))
-        if len(markers) == len(history):
+        markers: list[ObjectVersion] = []
+        found = versions.everything(tx, target, limit=1)
+        while found and found[0].delete_marker:
+            markers += found
+            found = versions.everything(tx, target, below=found[0].seq, limit=1)
+        if not found:
             raise NoSuchKey(f"{target}: there is no version to bring back", delete_marker=bool(markers))
         if not markers:
             raise PreconditionFailed(f"{target} is not deleted")
         at_ms = self._now_ms()
         for marker in reversed(markers):  # the oldest first, so that what is then the newest is found at once
             versions.remove(tx, marker, at_ms)
-        return history[len(markers)]._replace(current=True)
+        return found[0]._replace(current=True)
 
     def _append(
         self,

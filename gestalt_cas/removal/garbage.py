@@ -126,13 +126,13 @@ class Collector:
             self._estimate = None
         return result
 
-    def sweep_now(self, digests: list[bytes]) -> Collected:
+    def sweep_now(self, digests: list[bytes], progress: Progress = silent) -> Collected:
         """Remove these payloads, which a committed transaction recorded as unreachable, without grace.
 
         What a version reaches, or a live pin keeps, stays.
         """
         sweep = Sweep(self._parts, _ALWAYS, only=digests)
-        self._sweep(sweep, silent)
+        self._sweep(sweep, progress)
         return _removed_by(sweep)
 
     def reclaimable(self) -> Reclaimable:

@@ -19,11 +19,13 @@ from gestalt_cas.keeping import reachability, removals, retention
 from gestalt_cas.keeping.retention import Candidate, Stretch, Verdict
 from gestalt_cas.objects import NULL_VERSION, ObjectKey, ObjectVersion
 from gestalt_cas.operations.parts import Parts
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.removal import horizons, soundness
 from gestalt_cas.removal.retention_runs import Applied, keeps_its_place, stretches
 from gestalt_cas.rows import settings, versions
 from gestalt_cas.sql.sqlite import Connection
 
+_JUDGING = "judging versions"
 _AT_ONCE = 1_000
 """Versions of a key that are read at once."""
 
@@ -58,17 +60,27 @@ class Foreseen:
     freed_bytes: int
 
 
-def preview(parts: Parts, bucket: str | None, prefix: bytes, each: Callable[[Going], None] | None = None) -> Foreseen:
+def preview(
+    parts: Parts,
+    bucket: str | None,
+    prefix: bytes,
+    each: Callable[[Going], None] | None = None,
+    progress: Progress = silent,
+) -> Foreseen:
     """What `retention_runs.apply` would do now, judged in one view.
 
     `each` is told every version, keys in order, the oldest first, and should be quick: while the view is open the WAL
-    is not shortened. Raises DatabaseDamaged, before `each` is told anything, where a run would.
+    is not shortened. `progress` may raise to stop. Raises DatabaseDamaged, before `each` is told anything, where a run
+    would.
     """
     begun_ms, applied = now_ms(), Applied()
     with parts.database.read() as tx:
         sound, ledger = soundness.Once(parts, lambda: nullcontext(tx)), _Ledger(tx)
         for stretch in stretches(tx, settings.retention_rules(tx), bucket, prefix):
-            for one in _going(tx, stretch, begun_ms, sound):
+            progress(_JUDGING, applied.versions + applied.markers, 0)
+            for number, one in enumerate(_going(tx, stretch, begun_ms, sound), 1):
+                if number % _AT_ONCE == 0:
+                    progress(_JUDGING, applied.versions + applied.markers, 0)
                 if one.reason == "expired":
                     applied.expired += 1
                 else:
@@ -76,6 +88,7 @@ def preview(parts: Parts, bucket: str | None, prefix: bytes, each: Callable[[Goi
                     ledger.enter(one)
                 if each is not None:
                     each(one)
+        progress("judging payloads", 0, 0)
         payloads, freed_bytes = ledger.freed()
         dropped = horizons.droppable(tx, begun_ms) if bucket is None else 0
         if dropped:

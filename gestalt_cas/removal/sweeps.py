@@ -39,6 +39,7 @@ class Sweep:
         self._parts = parts
         self._until_ms = until_ms
         self._only = only
+        self._at = 0
         self._after = b""
         self._most = FIRST_BATCH_FILES
         self._were_rows: set[bytes] = set()
@@ -87,13 +88,28 @@ class Sweep:
         if self._only is None:
             found = reachability.ripe(tx, self._after, self._until_ms, self._most)
         else:
-            found = [garbage for digest in self._only for garbage in reachability.recorded(tx, digest)][: self._most]
+            found = self._next_of_only(tx, self._only)
         sizes = accumulate(garbage.size for garbage in found)
         return [
             garbage
             for index, (garbage, size) in enumerate(zip(found, sizes, strict=True))
             if size <= BATCH_BYTES or not index
         ]
+
+    def _next_of_only(self, tx: Connection, only: list[bytes]) -> list[Garbage]:
+        """The same of those that were named. What is passed because it is not recorded is not looked at again.
+
+        So a batch costs what it takes, and not what was named: a purge may name hundreds of thousands.
+        """
+        found: list[Garbage] = []
+        for index in range(self._at, len(only)):
+            recorded = reachability.recorded(tx, only[index])
+            if not recorded and not found:
+                self._at += 1
+            found += recorded
+            if len(found) >= self._most:
+                break
+        return found[: self._most]
 
     def _unlink(self, taken: list[Garbage]) -> None:
         """Remove the files, after the commit and still under the lock. One that stays is an orphan of the next run."""

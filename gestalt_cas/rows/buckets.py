@@ -26,30 +26,29 @@ _CAME_SINCE = Prepared("""
     SELECT 1 FROM versions INDEXED BY versions_by_seq
     WHERE seq > :since AND bucket = :bucket AND gone_seq IS NULL LIMIT 1
 """)
+Place = tuple[bytes, int]
+"""Key and sequence of a row of a bucket."""
 STRETCH = 4096
 """Rows that one look for a version walks."""
 VIEW_SECONDS = 0.1
 """How long one view may be walked for the list of buckets."""
 
 
-def _totals(upper: str = "") -> Prepared:
-    where = f"""
-        versions.bucket = :bucket AND versions.gone_seq IS NULL AND versions.digest IS NOT NULL
-        AND versions.key >= :lower {upper}
-    """
-    return Prepared(f"""
-        SELECT count(*) FILTER (WHERE current.seq IS NOT NULL), count(*),
-            coalesce(sum(versions.size) FILTER (WHERE current.seq IS NOT NULL), 0), coalesce(sum(versions.size), 0),
-            (SELECT coalesce(sum(size), 0) FROM blobs
-             WHERE digest IN (SELECT versions.digest FROM versions WHERE {where}))
-        FROM versions LEFT JOIN current
-            ON current.seq = versions.seq AND current.bucket = versions.bucket AND current.key = versions.key
-        WHERE {where}
-    """)
-
-
-_TOTALS, _TOTALS_ALL = _totals("AND versions.key < :upper"), _totals()
-
+# The first of those below the prefix that have a payload stands for its bytes, so no list of payloads is kept.
+_TOTALS = Prepared("""
+    SELECT count(*) FILTER (WHERE current.seq IS NOT NULL), count(*),
+        coalesce(sum(versions.size) FILTER (WHERE current.seq IS NOT NULL), 0), coalesce(sum(versions.size), 0),
+        coalesce(sum(versions.size) FILTER (WHERE NOT EXISTS (
+            SELECT 1 FROM versions first INDEXED BY versions_by_digest
+            WHERE first.digest = versions.digest AND first.bucket = versions.bucket AND first.key >= :lower
+            AND (first.key, first.seq) < (versions.key, versions.seq) AND first.gone_seq IS NULL
+        )), 0)
+    FROM versions LEFT JOIN current
+        ON current.seq = versions.seq AND current.bucket = versions.bucket AND current.key = versions.key
+    WHERE versions.bucket = :bucket AND (versions.key, versions.seq) > (:key, :seq)
+    AND (versions.key, versions.seq) <= (:last_key, :last_seq) AND versions.key < :upper
+    AND versions.gone_seq IS NULL AND versions.digest IS NOT NULL
+""")
 _BEGINNING, _END = (b"", 0), (b"\xff", 0)  # no key is empty, and UTF-8 has no such byte
 
 
@@ -119,11 +118,22 @@ def ever(connection: Connection) -> list[str]:
     return names
 
 
-def totals(connection: Connection, bucket: str, lower: bytes, upper: bytes | None) -> tuple[int, int, int, int, int]:
-    """Objects, versions (markers not counted), bytes of objects, of versions, and of the payloads reached, each once.
+Totals = tuple[int, int, int, int, int]
+"""Objects, versions (markers not counted), bytes of objects, of versions, and of the payloads reached, each once."""
 
-    Of the keys from `lower` (inclusive) to `upper` (exclusive; None: no bound).
+
+def totals(
+    connection: Connection, bucket: str, lower: bytes, upper: bytes | None, after: Place | None = None
+) -> tuple[Totals, Place | None]:
+    """Count the keys from `lower` (inclusive) to `upper` (exclusive; None: no bound), a stretch of their rows.
+
+    It begins behind the row `after`. Returns the last row as well, to go on behind; None: that was all.
     """
-    if upper is None:
-        return _TOTALS_ALL(connection, bucket=bucket, lower=lower)[0]
-    return _TOTALS(connection, bucket=bucket, lower=lower, upper=upper)[0]
+    key, seq = after or (lower, -1)
+    here: dict[str, object] = {"bucket": bucket, "key": key, "seq": seq}
+    ends = _STRETCH_END(connection, **here, skip=STRETCH - 1)
+    last = ends[0] if ends else _END
+    counted = _TOTALS(
+        connection, **here, lower=lower, upper=_END[0] if upper is None else upper, last_key=last[0], last_seq=last[1]
+    )
+    return counted[0], last if last != _END and (upper is None or last[0] < upper) else None

@@ -76,7 +76,11 @@ _READ_AND_JUDGED = f"""
 _BY_SEQ = Prepared(f"{_READ_AND_JUDGED} AND seq = :seq")
 _NULL = Prepared(f"{_READ_AND_JUDGED} AND version_id = 'null'")
 _NEXT = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1")
-_ALL = Prepared(f"{_READ} FROM versions WHERE {_HERE} ORDER BY seq DESC")
+_ALL = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq < :below ORDER BY seq DESC LIMIT :limit")
+_BETWEEN = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq > :after AND seq <= :until ORDER BY seq")
+_STEP = Prepared("""
+    SELECT seq FROM versions WHERE bucket = :bucket AND key = :key AND seq > :after ORDER BY seq LIMIT 2 OFFSET :skip
+""")
 
 
 def current(connection: Connection, key: ObjectKey) -> ObjectVersion | None:
@@ -122,10 +126,34 @@ def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None,
     return _SEEK(connection, bucket=bucket, lower=lower, upper=upper, limit=limit)
 
 
-def everything(connection: Connection, key: ObjectKey) -> list[ObjectVersion]:
-    """All versions and markers of `key`, the newest first."""
-    rows = _ALL(connection, bucket=key.bucket, key=key.key.encode())
-    return [from_row(key.bucket, row, current=not index) for index, row in enumerate(rows)]
+def everything(
+    connection: Connection, key: ObjectKey, *, below: int = version_ids.LAST_SEQUENCE + 1, limit: int = -1
+) -> list[ObjectVersion]:
+    """All versions and markers of `key`, the newest first; of those below a sequence at most `limit`.
+
+    Only the first of all of them is current.
+    """
+    rows = _ALL(connection, bucket=key.bucket, key=key.key.encode(), below=below, limit=limit)
+    whole = below > version_ids.LAST_SEQUENCE
+    return [from_row(key.bucket, row, current=whole and not index) for index, row in enumerate(rows)]
+
+
+def step(connection: Connection, key: ObjectKey, after: int, limit: int) -> int | None:
+    """The sequence of the last of the next `limit` rows of `key` after a sequence, removed ones counted as well.
+
+    None: there are no more than that.
+    """
+    rows = _STEP(connection, bucket=key.bucket, key=key.key.encode(), after=after, skip=limit - 1)
+    return int(rows[0][0]) if rows[1:] else None
+
+
+def between(connection: Connection, key: ObjectKey, after: int, until: int) -> list[ObjectVersion]:
+    """The versions and markers of `key` after a sequence (exclusive) up to another (inclusive), the oldest first.
+
+    `current` is not told of them.
+    """
+    rows = _BETWEEN(connection, bucket=key.bucket, key=key.key.encode(), after=after, until=until)
+    return [from_row(key.bucket, row, current=False) for row in rows]
 
 
 def append(

@@ -28,6 +28,7 @@ from blake3 import blake3
 from gestalt_cas.clock import instant
 from gestalt_cas.errors import BeforeHorizon, VersionRemoved
 from gestalt_cas.objects import Headers, ObjectVersion
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.rows import buckets, history, moments
 from gestalt_cas.rows.moments import Moment
 from gestalt_cas.sql.sqlite import Connection
@@ -67,27 +68,31 @@ class _Sum:
         return self._hash.hexdigest()
 
 
-def of_bucket(database: Database, bucket: str, moment: Moment, *, current: bool = False) -> Proof:
+def of_bucket(
+    database: Database, bucket: str, moment: Moment, *, current: bool = False, progress: Progress = silent
+) -> Proof:
     """Prove the versions of a bucket (a real name) at a moment, or with `current` its objects then.
 
     Reads every row, in short views, while others write. Raises VersionRemoved when what a version was is not known any
     more since it was purged, and what `moments.resolve` raises. What a snapshot shows is known for ever with `current`
-    only: it keeps no older versions.
+    only: it keeps no older versions. `progress` may raise to stop.
     """
     total = _Sum("current" if current else "versions")
     walk = _objects if current else _versions
     for record in walk(database, bucket, moment):
+        if total.lines % _VIEW_ROWS == 0:
+            progress(f"proving {bucket}", total.lines, 0)
         total.add(record)
     return Proof(total.digest, bucket, moment, total.lines)
 
 
-def of_store(database: Database, moment: Moment, *, current: bool = False) -> Proof:
+def of_store(database: Database, moment: Moment, *, current: bool = False, progress: Progress = silent) -> Proof:
     """Prove every bucket; raises what `of_bucket` raises."""
     total = _Sum("store current" if current else "store versions")
     with database.read() as tx:
         names = buckets.ever(tx)
     for bucket in names:
-        proof = of_bucket(database, bucket, moment, current=current)
+        proof = of_bucket(database, bucket, moment, current=current, progress=progress)
         if proof.lines:
             total.add([bucket, proof.digest])
     return Proof(total.digest, "", moment, total.lines)

@@ -25,6 +25,7 @@ from gestalt_cas.keeping import holds, quotas
 from gestalt_cas.objects import NO_HEADERS, NO_METADATA, Headers, ObjectKey
 from gestalt_cas.operations.heartbeats import HeldPin
 from gestalt_cas.operations.parts import Parts
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.rows import history, rollback_rows, versions
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.rollback_rows import Return
@@ -39,6 +40,7 @@ MOST_SECONDS = 10.0
 _COMMIT_SECONDS = 1.5
 """What of it is left to COMMIT, which cannot be given up: it writes some hundred MB for the most keys."""
 _STEPS_AT_ONCE = 1000
+_ADDING = "adding versions"
 _TRIES = 3
 
 
@@ -85,9 +87,9 @@ class _Outdated(Exception):
     """A row that was to be copied has lost its payload since the plan was made."""
 
 
-def preview(parts: Parts, scope: Scope) -> RolledBack:
+def preview(parts: Parts, scope: Scope, progress: Progress = silent) -> RolledBack:
     """What rolling back would do now; nothing is changed. Raises what `roll_back` raises before its first change."""
-    plan = Plan(parts, scope)
+    plan = Plan(parts, scope, progress)
     plan.follow()
     plan.require_possible(stop_writes=True)
     with parts.database.read() as tx:
@@ -95,7 +97,7 @@ def preview(parts: Parts, scope: Scope) -> RolledBack:
     return _told(plan, plan.until, plan.until)
 
 
-def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> RolledBack:
+def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False, progress: Progress = silent) -> RolledBack:
     """Make the keys of a scope what they were at its moment; returns when that is durable.
 
     With `stop_writes` it may change any number of keys and take as long as that needs; others that write then fail
@@ -107,14 +109,14 @@ def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> Rolle
     pin = HeldPin(parts, f"rollback-{secrets.token_hex(6)}", "rollback", {"where": scope.name})
     with pin:
         for _ in range(_TRIES):
-            plan = Plan(parts, scope)
+            plan = Plan(parts, scope, progress)
             plan.follow()
             plan.require_possible(stop_writes=stop_writes)
             if not plan.steps:
                 return _told(plan, plan.until, plan.until)
             pin.confirm()
             try:
-                done = _carry_out(parts, plan, stop_writes=stop_writes)
+                done = _carry_out(parts, plan, progress, stop_writes=stop_writes)
             except _Outdated:
                 continue
             _shorten_wal(parts)
@@ -122,7 +124,7 @@ def roll_back(parts: Parts, scope: Scope, *, stop_writes: bool = False) -> Rolle
     raise StoreBusy(f"{scope.name}: versions lose their payloads faster than the plan can be made; try again")
 
 
-def _carry_out(parts: Parts, plan: Plan, *, stop_writes: bool) -> RolledBack:
+def _carry_out(parts: Parts, plan: Plan, progress: Progress, *, stop_writes: bool) -> RolledBack:
     # The WAL is shortened when others have had their turn.
     with parts.database.write(relieve=False) as tx:
         check_time = _limit(plan.scope, stop_writes=stop_writes)
@@ -132,7 +134,7 @@ def _carry_out(parts: Parts, plan: Plan, *, stop_writes: bool) -> RolledBack:
         suspended = store_settings.for_writing(tx).suspended
         add = _replace if suspended else _add
         with rollback_rows.cached(tx, len(plan.steps)):
-            add(tx, plan.scope.bucket, plan.in_order(), check_time)
+            add(tx, plan.scope.bucket, plan.in_order(), check_time, progress)
         after, _ = history.last(tx)
     return _told(plan, before, after, undoable=not suspended)
 
@@ -158,24 +160,30 @@ def _limit(scope: Scope, *, stop_writes: bool) -> Callable[[], None]:
     return check
 
 
-def _add(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None]) -> None:
+def _add(
+    tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None], progress: Progress
+) -> None:
     """Add all versions with one commit time."""
     rollback_rows.charge(tx, bucket, steps)
     first, commit_ms = versions.draw(tx, now_ms(), len(steps))
     for start in range(0, len(steps), _STEPS_AT_ONCE):
         check_time()
+        progress(_ADDING, start, len(steps))
         if not rollback_rows.add(tx, bucket, steps[start : start + _STEPS_AT_ONCE], first + start, commit_ms):
             raise _Outdated
     check_time()
 
 
-def _replace(tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None]) -> None:
+def _replace(
+    tx: Connection, bucket: str, steps: Sequence[Return], check_time: Callable[[], None], progress: Progress
+) -> None:
     """The same with versioning suspended: each is the key's null version then, and replaces the one before."""
     at_ms = now_ms()
     counted, guarded = quotas.any_stand(tx), holds.any_stand(tx)
     for number, step in enumerate(steps):
         if number % _STEPS_AT_ONCE == 0:
             check_time()
+            progress(_ADDING, number, len(steps))
         headers, metadata = _attributes(tx, bucket, step)
         versions.append(
             tx,

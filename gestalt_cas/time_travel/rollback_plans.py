@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gestalt_cas.errors import BlobMissing, PreconditionFailed, VersionRemoved
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.operations.parts import Parts
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.rows import history, moments, rollback_rows
 from gestalt_cas.rows.moments import Moment
 from gestalt_cas.rows.rollback_rows import Removed, Return
@@ -28,6 +29,7 @@ _FEW_KEYS = 1000
 """So few that have changed meanwhile are left to be planned under the lock."""
 _ROUNDS = 5
 _NAMED = 3
+_COMPARING = "comparing keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,12 @@ class Scope:
 class Plan:
     """What takes the keys of a scope back, as the store was after the change `until`."""
 
-    def __init__(self, parts: Parts, scope: Scope) -> None:
+    def __init__(self, parts: Parts, scope: Scope, progress: Progress = silent) -> None:
         self.scope = scope
         self.until = scope.moment.seq
         self.steps: dict[bytes, Return] = {}
         self._parts = parts
+        self._progress = progress
         self._prefix = scope.prefix.encode()
         self._removed: set[bytes] = set()
         self._present: set[bytes] = set()
@@ -66,6 +69,7 @@ class Plan:
             present = self._last()
             keys = sorted(self._changed_until(present))
             for start in range(0, len(keys), _VIEW_KEYS):
+                self._progress(_COMPARING, start, len(keys))
                 self._look_at(keys[start : start + _VIEW_KEYS])
             self.until = present
             if len(keys) <= _FEW_KEYS:
@@ -106,6 +110,7 @@ class Plan:
         keys: set[bytes] = set()
         after = self.until
         while after < present:
+            self._progress("looking for changes", len(keys), 0)
             until = min(after + _VIEW_CHANGES, present)
             with self._parts.database.read() as tx:
                 keys.update(self._changed(tx, after, until))
