@@ -9,7 +9,9 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
 
 import click
@@ -32,6 +34,7 @@ from command_line import (  # noqa: F401
 from gestalt_cas import ListQuery, ObjectKey, Store, errors
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.app import VERBS, app, run
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.clock import instant
 
 HEAVY = ("grpc", "gestalt", "google.protobuf", "sqlalchemy", "alembic", "rich", "jsonschema", "yaml", "opentelemetry")
@@ -401,6 +404,36 @@ def test_long_transfers_show_progress_on_a_terminal_only(data_dir: Path) -> None
     time.sleep(0.7)
     _, err = child.communicate(pieces[0], timeout=60)
     assert (child.returncode, err) == (0, b"")
+
+
+def test_work_that_tells_where_it_is_shows_when_nothing_more_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step over a large store may take a minute."""
+    drawn = threading.Event()
+
+    class Bar:
+        def add_task(self, *_: object, **__: object) -> int:
+            return 1
+
+        def start(self) -> None:
+            return
+
+        stop = start
+
+        def update(self, *_: object, **__: object) -> None:
+            drawn.set()
+
+    monkeypatch.setattr("sys.stderr", types.SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(Progress, "_make", lambda _: Bar())
+    with Progress("check", counted=True) as progress:
+        progress.at("a long step", 0, 0)
+        assert drawn.wait(60)
+    before = threading.active_count()
+    with Progress("check", counted=True) as progress:
+        progress.at("a short step", 0, 0)
+    assert progress._timer is not None
+    progress._timer.join(60)
+    assert threading.active_count() <= before
+    assert progress._bar is None
 
 
 def test_short_transfers_show_nothing_at_all(data_dir: Path) -> None:

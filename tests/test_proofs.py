@@ -11,7 +11,7 @@ import pytest
 from blake3 import blake3
 
 from gestalt_cas import Headers, ListQuery, ObjectKey, Store, restore
-from gestalt_cas.errors import BeforeHorizon, InvalidArgument, VersionRemoved
+from gestalt_cas.errors import BeforeHorizon, Cancelled, InvalidArgument, VersionRemoved
 from gestalt_cas.time_travel import proofs
 from gestalt_cas.transactions.database import Database
 from storage import BUCKET, change, key, put
@@ -186,3 +186,19 @@ def test_a_snapshot_keeps_what_was_current_provable(store: Store) -> None:
         store.prove(BUCKET, as_of=str(seq), current=True)
     with pytest.raises(InvalidArgument, match="is of bucket only"):
         store.prove(as_of="then")
+
+
+def test_it_is_told_how_far_a_proof_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "_VIEW_ROWS", 2)
+    for number in range(5):
+        put(store, f"k{number}", b"x")
+    told: list[tuple[str, int, int]] = []
+    asked = store.prove(progress=lambda *what: told.append(what))
+    assert [done for _, done, _ in told] == [0, 2, 4]
+    assert asked == store.prove()
+    with pytest.raises(Cancelled):
+        store.prove(BUCKET, progress=stop)
+
+
+def stop(*_: object) -> None:
+    raise Cancelled("stopped")

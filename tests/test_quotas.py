@@ -13,7 +13,9 @@ import pytest
 
 from command_line import Command, command_in, one_line
 from gestalt_cas import Conditions, ObjectKey, Store
+from gestalt_cas.checks.inspection import CheckOptions
 from gestalt_cas.errors import InvalidArgument, InvalidConfig, PreconditionFailed, QuotaExceeded, SettingsConflict
+from gestalt_cas.keeping import quotas
 from gestalt_cas.keeping.quotas import Quota
 from presigned import Site
 from storage import Child, change, payloads, rows, staged
@@ -352,6 +354,54 @@ def test_setting_a_quota_beside_writers_misses_none(store: Store) -> None:
     store.set_quota("b", "", 1 << 30)
     done.set()
     thread.join()
+    assert exact(store)
+
+
+def test_nobody_waits_while_what_is_used_is_added_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes and goes meanwhile, before or behind what was added up already, counts."""
+    monkeypatch.setattr(quotas, "STRETCH_ROWS", 3)
+    made = [put(store, f"b/p/{number}", 10) for number in range(10)]
+    for number in range(10):
+        put(store, f"b/elsewhere/{number}", 10)
+    turns: list[int] = []
+
+    def meanwhile(*_: object) -> None:
+        turns.append(1)
+        put(store, f"b/p/{len(turns)}", 100)
+        put(store, f"b/p/new{len(turns)}", 1000)
+        put(store, f"b/q{len(turns)}", 1000)
+        for number in (0, 9, len(turns)):
+            store.delete(made[number].key, version_id=made[number].version_id)
+        if len(turns) == 2:
+            store.purge(made[1].key)
+            store.purge(made[8].key)
+
+    found = store.set_quota("b", "p/", 1 << 30, progress=meanwhile)
+    assert len(turns) >= 3
+    assert store.quotas() == [found]
+    assert exact(store)
+
+
+def test_a_check_counts_as_of_one_moment_while_others_write(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "STRETCH_ROWS", 3)
+    for number in range(10):
+        put(store, f"b/p/{number}", 10)
+    store.set_quota("b", "p/", 1 << 30)
+    change(store, "UPDATE quotas SET used_bytes = used_bytes + 5")
+    real, turns = quotas.count_then, list[int]()
+
+    def count_then(*arguments: Any) -> Any:
+        turns.append(1)
+        put(store, f"b/p/{len(turns)}", 100)
+        put(store, f"b/p/new{len(turns)}", 1000)
+        return real(*arguments)
+
+    monkeypatch.setattr(quotas, "count_then", count_then)
+    report = store.check(CheckOptions(repair=True))
+    (found,) = [one for one in report.findings if one.kind == "quota"]
+    assert (found.found, found.expected) == ("105", "100")
+    assert len(turns) >= 3
+    monkeypatch.undo()
     assert exact(store)
 
 

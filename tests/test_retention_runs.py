@@ -41,7 +41,9 @@ def test_keys_are_seen_whole_wherever_a_stretch_ends(
     for name, text in (("a", "1"), ("b", "123"), ("c", "12"), ("d", "1234"), ("e", "12")):
         letters(store, text, name=name)
     rule(store, {"bucket": {"keepNoncurrent": 0}})
-    assert store.preview_retention().versions == 7
+    told: list[tuple[str, int, int]] = []
+    assert store.preview_retention(progress=lambda *what: told.append(what)).versions == 7
+    assert {what for what, _, _ in told} == {"judging versions", "judging payloads"}
     assert store.apply_retention().versions == 7
     assert [left(store, name) for name in "abcde"] == [["1"], ["3"], ["2"], ["4"], ["2"]]
 

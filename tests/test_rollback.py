@@ -130,6 +130,30 @@ def test_everything_is_as_it_was(store: Store, moment: str) -> None:
     assert store.check().clean
 
 
+@pytest.mark.parametrize("versioning", ["enabled", "suspended"])
+def test_it_can_be_stopped_wherever_it_tells_how_far_it_is(store: Store, moment: str, versioning: str) -> None:
+    change_everything(store)
+    store.change_settings({"versioning": versioning})
+    before, told, turn = everything(store), 0, 0
+
+    def stop(*_: object) -> None:
+        nonlocal told
+        told += 1
+        if told > turn:
+            raise KeyboardInterrupt
+
+    while True:
+        told = 0
+        try:
+            store.rollback(BUCKET, to=moment, progress=stop)
+            break
+        except KeyboardInterrupt:
+            assert everything(store) == before
+        turn += 1
+    assert turn >= 3
+    assert everything(store) != before
+
+
 def test_it_is_told_what_is_done_to_each_key(store: Store, moment: str) -> None:
     done = store.rollback(BUCKET, to=moment, dry_run=True)
     assert [(step.kind, step.key.key, step.size) for step in done.steps()] == [

@@ -31,6 +31,7 @@ from gestalt_cas.errors import (
 from gestalt_cas.files import staging
 from gestalt_cas.files.layout import Layout
 from gestalt_cas.operations import changes, pages
+from gestalt_cas.rows import buckets
 from gestalt_cas.system.locks import FileLock
 from gestalt_cas.transactions.database import Database
 from storage import (
@@ -716,6 +717,32 @@ def test_usage_counts_shared_payloads_once(store: Store) -> None:
     assert store.usage("nobody's").versions == 0
     with pytest.raises(InvalidArgument):
         store.usage("a/b")
+
+
+@pytest.mark.parametrize("stretch", [1, 2, 3, 5, 100])
+def test_usage_is_counted_in_stretches(store: Store, monkeypatch: pytest.MonkeyPatch, stretch: int) -> None:
+    """A view of all rows would keep the WAL from being shortened, and nobody could stop it."""
+    for turn in range(3):
+        for number in range(4):
+            put(store, f"p/{number}", b"%d" % (number % 2) * (turn + 1))
+    put(store, "a", b"0")
+    put(store, "q", b"00")
+    removed = put(store, "p/1", b"removed")
+    store.delete(key("p/1"), version_id=removed.version_id)
+    store.delete(key("p/2"))
+    monkeypatch.setattr(buckets, "STRETCH", stretch)
+    told: list[int] = []
+    used = store.usage(BUCKET, "p/", progress=lambda _, done, __: told.append(done))
+    assert (used.objects, used.versions) == (3, 12)
+    assert (used.logical_bytes, used.version_bytes, used.stored_bytes) == (9, 24, 12)
+    assert len(told) == 14 // stretch
+    if stretch < 5:
+        with pytest.raises(Cancelled):
+            store.usage(BUCKET, progress=stop)
+
+
+def stop(*_: object) -> None:
+    raise Cancelled("stopped")
 
 
 # ---- state ----

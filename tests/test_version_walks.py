@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from command_line import Command, command_in
 from gestalt_cas import ListQuery, Store
 from gestalt_cas.errors import InvalidToken
-from gestalt_cas.keeping import retention
+from gestalt_cas.keeping import holds, retention
 from gestalt_cas.keeping.retention import Rule, Stretch
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion, VersionPage
 from gestalt_cas.operations import pages
@@ -619,6 +619,52 @@ def test_each_removed_row_is_walked_a_few_times_only(full: Store, name: str) -> 
     """And not for each version that stands below."""
     few, many = costs(full, LINEAR[name])
     assert (many - few) * 10 / (MANY - FEW) < STAND
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """For each of two numbers a key `below` in the bucket `oneN` with so many versions below a delete marker."""
+    with Store.open(tmp_path_factory.mktemp("deep") / "store") as store:
+        with store._database.write() as tx:
+            blob_rows.keep(tx, DIGEST, 1, b"")
+            for count in (FEW, MANY):
+                for _ in range(count):
+                    append(tx, key("below", f"one{count}"))
+                append(tx, key("below", f"one{count}"), None)
+        yield store
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_judging_a_key_does_not_walk_what_goes_of_it(deep: Store, held: bool) -> None:
+    """Else the removal of many versions takes the square of their number."""
+    rule = Rule(keep_noncurrent=0, drop_markers=True)
+    found = []
+    for count in (FEW, MANY):
+        with suppress(Undone), deep._database.write() as tx:
+            if held:
+                holds.place(tx, f"one{count}", "another", "its version", 1)
+            (candidate,), _ = retention.candidates(tx, Stretch(f"one{count}", b"", None, rule), b"", 1)
+            verdicts: list[retention.Verdict] = []
+            found.append(cost(tx, lambda: verdicts.append(retention.judge(tx, candidate, rule, 1))))  # noqa: B023
+            assert [verdict.bound for verdict in verdicts] == [retention.ALL_OF_THEM]
+            raise Undone
+    few, many = found
+    assert many <= few * 1.1 + 5
+
+
+def test_a_held_object_among_many_keeps_the_markers(deep: Store) -> None:
+    rule, home = Rule(keep_noncurrent=0, drop_markers=True), f"one{MANY}"
+    with suppress(Undone), deep._database.write() as tx:
+        oldest = versions.everything(tx, key("below", home))[-1]
+        holds.place(tx, home, "below", oldest.version_id, 1)
+        (candidate,), _ = retention.candidates(tx, Stretch(home, b"", None, rule), b"", 1)
+        assert retention.judge(tx, candidate, rule, 1).bound != retention.ALL_OF_THEM
+        raise Undone
+
+
+def test_undeleting_does_not_read_what_lies_below(deep: Store) -> None:
+    few, many = costs(deep, lambda tx, count: deep._changes.undelete(tx, key("below", f"one{count}")))
+    assert many <= few * 1.1 + 5
 
 
 def test_pages_of_one_key_do_not_walk_again_what_was_walked(full: Store) -> None:
