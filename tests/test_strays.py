@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
 
 from gestalt_cas import Store
+from gestalt_cas.keeping import reachability
 from gestalt_cas.removal import strays
+from gestalt_cas.sql.sqlite import Connection
+from gestalt_cas.sql.statements import Prepared
 from storage import body, change, put, rows
 
 
@@ -61,3 +65,22 @@ def test_a_place_that_no_row_can_have_is_nobodys(store: Store) -> None:
 
 def test_a_store_without_rows_has_none(store: Store) -> None:
     assert strays.collect(store._parts) == 0
+
+
+def test_what_is_named_is_not_read_whole_for_a_few(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of millions of payloads would take as much memory as its rows, while others wait for the lock."""
+    for number in range(50):
+        put(store, f"k{number}", b"%d" % number)
+    add(store, 700, b"stray")
+    found: list[int] = []
+    real = Prepared.__call__
+
+    def call(self: Prepared, connection: Connection, /, **values: object) -> list[tuple[Any, ...]]:
+        found.append(len(rows := real(self, connection, **values)))
+        return rows
+
+    named = places(store)
+    monkeypatch.setattr(Prepared, "__call__", call)
+    with store._database.read() as tx:
+        assert reachability.strays(tx, {700, named[7]}) == {700}
+    assert found == [1]

@@ -7,6 +7,7 @@ function works in the transaction of its caller.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from gestalt_cas.errors import DatabaseDamaged
@@ -61,7 +62,7 @@ _AS_GARBAGE = Prepared(f"SELECT size, {IS_ROW} FROM blobs WHERE digest = :digest
 _TAKE_OUT = Prepared(
     "DELETE FROM inlined WHERE id = (SELECT place FROM blobs WHERE blobs.digest = :digest) RETURNING id"
 )
-_ALL_PLACES = Prepared(f"SELECT place FROM blobs WHERE {IS_ROW}")
+_NAMED_OF = Prepared(f"SELECT place FROM blobs WHERE {IS_ROW} AND place IN (SELECT value FROM json_each(:places))")
 _DROP_ROW = Prepared("DELETE FROM inlined WHERE id = :place")
 _FORGET = Prepared("DELETE FROM blobs WHERE digest = :digest")
 _SIZE = Prepared(f"""
@@ -182,7 +183,9 @@ def places(connection: Connection, first: int) -> list[int]:
 
 def strays(connection: Connection, candidates: set[int]) -> set[int]:
     """Those rows of `inlined` that no payload names; reads all rows of payloads."""
-    return candidates - {place for (place,) in _ALL_PLACES(connection)} if candidates else set()
+    if not candidates:
+        return set()
+    return candidates - {place for (place,) in _NAMED_OF(connection, places=json.dumps(sorted(candidates)))}
 
 
 def drop_stray(connection: Connection, place: int) -> None:
