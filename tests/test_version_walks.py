@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from command_line import Command, command_in
 from gestalt_cas import ListQuery, Store
 from gestalt_cas.errors import InvalidToken
-from gestalt_cas.keeping import holds, retention
+from gestalt_cas.keeping import holds, quotas, retention
 from gestalt_cas.keeping.retention import Rule, Stretch
 from gestalt_cas.objects import NO_HEADERS, ObjectKey, ObjectVersion, VersionPage
 from gestalt_cas.operations import pages
@@ -660,6 +660,31 @@ def test_a_held_object_among_many_keeps_the_markers(deep: Store) -> None:
         (candidate,), _ = retention.candidates(tx, Stretch(home, b"", None, rule), b"", 1)
         assert retention.judge(tx, candidate, rule, 1).bound != retention.ALL_OF_THEM
         raise Undone
+
+
+COUNTING: dict[str, Callable[[Any, Any], tuple[object, Any]]] = {
+    "usage": lambda tx, after: buckets.totals(tx, "keys", b"", None, after),
+    "a quota": lambda tx, after: quotas.count_then(tx, "keys", b"", 1 << 40, after),
+}
+
+
+@pytest.mark.parametrize("what", COUNTING)
+def test_each_stretch_of_a_bucket_is_counted_at_the_same_cost(
+    deep: Store, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """And does not step over those before it again."""
+    monkeypatch.setattr(buckets, "STRETCH", 50)
+    monkeypatch.setattr(quotas, "STRETCH_ROWS", 50)
+    with suppress(Undone), deep._database.write() as tx:
+        for number in range(MANY):
+            append(tx, key(f"{number:05}", "keys"))
+        found: list[int] = []
+        places: list[Any] = [None]
+        while places[-1] is not None or not found:
+            found.append(cost(tx, lambda: places.append(COUNTING[what](tx, places[-1])[1])))
+        raise Undone
+    assert len(found) >= MANY // 50
+    assert max(found) <= min(found[:-1]) * 1.2 + 5
 
 
 def test_undeleting_does_not_read_what_lies_below(deep: Store) -> None:

@@ -50,14 +50,12 @@ _SET = Prepared("""
 _REMOVE = Prepared(f"DELETE FROM quotas WHERE {_OF_BUCKET} AND CAST(prefix AS BLOB) = :prefix RETURNING max_bytes")
 _SUM = "SELECT coalesce(sum(size), 0) FROM versions WHERE bucket = :bucket AND gone_seq IS NULL AND key >= :lower"
 _BELOW = "bucket = :bucket AND key >= :lower AND key < coalesce(:upper, x'ffffffffff')"
-_AFTER = "(key, seq) > (:key, :seq)"
-_STRETCH_END = Prepared(
-    f"SELECT key, seq FROM versions WHERE {_BELOW} AND {_AFTER} ORDER BY key, seq LIMIT 1 OFFSET :skip"
-)
-_THEN = "seq <= :at AND (gone_seq IS NULL OR gone_seq > :at)"
+# One bound on either side: of two SQLite takes one, and steps over what lies between.
+_BEHIND = "bucket = :bucket AND (key, seq) > (:key, :seq) AND (key, seq) <= (:last_key, :last_seq)"
+_STRETCH_END = Prepared(f"SELECT key, seq FROM versions WHERE {_BEHIND} ORDER BY key, seq LIMIT 1 OFFSET :skip")
 _USED_THEN = Prepared(f"""
     SELECT coalesce(sum(size), 0) FROM versions
-    WHERE {_BELOW} AND {_AFTER} AND (key, seq) <= (:last_key, :last_seq) AND {_THEN}
+    WHERE {_BEHIND} AND seq <= :at AND (gone_seq IS NULL OR gone_seq > :at)
 """)
 _CAME, _WENT = (
     Prepared(f"SELECT coalesce(sum(size), 0) FROM versions INDEXED BY {index} WHERE {changed} AND {_BELOW}")
@@ -201,9 +199,10 @@ def count_then(
     is looked at; `changed_since` tells what came of it. So nobody waits while a bucket of millions is counted.
     """
     key, seq = after or (prefix, -1)
-    here = {"bucket": bucket, "lower": prefix, "upper": successor(prefix), "key": key, "seq": seq}
-    ends = _STRETCH_END(connection, **here, skip=STRETCH_ROWS - 1)
-    last_key, last_seq = ends[0] if ends else (b"\xff" * 5, 0)
+    here = {"bucket": bucket, "key": key, "seq": seq}
+    end = successor(prefix) or b"\xff", -1  # UTF-8 has no such byte
+    ends = _STRETCH_END(connection, **here, last_key=end[0], last_seq=end[1], skip=STRETCH_ROWS - 1)
+    last_key, last_seq = ends[0] if ends else end
     ((used,),) = _USED_THEN(connection, **here, last_key=last_key, last_seq=last_seq, at=at)
     return int(used), ends[0] if ends else None
 
