@@ -137,10 +137,15 @@ class _Removal:
         return until is None
 
     def _refuse(self, tx: Connection) -> None:
-        """Raise Held or Protected for what would be met later on: by then something would have been removed."""
+        """Raise Held or Protected, at first also for what only a later stretch would meet.
+
+        By then something would have been removed.
+        """
         holds.require_sound(tx)
         reachability.require_digests(tx)
         holds.refuse_key(tx, self._key.bucket, self._name)
+        if self._after >= 0:
+            return
         for version_id in holds.of_versions(tx, self._key.bucket, self._name):
             if versions.by_id(tx, self._key, version_id) is not None:
                 holds.refuse(tx, self._key.bucket, self._name, version_id)
