@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
 import subprocess
 import time
@@ -15,11 +16,13 @@ from blake3 import blake3
 
 from command_line import PROGRAM, Command, command_in, environment, one_line, process
 from gestalt_cas import ObjectKey, Store
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.files.blobs import Blobs
-from gestalt_cas.keeping import pins
-from gestalt_cas.removal import garbage
+from gestalt_cas.keeping import pins, quotas
+from gestalt_cas.removal import garbage, purging
 from gestalt_cas.removal.garbage import Collected
-from storage import body, history, key, payloads, put, rows
+from gestalt_cas.rows import buckets
+from storage import BUCKET, body, history, key, payloads, put, rows
 
 
 @pytest.fixture
@@ -266,3 +269,26 @@ def test_as_processes_of_their_own_they_do_the_same(store: Store) -> None:
     assert process("gc", "--data-dir", directory).text == "removed 1 payloads (4B)\n"
     assert process("purge", "--data-dir", directory, "bucket/k", "--json").record["files"] == 1
     assert payloads(store) == []
+
+
+@pytest.mark.parametrize("words", [
+    "du {bucket}", "prove", "prove {bucket} --current", "rollback {bucket} --to 1",
+    "rollback {bucket} --to 1 --dry-run", "purge {bucket}/k", "quota set {bucket} 1G", "retention preview",
+    "batch {file}",
+])  # fmt: skip
+def test_what_takes_long_in_a_large_store_tells_how_far_it_is(
+    cas: Command, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """Else nothing stands on the terminal for minutes."""
+    told: list[str] = []
+    monkeypatch.setattr(Progress, "at", lambda _, what, *__: told.append(what))
+    monkeypatch.setattr(buckets, "STRETCH", 2)
+    monkeypatch.setattr(quotas, "STRETCH_ROWS", 2)
+    monkeypatch.setattr(purging, "BATCH_ROWS", 2)
+    store.change_settings({"retention.rules": {BUCKET: {"keepNoncurrent": 0}}})
+    for number in range(5):
+        put(store, "k", b"%d" % number)
+    (tmp_path / "file").write_text(json.dumps({"op": "put", "key": f"{BUCKET}/new", "text": "x"}))
+    done = cas(*words.format(bucket=BUCKET, file=tmp_path / "file").split())
+    assert done.code == 0, done.err
+    assert told

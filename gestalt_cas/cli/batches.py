@@ -16,6 +16,7 @@ import click
 from gestalt_cas.cli import exits, output
 from gestalt_cas.cli.addresses import Address
 from gestalt_cas.cli.output import shown
+from gestalt_cas.cli.progress import Progress
 from gestalt_cas.cli.session import Session, common_options
 from gestalt_cas.cli.transfers import BLOCK_BYTES, guessed_type
 from gestalt_cas.errors import InvalidArgument, StoreError
@@ -33,6 +34,8 @@ _FIELDS = {
     "delete": {"key", "version_id"},
 }
 _BODIES = ("file", "text", "base64")
+_TOLD = 100
+"""After how many lines the progress is told."""
 
 
 @click.command()
@@ -47,8 +50,18 @@ def batch(session: Session, file: Path) -> int:
     conditions; a delete may have "version_id". Bodies are taken first, and readers see all of the changes at once. A
     line that fails is named, and nothing has changed then.
     """
-    with session.store() as store, store.transaction() as changes, _lines(file) as lines:
-        made = [(number, _give(changes, text, number, store.directory)) for number, text in lines]
+    made: list[tuple[int, Change]] = []
+    with (
+        session.store() as store,
+        Progress("batch", counted=True) as progress,
+        store.transaction() as changes,
+        _lines(file) as lines,
+    ):
+        for number, text in lines:
+            made.append((number, _give(changes, text, number, store.directory)))
+            if len(made) % _TOLD == 0:
+                progress.at("taking bodies", len(made), 0)
+        progress.at("making the changes", 0, len(made))
         _commit(changes, [number for number, _ in made])
     for number, change in made:
         _tell(session, number, change)
