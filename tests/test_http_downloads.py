@@ -132,6 +132,21 @@ def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: h", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"])
+def test_a_connection_that_brings_no_request_ends(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """Before the first request, within one, behind one; else idle callers would keep the descriptors for an hour."""
+    monkeypatch.setattr(http_server, "_IDLE_SECONDS", 0.3)
+    server = http_server.HttpServer(Mounts(), http_server.listen("127.0.0.1", 0, fixed=True))
+    try:
+        with socket.create_connection((server.host, server.port), timeout=20) as connection:
+            connection.sendall(sent)
+            answered = until_the_end(connection)
+            assert answered.startswith(b"HTTP/1.1 503 ") == sent.endswith(b"\r\n\r\n")
+    finally:
+        server.stop()
+        server.join(10)
+
+
 @pytest.mark.parametrize("receive_bytes", [0, 8192])
 def test_several_requests_sent_at_once_are_answered_whole_in_turn(place: Place, receive_bytes: int) -> None:
     with place.asked(receive_bytes=receive_bytes, times=3) as connection:

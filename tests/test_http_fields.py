@@ -96,6 +96,12 @@ def test_ranges_with_too_many_digits() -> None:
     with pytest.raises(InvalidRange):
         ranges.resolve(http_fields.parse_range(f"bytes={many}-", 10), 10)
     assert ranges.resolve(http_fields.parse_range(f"bytes=2-{many}", 10), 10) == (2, 8)
+    assert http_fields.parse_range(f"bytes={many}-{many[1:]}", 10) is None  # the end before the start
+    assert http_fields.parse_range(f"bytes={many}-{10**18}", 10) is None
+    noughts = "0" * 10_000
+    assert ranges.resolve(http_fields.parse_range(f"bytes={noughts}2-{noughts}3", 10), 10) == (2, 2)
+    assert http_fields.parse_range(f"bytes=-{noughts}3", 10) == ByteRange(7)
+    assert http_fields.parse_range(f"bytes=-{noughts}", 10) == http_fields.parse_range("bytes=-0", 10) == ByteRange(10)
 
 
 def test_fields_on_several_lines_are_one_list() -> None:
@@ -108,8 +114,14 @@ def test_fields_on_several_lines_are_one_list() -> None:
 
 def test_stored_headers() -> None:
     fields = {"Content-Type": "a/b", "Cache-Control": "c", "Content-Disposition": "d", "Content-Language": "l"}
-    assert http_fields.stored_headers({**fields, "Content-Encoding": "e"}) == Headers("a/b", "c", "d", "e", "l")
-    assert http_fields.stored_headers({}) == Headers()
+    assert http_fields.stored_headers({**fields, "Content-Encoding": "e"}.items()) == Headers("a/b", "c", "d", "e", "l")
+    assert http_fields.stored_headers([]) == Headers()
+
+
+def test_stored_lists_keep_all_their_lines() -> None:
+    lines = [("Cache-Control", "no-cache"), ("cache-control", "private"), ("Content-Language", "de")]
+    once = [("Content-Type", "a/b"), ("Content-Type", "a/b"), ("Content-Encoding", "x"), ("content-encoding", "gzip")]
+    assert http_fields.stored_headers(lines + once) == Headers("a/b", "no-cache, private", "", "x, gzip", "de")
 
 
 def test_what_is_answered_about_an_object() -> None:

@@ -30,7 +30,7 @@ from gestalt_cas.errors import (
 )
 from gestalt_cas.http import cors
 from gestalt_cas.http.http_monitoring import Monitoring
-from gestalt_cas.http.http_objects import Asked, ObjectMethods
+from gestalt_cas.http.http_objects import Asked, ObjectMethods, overrides
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.observing.calls import ABORTED, HTTP, HttpCall, Observer
 from gestalt_cas.rules import http_errors, http_fields, sigv4, urls
@@ -189,6 +189,8 @@ def _error_response(
         fields = {**shared, "ETag": error.etag, "Last-Modified": http_fields.http_date(error.modified_ms)}
         if error.cache_control and http_fields.is_field_value(error.cache_control):
             fields["Cache-Control"] = error.cache_control  # RFC 9110 section 15.4.5 wants what a 200 would carry
+        wanted = overrides(urls.parse(request.raw_path))
+        fields |= {name: wanted[name] for name in ("Cache-Control", "Expires") if name in wanted}
         return web.Response(status=304, headers=fields)
     answer = http_errors.answer(error, resource=request.raw_path.partition("?")[0], request_id=request_id)
     if answer.status == 500:  # a fault, as over gRPC; 501, 503 and 507 say what is not offered, or not possible now

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from aiohttp import web
 
 from gestalt_cas.errors import InvalidArgument, NotImplementedHere, StoreError, TooManyStreams
+from gestalt_cas.http import http_uploads
 from gestalt_cas.http.http_downloads import Download
 from gestalt_cas.http.http_uploads import Upload
 from gestalt_cas.objects import ByteRange, Conditions, ObjectKey, ObjectVersion
@@ -64,13 +65,13 @@ class ObjectMethods:
     async def head(self, asked: Asked) -> web.StreamResponse:
         request, mount, target, key, shared, _ = asked
         conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
-        overrides = _overrides(target)
+        wanted = overrides(target)
         version = await self.run(
             lambda: mount.store.head(key, version_id=target.parameter("versionId"), conditions=conditions)
         )
         part = _part(request)(version)
         offset, length = ranges.resolve(part, version.size)
-        response = _opened(version, offset, length, part, {**shared, **http_fields.object_fields(version, overrides)})
+        response = _opened(version, offset, length, part, {**shared, **http_fields.object_fields(version, wanted)})
         await response.prepare(request)
         return response
 
@@ -78,7 +79,7 @@ class ObjectMethods:
         request, mount, target, key, shared, call = asked
         conditions = http_fields.read_conditions(http_fields.joined(request.headers.items()))
         select = _part(request)
-        overrides = _overrides(target)
+        wanted = overrides(target)
         reader = await self.run(
             lambda: mount.store.read(
                 key, version_id=target.parameter("versionId"), byte_range=select, conditions=conditions
@@ -86,7 +87,7 @@ class ObjectMethods:
         )
         with reader:
             version = reader.version
-            fields = {**shared, **http_fields.object_fields(version, overrides)}
+            fields = {**shared, **http_fields.object_fields(version, wanted)}
             response = _opened(version, reader.offset, reader.length, select(version), fields)
             await response.prepare(request)
             download = Download(request, reader, self._senders, mount.config.limits.stream_idle_seconds)
@@ -115,6 +116,11 @@ class ObjectMethods:
         )
         if "if-unmodified-since" in fields:
             raise NotImplementedHere("the condition If-Unmodified-Since is not offered on PUT")
+        if "content-range" in fields:
+            # RFC 9110 section 14.5: the body is a part, and would be stored as if it were the whole.
+            raise InvalidArgument("a part of an object cannot be put: Content-Range is not offered on PUT")
+        in_query = http_fields.signed_in_query(target.query)
+        http_uploads.refuse_unknown(name for name in in_query if not name.startswith("x-amz-checksum-"))
         upload = Upload(request, mount.config.limits, asyncio.get_running_loop())
         self._writers.resize(mount.config.limits.concurrent_writes)
         if self._writers.full:
@@ -124,8 +130,8 @@ class ObjectMethods:
                 lambda: mount.store.write(
                     key,
                     PROCESSORS.moving(upload.pieces()),
-                    headers=http_fields.stored_headers(request.headers),
-                    metadata=http_fields.user_metadata(fields),
+                    headers=http_fields.stored_headers(request.headers.items()),
+                    metadata=http_fields.user_metadata({**in_query, **fields}),
                     conditions=conditions,
                     expected_bytes=request.content_length or 0,
                     confirm=upload.confirm,
@@ -140,7 +146,7 @@ class ObjectMethods:
     async def delete(self, asked: Asked) -> web.StreamResponse:
         request, mount, target, key, shared, _ = asked
         version_id = target.parameter("versionId")
-        for name in request.headers:
+        for name in (*request.headers, *http_fields.signed_in_query(target.query)):
             # Passing over a condition would remove what the caller did not mean.
             if name.lower().startswith(("if-", "x-amz-if-")):
                 raise NotImplementedHere(f"the condition {name} is not offered on DELETE")
@@ -188,7 +194,8 @@ def _opened(
     return response
 
 
-def _overrides(target: RequestTarget) -> dict[str, str]:
+def overrides(target: RequestTarget) -> dict[str, str]:
+    """The response fields that the query asks for; raises InvalidArgument for one that cannot be sent."""
     found = {}
     for parameter, field in http_fields.OVERRIDES.items():
         value = target.parameter(parameter)

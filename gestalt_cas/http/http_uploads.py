@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, Protocol
 
@@ -131,13 +131,22 @@ def _refuse_unsupported(request: web.BaseRequest) -> None:
         raise NotImplementedHere("aws-chunked bodies are not offered here")
     if "Trailer" in fields:
         raise NotImplementedHere("checksums in trailers are not offered here")
-    for name in fields:
+    refuse_unknown(fields)
+    coding = fields.get("Transfer-Encoding", "").strip().lower()
+    if coding not in ("", "chunked"):
+        # RFC 9112 section 6.1. Only the outermost coding would be taken off, and the others be stored.
+        raise NotImplementedHere(f"the transfer coding {coding} is not offered here")
+    if request.content_length is None and not coding:
+        raise InvalidArgument("an upload needs a Content-Length or a chunked body")
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise NotImplementedHere for an x-amz field, of the head or signed in the query, that asks for something else."""
+    for name in names:
         lower = name.lower()
         known = lower.startswith(META) or lower in _CHECKSUMS or lower in _PASSED_OVER
         if lower.startswith("x-amz-") and not known:
             raise NotImplementedHere(f"the header {lower} is not offered here")
-    if request.content_length is None and "chunked" not in fields.get("Transfer-Encoding", "").lower():
-        raise InvalidArgument("an upload needs a Content-Length or a chunked body")
 
 
 def _expected(request: web.BaseRequest) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 
 from gestalt_cas.objects import ByteRange, Conditions, Headers, ObjectVersion
+from gestalt_cas.rules import sigv4
 
 META = "x-amz-meta-"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -24,6 +25,7 @@ _STORED = {
     "Content-Encoding": "content_encoding",
     "Content-Language": "content_language",
 }
+_LISTS = frozenset({"Cache-Control", "Content-Encoding", "Content-Language"})
 OVERRIDES = {f"response-{name.lower()}": name for name in _STORED} | {"response-expires": "Expires"}
 """Query parameter to the response field that it replaces."""
 
@@ -84,13 +86,13 @@ def parse_range(text: str | None, size: int) -> ByteRange | None:
     found = _RANGE.fullmatch(text) if text else None
     if found is None or not (found[1] or found[2]):
         return None
-    if not found[1]:
-        wanted = int(found[2]) if len(found[2]) < 19 else size
-        return ByteRange(max(size - wanted, 0) if wanted else size)
-    start, end = _bounded(found[1]), _bounded(found[2]) if found[2] else None
-    if end is not None and end < start:
+    first, last = found[1].lstrip("0") or found[1][:1], found[2].lstrip("0") or found[2][:1]
+    if not first:
+        wanted = min(_bounded(last), size)
+        return ByteRange(size - wanted if wanted else size)
+    if last and (len(last), last) < (len(first), first):
         return None
-    return ByteRange(start, end)
+    return ByteRange(_bounded(first), _bounded(last) if last else None)
 
 
 def if_range_holds(text: str | None, version: ObjectVersion) -> bool:
@@ -103,14 +105,32 @@ def if_range_holds(text: str | None, version: ObjectVersion) -> bool:
     return date_seconds(text) == version.modified_ms // 1000
 
 
-def stored_headers(fields: Mapping[str, str]) -> Headers:
-    """The representation headers that a PUT brings."""
-    return Headers(**{field: fields.get(name, "") for name, field in _STORED.items()})
+def stored_headers(lines: Iterable[tuple[str, str]]) -> Headers:
+    """The representation headers that a PUT brings: of lists all lines, of what may be there once the first."""
+    found: dict[str, list[str]] = {}
+    for name, value in lines:
+        found.setdefault(name.lower(), []).append(value)
+    kept = {name: found.get(name.lower(), [""]) for name in _STORED}
+    return Headers(
+        **{field: ", ".join(kept[name]) if name in _LISTS else kept[name][0] for name, field in _STORED.items()}
+    )
 
 
 def user_metadata(fields: Mapping[str, str]) -> dict[str, str]:
     """The user metadata of a PUT, names without their prefix; `fields` as `joined` makes them."""
     return {name[len(META) :]: value for name, value in fields.items() if name.startswith(META)}
+
+
+def signed_in_query(query: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The x-amz fields that stand in the query of a URL, by lower-case name, but for those of the signature itself.
+
+    The SDKs for JavaScript, Ruby and Go put there what their callers would else have to send as header fields.
+    """
+    return {
+        name.lower(): value
+        for name, value in query
+        if name.lower().startswith("x-amz-") and name not in sigv4.PARAMETERS
+    }
 
 
 def object_fields(version: ObjectVersion, overrides: Mapping[str, str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 _DATE = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
-_REQUIRED = (
+PARAMETERS = (
     "X-Amz-Algorithm",
     "X-Amz-Credential",
     "X-Amz-Date",
@@ -39,6 +39,7 @@ _REQUIRED = (
     "X-Amz-SignedHeaders",
     "X-Amz-Signature",
 )
+"""Of the query, what the signature is made of; each has to be there."""
 
 Query = Sequence[tuple[str, str]]
 """Decoded names and values in the order of the URL."""
@@ -151,7 +152,7 @@ def _parameters(query: Query) -> dict[str, str]:
             found[name] = value
     if "X-Amz-Security-Token" in found:
         raise InvalidSignatureRequest("InvalidToken", "there are no session tokens here")
-    for name in _REQUIRED:
+    for name in PARAMETERS:
         if not found.get(name):
             raise InvalidSignatureRequest("AuthorizationQueryParametersError", f"{name} is missing")
     if found["X-Amz-Algorithm"] != ALGORITHM:
