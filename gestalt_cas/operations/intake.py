@@ -41,6 +41,7 @@ class Intake:
         `confirm` is called when the body is complete, and again just before COMMIT; it may raise to give up. Raises
         what `pieces` and `use` raise, StoreFull, ObjectTooLarge, StorageFault, StoreBusy or OutcomeUnknown.
         """
+        self._database.require_ours()
         staged = self._taken(pieces)
         try:
             if confirm is not None:

@@ -51,7 +51,9 @@ class Parts:
                 store_settings.store(tx, {name: value})
 
     def close(self) -> None:
-        """Close the database and let go of the locks; a second call does nothing."""
+        """Close the database and let go of the locks; a second call does nothing, nor one in a forked process."""
+        if self.locks.inherited:
+            return
         self.locks.close(writing=not self.database.close())
         self.reserve.keep_spares()
 

@@ -10,11 +10,13 @@ himself may use an older library.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import apsw
 
@@ -64,6 +66,22 @@ class Connection(_Connection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.kept: Cursor = self.cursor()  # type: ignore[assignment]
+        _made.add(self)
+
+
+_made: WeakSet[Connection] = WeakSet()
+
+
+def _keep_all() -> None:
+    """In a forked process, keep what its parent had open from ever being closed here.
+
+    Closing rolls back what the parent has begun, in the memory that the two share, and may check-point beside it.
+    """
+    for connection in list(_made):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+os.register_at_fork(after_in_child=_keep_all)
 
 
 OLDEST = (3, 37, 0)

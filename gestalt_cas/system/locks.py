@@ -4,6 +4,9 @@ flock is unfair and does not exclude threads that share a descriptor. So the wri
 mutex within the process, then turnstile.lock, which is held only until write.lock is had, so that a process that just
 let go of write.lock cannot barge past one that already waits. Waiting is a loop of non-blocking tries, because a
 blocking flock has no deadline. Design: docs/design.md, "SQLite" and "Opening and upgrading".
+
+A forked process shares the descriptors that its parent had open, and with them what is locked: each would be let in
+where the other is. So in the child they are closed, which unlocks nothing, and whoever asks for one is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from weakref import WeakSet
 
-from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy
+from gestalt_cas.errors import ShuttingDown, StorageFault, StoreBusy, StoreUnusable
 from gestalt_cas.system import ownership
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
@@ -33,15 +37,27 @@ class FileLock:
         # Held for each call that is given the descriptor: by then its number may be another file's.
         self._open = threading.Lock()
         self._fd = ownership.open_or_make(path, os.O_RDWR, 0o600)
+        self.inherited = False
+        _made.add(self)
+
+    def require(self) -> None:
+        """Raise ShuttingDown when the file was closed, StoreUnusable when it was opened before this process forked."""
+        if self.inherited:
+            raise StoreUnusable(
+                "this process was forked while the store was open, and cannot use what its parent has open; open the "
+                "store in the process that is to use it"
+            )
+        if self._fd < 0:
+            raise ShuttingDown("the store is closed")
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take or convert the lock if that is possible at once.
 
-        Raises ShuttingDown when the file was closed, StorageFault when its file system cannot lock.
+        Raises what `require` raises, and StorageFault when its file system cannot lock.
         """
+        self.require()  # before the mutex, which nobody may be left to let go of
         with self._open:
-            if self._fd < 0:
-                raise ShuttingDown("the store is closed")
+            self.require()
             try:
                 fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -72,11 +88,28 @@ class FileLock:
             if descriptor >= 0:
                 os.close(descriptor)
 
+    def leave(self) -> None:
+        """In a forked process: let go of the file and leave the lock to the parent."""
+        self._open = threading.Lock()  # the one before may be held by a thread that is not here
+        self.close()
+        self.inherited = True
+
     def holders(self) -> str:
         """The processes that hold the lock, as far as the kernel tells: "process 12, process 34"."""
         with self._open:
             found = holding(os.fstat(self._fd).st_ino) if self._fd >= 0 else []
         return ", ".join(f"process {pid}" for pid in found) or "another process"
+
+
+_made: WeakSet[FileLock] = WeakSet()
+
+
+def _leave_all() -> None:
+    for lock in list(_made):
+        lock.leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
 
 
 def holding(inode: int) -> list[int]:
@@ -113,6 +146,7 @@ class WriterLock:
     @contextmanager
     def held(self, timeout: float) -> Iterator[None]:
         """Hold the lock for the block; raises StoreBusy when it is not had within `timeout` seconds."""
+        self.require()  # before the mutex, which nobody may be left to let go of
         deadline = time.monotonic() + timeout
         had: list[bool] = []
         try:
@@ -135,6 +169,15 @@ class WriterLock:
             if True in had:
                 self._mutex.release()
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this process was forked since; then the lock is the parent's."""
+        return self._write.inherited
+
+    def require(self) -> None:
+        """Raise what keeps this process from ever having the lock; see `FileLock.require`."""
+        self._write.require()
+
     def close(self) -> None:
         self._turnstile.close()
         self._write.close()
@@ -156,6 +199,11 @@ class StoreLocks:
             undo.pop_all()
         self._serving = False
         self._mutex = threading.Lock()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the store was opened by the process that this one was forked from."""
+        return self.schema.inherited
 
     def claim_server(self) -> bool:
         """Take server.lock for good if no other process has it; returns whether this store has it now."""

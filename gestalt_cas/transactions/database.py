@@ -75,6 +75,10 @@ class Database:
         self._committer = Committer(self._shared_write)
         self._answers = Answers()
 
+    def require_ours(self) -> None:
+        """Raise StoreUnusable in a process that was forked since the database was opened, ShuttingDown once closed."""
+        self._writer_lock.require()
+
     def read(self) -> AbstractContextManager[Connection]:
         """One consistent view for the block. Every SELECT in it must be fetched to its end."""
         return self._readers.view()

@@ -91,6 +91,8 @@ class Readers:
         return taken
 
     def _borrow(self) -> Connection:
+        if self._writer_lock.inherited:
+            self._writer_lock.require()
         self._place.glance()
         with self._lock:
             if self._closed:
