@@ -8,9 +8,23 @@ bug.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class StoreError(Exception):
-    """Base of every failure the store reports; `str(error)` is a sentence for a person."""
+    """Base of every failure the store reports; `str(error)` is a sentence for a person.
+
+    Pickles and copies like any exception, whatever its class is made from: pools of processes hand on what a worker
+    raises, and one that cannot be made again would leave the caller of the pool waiting for ever.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., StoreError], tuple[object, ...], dict[str, object]]:
+        return _again, (type(self), *self.args), self.__dict__
+
+
+def _again(kind: type[StoreError], *args: object) -> StoreError:
+    """An error as it was made, but for its attributes: those come with its state."""
+    return kind.__new__(kind, *args)
 
 
 class InvalidArgument(StoreError):
@@ -146,7 +160,10 @@ class NoStore(StoreError):
 
 
 class StoreUnusable(StoreError):
-    """The directory cannot serve as a store: not writable, another program's database, an unsafe SQLite."""
+    """The directory cannot serve as a store: not writable, another program's database, an unsafe SQLite.
+
+    Or this process was forked while the store was open, and has to open it itself.
+    """
 
 
 class AddressUnusable(StoreUnusable):

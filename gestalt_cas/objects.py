@@ -10,10 +10,10 @@ of 0 to 255 bytes, metadata and stored headers of at most 64 KiB together.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gestalt_cas.errors import InvalidArgument
 
@@ -111,6 +111,9 @@ class ObjectVersion(NamedTuple):
     current: bool = True
     removed: bool = False
 
+    def __reduce__(self) -> tuple[Callable[..., ObjectVersion], tuple[object, ...]]:
+        return _version, tuple(self._replace(metadata=dict(self.metadata)))
+
     @property
     def delete_marker(self) -> bool:
         return not self.digest and not self.removed
@@ -119,6 +122,12 @@ class ObjectVersion(NamedTuple):
     def etag(self) -> str:
         """The entity tag in its quoted form (RFC 9110 section 8.8.3); content-derived, so equal bytes agree."""
         return f'"{self.digest}"' if self.digest else ""
+
+
+def _version(*values: Any) -> ObjectVersion:
+    """A version that was pickled or copied; its metadata cannot be changed, but a view of that cannot be pickled."""
+    version = ObjectVersion(*values)
+    return version._replace(metadata=MappingProxyType(dict(version.metadata)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -191,3 +196,16 @@ def test_check_attributes_counts_all_bytes_together(texts: list[str], excess: in
 @given(any_text)
 def test_utf8_round_trips(text: str) -> None:
     assert objects.utf8(text, "text").decode() == text
+
+
+@pytest.mark.parametrize("metadata", [objects.NO_METADATA, MappingProxyType({"a": "b"}), {"a": "b"}])
+def test_versions_pickle_and_copy(metadata: Mapping[str, str]) -> None:
+    """A worker of a pool answers with what `Store.write` gave it."""
+    version = ObjectVersion(ObjectKey("b", "k"), "v", 1, 3, "ab" * 32, 5, Headers("a/b"), metadata)
+    page = ListPage((version,), (), "")
+    for same in (pickle.loads(pickle.dumps(version)), copy.copy(version), copy.deepcopy(version)):
+        assert type(same) is ObjectVersion
+        assert same == version
+        with pytest.raises(TypeError):
+            same.metadata["c"] = "d"
+    assert pickle.loads(pickle.dumps(page)) == copy.deepcopy(page) == page

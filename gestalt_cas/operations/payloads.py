@@ -44,6 +44,7 @@ class ObjectReader:
         self.length = length
         self._blob = blob
         self._on_damage = on_damage
+        self._closed = False
 
     def __iter__(self) -> Iterator[memoryview]:
         return self.pieces()
