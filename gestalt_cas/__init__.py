@@ -38,14 +38,18 @@ if TYPE_CHECKING:
     from gestalt_cas.objects import ByteRange as ByteRange
     from gestalt_cas.objects import Conditions as Conditions
     from gestalt_cas.objects import Headers as Headers
+    from gestalt_cas.objects import ListPage as ListPage
     from gestalt_cas.objects import ListQuery as ListQuery
     from gestalt_cas.objects import ObjectKey as ObjectKey
     from gestalt_cas.objects import ObjectVersion as ObjectVersion
+    from gestalt_cas.objects import VersionPage as VersionPage
     from gestalt_cas.operations.batches import Batch as Batch
     from gestalt_cas.operations.batches import Change as Change
+    from gestalt_cas.operations.payloads import ObjectReader as ObjectReader
     from gestalt_cas.rows.moments import Moment as Moment
     from gestalt_cas.rows.snapshots import Snapshot as Snapshot
     from gestalt_cas.store import Store as Store
+    from gestalt_cas.store import Usage as Usage
     from gestalt_cas.time_travel.diffs import Difference as Difference
     from gestalt_cas.time_travel.rollback import RolledBack as RolledBack
 
@@ -63,8 +67,10 @@ _HOMES = {
     "Finding": "checks.findings",
     "Headers": "objects",
     "Hold": "keeping.holds",
+    "ListPage": "objects",
     "ListQuery": "objects",
     "ObjectKey": "objects",
+    "ObjectReader": "operations.payloads",
     "ObjectVersion": "objects",
     "Limits": "configuration.config",
     "Moment": "rows.moments",
@@ -74,6 +80,8 @@ _HOMES = {
     "Store": "store",
     "StoreError": "errors",
     "Subset": "checks.findings",
+    "Usage": "store",
+    "VersionPage": "objects",
     "restore": "backups.restoring",
 }
 __all__ = [
@@ -89,9 +97,11 @@ __all__ = [
     "Headers",
     "Hold",
     "Limits",
+    "ListPage",
     "ListQuery",
     "Moment",
     "ObjectKey",
+    "ObjectReader",
     "ObjectVersion",
     "Restored",
     "RolledBack",
@@ -99,6 +109,8 @@ __all__ = [
     "Store",
     "StoreError",
     "Subset",
+    "Usage",
+    "VersionPage",
     "restore",
 ]
 
@@ -107,3 +119,8 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"gestalt_cas.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names that are loaded when first used as well, for whoever looks around or completes what he types."""
+    return sorted({*globals(), *__all__})

@@ -129,6 +129,18 @@ with Store.open("store") as store:
     assert Path(directory).resolve() == (installed.home / "store").resolve()
 
 
+def test_every_public_name_is_there_and_shown(installed: Installed) -> None:
+    """`dir` is what completes names in an interpreter; the names themselves are loaded when first used."""
+    script = """
+import json
+import gestalt_cas as found
+assert set(found.__all__) <= set(dir(found))
+assert all(getattr(found, name).__doc__ for name in found.__all__)
+print(json.dumps([found.ObjectReader.__name__, found.ListPage.__name__, found.Usage.__name__]))
+"""
+    assert installed.evaluate(script) == ["ObjectReader", "ListPage", "Usage"]
+
+
 def test_installed_command_puts_and_gets(installed: Installed) -> None:
     payload = bytes(range(256)) * 5000
     installed.command("init", "--data-dir", "from-command")

@@ -358,6 +358,23 @@ def test_no_transaction_is_open_while_a_reader_is(store: Store) -> None:
         assert store._database.checkpoint(restart=True)
 
 
+@pytest.mark.parametrize("inlined", [0, 1 << 20])
+def test_a_closed_reader_says_so(tmp_path: Path, inlined: int) -> None:
+    """And not that the disk failed; an iterator of it that has begun ends the same way."""
+    with Store.open(tmp_path / "s", settings={"blobs.inlineMaxBytes": inlined}) as store:
+        key = ObjectKey("", "closed")
+        store.write(key, [bytes(3 << 20)] if not inlined else [b"x"])
+        reader = store.read(key)
+        begun = iter(reader)
+        next(begun)
+        reader.close()
+        with pytest.raises(InvalidArgument, match="closed"):
+            reader.read()
+        if not inlined:
+            with pytest.raises(InvalidArgument, match="closed"):
+                next(begun)
+
+
 def test_readers_close_their_files(store: Store) -> None:
     put(store, "k", DATA)
     descriptors = len(os.listdir("/proc/self/fd"))

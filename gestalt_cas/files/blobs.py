@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from gestalt_cas.configuration.config import Limits
-from gestalt_cas.errors import BlobMissing, DigestMismatch, StoreError
+from gestalt_cas.errors import BlobMissing, DigestMismatch, InvalidArgument, StoreError
 from gestalt_cas.files.layout import FAN_OUT, Layout
 from gestalt_cas.files.quarantine import set_aside
 from gestalt_cas.files.staging import Held, Pieces, Staged, Staging
@@ -238,6 +238,8 @@ class BlobFile:
 
     def _chunk(self, index: int, start: int, buffer: memoryview | None) -> memoryview:
         wanted = min(chunks.CHUNK_BYTES, self._size - start)
+        if self._fd < 0:
+            raise InvalidArgument("the reader has been closed")
         try:
             if buffer is None:
                 chunk = memoryview(os.pread(self._fd, wanted, start))

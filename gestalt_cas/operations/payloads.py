@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Self
 
 from gestalt_cas.clock import now_ms
-from gestalt_cas.errors import Damage, DatabaseDamaged, StoreError
+from gestalt_cas.errors import Damage, DatabaseDamaged, InvalidArgument, StoreError
 from gestalt_cas.files.blobs import BlobFile, Blobs
 from gestalt_cas.files.staging import Held, Staged
 from gestalt_cas.objects import ObjectVersion
@@ -53,8 +53,10 @@ class ObjectReader:
         """The requested bytes but the first `skip`, a checked piece at a time.
 
         With a `buffer`, as long as a chunk or as the object at least, each piece is a part of it, valid until the next
-        is asked for; else each has memory of its own.
+        is asked for; else each has memory of its own. Raises Damage, and InvalidArgument of a reader that was closed.
         """
+        if self._closed:
+            raise InvalidArgument("the reader has been closed")
         try:
             yield from self._blob.read(self.offset + skip, self.length - skip, buffer)
         except Damage as error:
@@ -66,6 +68,8 @@ class ObjectReader:
         return b"".join(self)
 
     def close(self) -> None:
+        """Let go of the payload; nothing more is read. A second call does nothing."""
+        self._closed = True
         self._blob.close()
 
     def __enter__(self) -> Self:
