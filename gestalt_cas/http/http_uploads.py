@@ -94,6 +94,10 @@ class Upload:
                 hasher.update(piece)
             self.received += len(piece)
             yield piece
+        length = self._request.content_length
+        if length is not None and self.received != length:
+            # Older releases of aiohttp give no body to a request that asks for another protocol.
+            raise Cancelled(f"the upload was cut off: {self.received} bytes came of {length}")
 
     def confirm(self) -> None:
         """Raise BadDigest unless the whole body has the checksums that came with it."""
