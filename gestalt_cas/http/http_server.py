@@ -181,7 +181,7 @@ class _Server(web.Server):
         message = message._replace(version=version, should_close=message.should_close or doubtful)
         request = self._make_request(message, payload, protocol, writer, task)
         if isinstance(protocol, _Connection):
-            protocol.answering = request
+            protocol.begin(request)
         return request
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -203,12 +203,32 @@ class _Connection(web.RequestHandler):
     A caller who has sent whole requests and closes his side is answered all the same, where aiohttp would hang up.
     """
 
-    __slots__ = ("_ended", "answering")
+    __slots__ = ("_ended", "_silent", "answering")
 
     def __init__(self, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self.answering: web.BaseRequest | None = None
         self._ended = False
+        self._silent: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Most releases of aiohttp wait for the first request as long as it may take.
+        self._silent = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._heard()
+        super().connection_lost(exc)
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Note that a request has come and is being answered."""
+        self._heard()
+        self.answering = request
+
+    def _heard(self) -> None:
+        if self._silent is not None:
+            self._silent.cancel()
+            self._silent = None
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio keeps the transport when told so
         bodies = [payload for _, payload in self._messages] or [
