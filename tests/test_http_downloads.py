@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -24,7 +24,7 @@ from aiohttp.http import HttpVersion11
 from gestalt_cas.configuration.config import Limits, parse
 from gestalt_cas.errors import Cancelled
 from gestalt_cas.files.keys import SigningKeys
-from gestalt_cas.http import http_downloads, http_server, http_uploads
+from gestalt_cas.http import http_connections, http_downloads, http_server, http_uploads
 from gestalt_cas.objects import ObjectKey
 from gestalt_cas.rules.presign import PresignQuery, presign
 from gestalt_cas.serving.mounts import Mounts
@@ -140,7 +140,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: h", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"])
 def test_a_connection_that_brings_no_request_ends(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """Before the first request, within one, behind one; else idle callers would keep the descriptors for an hour."""
-    monkeypatch.setattr(http_server, "_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(http_connections, "_IDLE_SECONDS", 0.3)
     server = http_server.HttpServer(Mounts(), http_server.listen("127.0.0.1", 0, fixed=True))
     try:
         with socket.create_connection((server.host, server.port), timeout=20) as connection:
@@ -150,6 +150,26 @@ def test_a_connection_that_brings_no_request_ends(monkeypatch: pytest.MonkeyPatc
     finally:
         server.stop()
         server.join(10)
+
+
+def test_an_accept_that_comes_after_the_end_of_listening_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    """For want of files asyncio tries again a second later; by then the server may be about to stop."""
+    server = http_server.HttpServer(Mounts(), http_server.listen("127.0.0.1", 0, fixed=True))
+    loop: Any = server._loop
+    tried = threading.Event()
+
+    def too_late() -> None:
+        if server._listener.fileno() >= 0:
+            loop.call_soon(too_late)
+        else:
+            tried.set()
+            loop._start_serving(None, server._listener)
+
+    loop.call_soon_threadsafe(too_late)
+    server.stop()
+    assert tried.wait(20)
+    server.join(10)
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
 @pytest.mark.parametrize("receive_bytes", [0, 8192])
