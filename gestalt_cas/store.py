@@ -115,15 +115,19 @@ class Store(Past):
         """
         wanted = store_settings.validate(settings or {})
         store = cls(open_parts(data_dir, create=create, settings=wanted, limits=limits or Limits()))
+        store.begin_with(wanted)
+        return store
+
+    def begin_with(self, wanted: Mapping[str, object], *, serving: bool = False) -> None:
+        """`adopt`, for a store that was just opened: what keeps it from that closes it."""
         try:
-            store.adopt(wanted)
+            self.adopt(wanted, serving=serving)
         except BaseException as error:
-            explained = store.explained(error) if isinstance(error, Exception) else error
-            store.close()
+            explained = self.explained(error) if isinstance(error, Exception) else error
+            self.close()
             if explained is error:
                 raise
             raise explained from error
-        return store
 
     @property
     def directory(self) -> Path:

@@ -320,14 +320,7 @@ def _opened(config: Config) -> Store:
     Adopted twice: a new store is made with them, and one that serves by now may have come since.
     """
     store = Store.open(config.data_dir, settings=config.settings, limits=config.limits)
-    try:
-        store.adopt(config.settings, serving=True)
-    except BaseException as error:
-        explained = store.explained(error) if isinstance(error, Exception) else error
-        store.close()
-        if explained is error:
-            raise
-        raise explained from error
+    store.begin_with(config.settings, serving=True)
     return store
 
 
