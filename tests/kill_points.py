@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import before_forks
+import forking
 import gestalt_cas
 from driver_aids import trace_statements
 from gestalt_cas.sql import sqlite
@@ -69,18 +69,7 @@ def at_line(number: int, modules: Collection[str]) -> None:
 
 def in_fork(work: Callable[[], None]) -> int:
     """Do the work in a forked process: 0 when it was done, KILLED when it was ended; exceptions are fatal."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - whatever it is, the parent must not go on
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-        sys.stdout.flush()
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = forking.ended(forking.start(work))
     if code not in (0, KILLED):
         sys.exit(f"a forked process ended with {code}")
     return code

@@ -7,13 +7,13 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable
 from multiprocessing.pool import Pool
 from pathlib import Path
 
 import pytest
 
+import forking
 from gestalt_cas import ListQuery, ObjectKey, Store
 from gestalt_cas.errors import StoreUnusable
 
@@ -22,17 +22,7 @@ KEY = ObjectKey("", "k")
 
 def in_child(work: Callable[[], None]) -> None:
     """Run `work` in a forked process, which must get through it."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:  # noqa: BLE001 - told, and no test goes on in here
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert forking.ended(forking.start(work)) == 0
 
 
 CALLS: list[Callable[[Store], object]] = [
@@ -86,23 +76,22 @@ def test_a_child_takes_and_keeps_no_lock(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "s")
     assert store.claim_server()
     go_on, told = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with Store.open(tmp_path / "s") as own:
-                own.write(KEY, [b"child"])
-                assert not own.claim_server()
-            os.write(told[1], b"y")
-            os.read(go_on[0], 1)
-        finally:
-            os._exit(0)
+
+    def work() -> None:
+        with Store.open(tmp_path / "s") as own:
+            own.write(KEY, [b"child"])
+            assert not own.claim_server()
+        os.write(told[1], b"y")
+        os.read(go_on[0], 1)
+
+    pid = forking.start(work)
     assert os.read(told[0], 1) == b"y"
     assert store.head(KEY).size == 5
     store.close()
     with Store.open(tmp_path / "s") as other:
         assert other.claim_server()
     os.write(go_on[1], b"x")
-    os.waitpid(pid, 0)
+    assert forking.ended(pid) == 0
 
 
 def test_a_child_that_ends_like_any_program_harms_nothing(tmp_path: Path) -> None:

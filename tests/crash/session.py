@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import Any
 
 from blake3 import blake3
 
+import forking
 from gestalt_cas import Conditions, Headers, ObjectKey, ObjectVersion, Store
 from gestalt_cas.errors import Damage, PreconditionFailed
 from gestalt_cas.objects import ListQuery
@@ -281,28 +280,15 @@ class Session:
 
     def in_process(self, work: Callable[[], None], expect: int = 0) -> None:
         """Do the work in a process of its own and wait for its end."""
-        self._wait(self._start(work), expect)
+        self._wait(forking.start(work), expect)
 
     def side_by_side(self, *works: Callable[[], None]) -> None:
         """Do each in a process of its own, at the same time."""
-        for pid in [self._start(work) for work in works]:
+        for pid in [forking.start(work) for work in works]:
             self._wait(pid, 0)
 
-    def _start(self, work: Callable[[], None]) -> int:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                work()
-                code = 0
-            except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
-                traceback.print_exc()
-                sys.stderr.flush()
-            os._exit(code)
-        return pid
-
     def _wait(self, pid: int, expect: int) -> None:
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = forking.ended(pid)
         assert code == expect, f"a forked process ended with {code}"
 
 

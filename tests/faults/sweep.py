@@ -21,10 +21,11 @@ import os
 import random
 import shutil
 import sys
-import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import forking
 import kill_points
 from crash.shim import Fault, Faults
 from faults.cases import Case, Turn
@@ -199,21 +200,14 @@ def serve() -> None:
     """
     for line in sys.stdin:
         output, *words = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                with open(output, "w") as said:
-                    os.dup2(said.fileno(), 1)
-                    os.dup2(said.fileno(), 2)
-                run(*words)
-                code = 0
-            except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as its parent
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(forking.ended(forking.start(partial(_run_into, output, words))), flush=True)
+
+
+def _run_into(output: str, words: list[str]) -> None:
+    with open(output, "w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    run(*words)
 
 
 if __name__ == "__main__":
