@@ -23,6 +23,7 @@ from gestalt_cas.configuration.config import Limits
 from gestalt_cas.errors import (
     BlobMissing,
     DigestMismatch,
+    InvalidArgument,
     ObjectTooLarge,
     StorageFault,
     StoreError,
@@ -804,7 +805,7 @@ def test_a_closed_payload_cannot_be_read(blobs: Blobs) -> None:
     found = publish(blobs, DATA)
     opened = blobs.open(found.digest, len(DATA), found.sums)
     opened.close()
-    with pytest.raises(StorageFault):
+    with pytest.raises(InvalidArgument, match="closed"):
         list(opened.read(0, 1))
     found.discard()
 

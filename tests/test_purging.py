@@ -17,6 +17,7 @@ from gestalt_cas.files import blobs
 from gestalt_cas.keeping import pins, reachability
 from gestalt_cas.removal import garbage, purging, sweeps
 from gestalt_cas.removal.purging import Purged
+from gestalt_cas.rows import version_ids
 from gestalt_cas.transactions.database import Database
 from storage import BUCKET, Failing, body, broken, change, history, key, payload_path, payloads, put, rows
 
@@ -316,6 +317,14 @@ def test_a_purge_that_is_stopped_leaves_the_newest(store: Store, monkeypatch: py
     assert store.collect_garbage().files == 10
     assert store.purge(key("k")).versions == 15
     assert payloads(store) == []
+
+
+def test_a_hold_of_no_version_keeps_nothing(store: Store) -> None:
+    """No removal leaves one; by hand it can be there."""
+    put(store, "k", b"one")
+    store.hold(BUCKET, "k", version_id=store.head(key("k")).version_id)
+    change(store, f"UPDATE holds SET version_id = '{version_ids.new(77, 1)[0]}'")
+    assert store.purge(key("k")) == purged(1, files=1, bytes=3)
 
 
 @pytest.mark.parametrize("keeper", ["hold", "snapshot"])

@@ -169,11 +169,6 @@ class WriterLock:
             if True in had:
                 self._mutex.release()
 
-    @property
-    def inherited(self) -> bool:
-        """Whether this process was forked since; then the lock is the parent's."""
-        return self._write.inherited
-
     def require(self) -> None:
         """Raise what keeps this process from ever having the lock; see `FileLock.require`."""
         self._write.require()

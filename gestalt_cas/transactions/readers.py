@@ -91,8 +91,7 @@ class Readers:
         return taken
 
     def _borrow(self) -> Connection:
-        if self._writer_lock.inherited:
-            self._writer_lock.require()
+        self._writer_lock.require()
         self._place.glance()
         with self._lock:
             if self._closed:
