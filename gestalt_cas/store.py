@@ -54,7 +54,7 @@ from gestalt_cas.operations.intake import Intake, Vouch
 from gestalt_cas.operations.parts import Parts, open_parts
 from gestalt_cas.operations.payloads import ObjectReader
 from gestalt_cas.past import Past
-from gestalt_cas.progress import Progress
+from gestalt_cas.progress import Progress, silent
 from gestalt_cas.rows import buckets, versions
 from gestalt_cas.rows import settings as store_settings
 from gestalt_cas.rows.moments import AsOf
@@ -360,16 +360,15 @@ class Store(Past):
         lower = utf8(prefix, "prefix")
         with self._database.read() as tx:
             name = bucket or store_settings.default_bucket(tx)
-        counted: buckets.Totals = (0, 0, 0, 0, 0)
+        tell, counted = progress or silent, buckets.Totals()
         after: buckets.Place | None = None
         while True:
             with self._database.read() as tx:
                 more, after = buckets.totals(tx, name, lower, listing.successor(lower), after)
-            counted = tuple(map(sum, zip(counted, more, strict=True)))  # type: ignore[assignment]
+            counted = buckets.Totals(*map(sum, zip(counted, more, strict=True)))
             if after is None:
                 return Usage(*counted)
-            if progress is not None:
-                progress("counting versions", counted[1], 0)
+            tell("counting versions", counted.versions, 0)
 
     def stand_at(self, now_ms: int | None) -> None:
         """Date changes by this time from now on, None: by the clock; none is dated before the last commit all the same.

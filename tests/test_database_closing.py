@@ -43,7 +43,12 @@ def test_a_write_that_had_to_wait_for_a_close_says_so(store: Store) -> None:
     put(store, "k", b"one")
     store._database.close()  # the locks are still open
     mend = store._database.mend
-    for call in (lambda: store.delete(key("k")), store._database.checkpoint, lambda: mend(lambda tx: None)):
+    for call in (
+        lambda: store.head(key("k")),
+        lambda: store.delete(key("k")),
+        store._database.checkpoint,
+        lambda: mend(lambda tx: None),
+    ):
         with pytest.raises(ShuttingDown):
             call()
 

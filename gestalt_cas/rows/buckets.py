@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from typing import NamedTuple
 
 from gestalt_cas.rows import history
 from gestalt_cas.sql.sqlite import Connection
@@ -118,8 +119,14 @@ def ever(connection: Connection) -> list[str]:
     return names
 
 
-Totals = tuple[int, int, int, int, int]
-"""Objects, versions (markers not counted), bytes of objects, of versions, and of the payloads reached, each once."""
+class Totals(NamedTuple):
+    """What is counted: markers are no versions; `stored_bytes` has each payload that they reach once."""
+
+    objects: int = 0
+    versions: int = 0
+    object_bytes: int = 0
+    version_bytes: int = 0
+    stored_bytes: int = 0
 
 
 def totals(
@@ -133,7 +140,7 @@ def totals(
     here: dict[str, object] = {"bucket": bucket, "key": key, "seq": seq}
     ends = _STRETCH_END(connection, **here, skip=STRETCH - 1)
     last = ends[0] if ends else _END
-    counted = _TOTALS(
+    (counted,) = _TOTALS(
         connection, **here, lower=lower, upper=_END[0] if upper is None else upper, last_key=last[0], last_seq=last[1]
     )
-    return counted[0], last if last != _END and (upper is None or last[0] < upper) else None
+    return Totals(*counted), last if last != _END and (upper is None or last[0] < upper) else None
