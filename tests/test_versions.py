@@ -521,6 +521,61 @@ def test_a_run_has_both_its_ends(store: Store) -> None:
     assert [(v.key, v.size, v.current) for v in found] == [(key(name), len(name), True) for name in ("b", "b\0", "c")]
 
 
+def key_among_others(tx: Any) -> list[ObjectVersion]:
+    """Five versions of the key "k", of which the second was removed since, each among such of other keys."""
+    made = []
+    for number in range(5):
+        for other in (key("j"), key("k", "another"), key("l"), key("k", "zebra")):
+            append(tx, other, b"other")
+        made.append(append(tx, key("k"), None if number == 3 else b"%d" % number))
+    versions.remove(tx, made[1], 1)
+    return made
+
+
+def test_a_key_is_gone_through_in_steps(store: Store) -> None:
+    """Rows of removed versions are counted; the last step has no end, since what comes meanwhile belongs to it."""
+    with store._database.write() as tx:
+        seqs = [version.seq for version in key_among_others(tx)]
+        assert versions.step(tx, key("k"), -1, 1) == seqs[0]
+        assert versions.step(tx, key("k"), -1, 2) == seqs[1]
+        assert versions.step(tx, key("k"), seqs[1], 2) == seqs[3]
+        assert versions.step(tx, key("k"), seqs[2], 2) is None
+        assert versions.step(tx, key("k"), seqs[3], 2) is None
+        assert versions.step(tx, key("k"), -1, 4) == seqs[3]
+        assert versions.step(tx, key("k"), -1, 5) is None
+        assert versions.step(tx, key("absent"), -1, 1) is None
+
+
+def test_the_versions_between_two_sequences(store: Store) -> None:
+    with store._database.write() as tx:
+        made = key_among_others(tx)
+        seqs = [version.seq for version in made]
+        found = versions.between(tx, key("k"), -1, seqs[4])
+        assert [(one.seq, one.current, one.delete_marker) for one in found] == [
+            (seqs[0], False, False),
+            (seqs[2], False, False),
+            (seqs[3], False, True),
+            (seqs[4], False, False),
+        ]
+        assert [one.seq for one in versions.between(tx, key("k"), seqs[0], seqs[3])] == [seqs[2], seqs[3]]
+        assert versions.between(tx, key("k"), seqs[4], seqs[4]) == []
+
+
+def test_of_everything_a_part(store: Store) -> None:
+    with store._database.write() as tx:
+        seqs = [version.seq for version in key_among_others(tx)]
+        whole = versions.everything(tx, key("k"))
+        assert [(one.seq, one.current) for one in whole] == [
+            (seqs[4], True),
+            (seqs[3], False),
+            (seqs[2], False),
+            (seqs[0], False),
+        ]
+        assert versions.everything(tx, key("k"), limit=1) == whole[:1]
+        assert versions.everything(tx, key("k"), below=seqs[4], limit=2) == whole[1:3]
+        assert versions.everything(tx, key("k"), below=seqs[0]) == []
+
+
 def test_the_order_is_asked_for_and_no_accident(store: Store) -> None:
     """SQLite may give rows in any order where none is asked for; this pragma makes it give the other one."""
     with store._database.write() as tx:
@@ -540,6 +595,8 @@ def test_the_order_is_asked_for_and_no_accident(store: Store) -> None:
             assert [v.seq for v in history(tx, BUCKET, b"", None, 1)] == order[:1]
             assert [v.seq for v in history(tx, BUCKET, b"", (b"a", made[1].seq), 1)] == order[1:2]
             assert [v.seq for v in versions.everything(tx, key("a"))] == order[:2]
+            assert [v.seq for v in versions.between(tx, key("a"), -1, made[1].seq)] == [made[0].seq, made[1].seq]
+            assert versions.step(tx, key("a"), -1, 1) == made[0].seq
             walk = Walk(tx, BUCKET, b"", BEYOND, None)
             assert walk.step(2, 9) == []  # both rows are of the key that the next step has
             assert walk.place.key == b"a"
@@ -597,10 +654,14 @@ def test_totals_count_each_payload_once(store: Store) -> None:
         assert buckets.totals(tx, BUCKET, b"b", b"c")[0] == (1, 2, 2, 7, 7)
         assert buckets.totals(tx, BUCKET, b"c", None)[0] == (0, 1, 0, 2, 2)
         assert buckets.totals(tx, BUCKET, b"d", None)[0] == (0, 0, 0, 0, 0)
+        append(tx, key("b"), b"12345")
+        assert buckets.totals(tx, BUCKET, b"b", b"c")[0] == (1, 3, 5, 12, 7)
         kept = append(tx, key("d"), b"kept by a snapshot")
         tx.execute("INSERT INTO snapshots VALUES ('s', '', CAST('' AS BLOB), ?, 1)", [kept.seq])
         versions.remove(tx, kept, 1)
         assert buckets.totals(tx, BUCKET, b"d", None)[0] == (0, 0, 0, 0, 0)
+        append(tx, key("e"), b"kept by a snapshot")
+        assert buckets.totals(tx, BUCKET, b"d", None)[0] == (1, 1, 18, 18, 18)
 
 
 # ---- costs ----

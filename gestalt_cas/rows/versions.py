@@ -73,10 +73,13 @@ _READ_AND_JUDGED = f"""
         )
     END FROM versions WHERE {_HERE}
 """
+_BEYOND = "9223372036854775807"  # every sequence is below it
 _BY_SEQ = Prepared(f"{_READ_AND_JUDGED} AND seq = :seq")
 _NULL = Prepared(f"{_READ_AND_JUDGED} AND version_id = 'null'")
 _NEXT = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq < :seq ORDER BY seq DESC LIMIT 1")
-_ALL = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq < :below ORDER BY seq DESC LIMIT :limit")
+_ALL = Prepared(
+    f"{_READ} FROM versions WHERE {_HERE} AND seq < coalesce(:below, {_BEYOND}) ORDER BY seq DESC LIMIT :limit"
+)
 _BETWEEN = Prepared(f"{_READ} FROM versions WHERE {_HERE} AND seq > :after AND seq <= :until ORDER BY seq")
 _STEP = Prepared("""
     SELECT seq FROM versions WHERE bucket = :bucket AND key = :key AND seq > :after ORDER BY seq LIMIT 2 OFFSET :skip
@@ -127,15 +130,14 @@ def seek(connection: Connection, bucket: str, lower: bytes, upper: bytes | None,
 
 
 def everything(
-    connection: Connection, key: ObjectKey, *, below: int = version_ids.LAST_SEQUENCE + 1, limit: int = -1
+    connection: Connection, key: ObjectKey, *, below: int | None = None, limit: int = -1
 ) -> list[ObjectVersion]:
-    """All versions and markers of `key`, the newest first; of those below a sequence at most `limit`.
+    """All versions and markers of `key`, the newest first: those below a sequence, and at most `limit` (-1: all).
 
     Only the first of all of them is current.
     """
     rows = _ALL(connection, bucket=key.bucket, key=key.key.encode(), below=below, limit=limit)
-    whole = below > version_ids.LAST_SEQUENCE
-    return [from_row(key.bucket, row, current=whole and not index) for index, row in enumerate(rows)]
+    return [from_row(key.bucket, row, current=below is None and not index) for index, row in enumerate(rows)]
 
 
 def step(connection: Connection, key: ObjectKey, after: int, limit: int) -> int | None:

@@ -31,6 +31,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "pointer: 0 -> -1 #4": _ONE,
         "draw: 0 -> -1": _ONE,
         "append: 0 -> -1": _ONE,
+        "step: 0 -> -1 #2": "a row has one column, so its first is its last",
+        "everything: 1 -> 2": "to SQLite any negative number is no limit",
     },
     "version_walks": {
         "STRETCH: 4096 -> 4097": _STRETCH,
