@@ -651,6 +651,7 @@ def test_totals_count_each_payload_once(store: Store) -> None:
         append(tx, key("a", "other"), b"elsewhere")
         versions.remove(tx, append(tx, key("b"), b"removed"), 1)
         assert buckets.totals(tx, BUCKET, b"", None)[0] == (2, 5, 7, 19, 7)
+        assert buckets.totals(tx, BUCKET, b"a", b"b")[0] == (1, 2, 5, 10, 5)
         assert buckets.totals(tx, BUCKET, b"b", b"c")[0] == (1, 2, 2, 7, 7)
         assert buckets.totals(tx, BUCKET, b"c", None)[0] == (0, 1, 0, 2, 2)
         assert buckets.totals(tx, BUCKET, b"d", None)[0] == buckets.Totals() == (0, 0, 0, 0, 0)
@@ -662,6 +663,17 @@ def test_totals_count_each_payload_once(store: Store) -> None:
         assert buckets.totals(tx, BUCKET, b"d", None)[0] == (0, 0, 0, 0, 0)
         append(tx, key("e"), b"kept by a snapshot")
         assert buckets.totals(tx, BUCKET, b"d", None)[0] == (1, 1, 18, 18, 18)
+
+
+def test_totals_end_behind_the_prefix(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies behind is not gone through; a stretch that ends within is gone on from."""
+    monkeypatch.setattr(buckets, "STRETCH", 2)
+    with store._database.write() as tx:
+        made = [append(tx, key(name), b"x") for name in ("a", "a", "b", "b", "c", "c")]
+        counted, after = buckets.totals(tx, BUCKET, b"a", b"b")
+        assert (counted.versions, after) == (2, (b"a", made[1].seq))
+        counted, after = buckets.totals(tx, BUCKET, b"a", b"b", after)
+        assert (counted.versions, after) == (0, None)
 
 
 # ---- costs ----

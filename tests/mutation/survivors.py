@@ -6,6 +6,7 @@ _ONE = "the list has one element, so its first is its last"
 _STRETCH = "how many rows are walked at a time shows in nothing but time"
 _ORDER = "rows come in the order of the primary key anyway; of any other one only the length of a stretch would depend"
 _EMPTY = "every key is greater than that of _BEGINNING, which is empty, so its sequence decides nothing"
+_BELOW_ALL = "sequences begin at 1, so any number below it comes before all of them"
 _GREAT = "no key is as great as that of _END, so its sequence decides nothing"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
@@ -60,6 +61,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "module: 0 -> -1": _EMPTY,
         "module: 0 -> 1 #2": _GREAT,
         "module: 0 -> -1 #2": _GREAT,
+        "totals: 1 -> 2": _BELOW_ALL,
+        "totals: 1 -> 0": _BELOW_ALL,
         "_Census.__init__: 0 -> 1": "it is set when the walk of a bucket begins, before it is used",
         "_Census.__init__: 0 -> -1": "it is set when the walk of a bucket begins, before it is used",
         "_Census.go_on: time.monotonic() > deadline -> time.monotonic() >= deadline": _STRETCH,
@@ -69,7 +72,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "ever: 0 -> -1 #3": _ONE,
         "ever: 0 -> -1 #4": _ONE,
         "totals: 0 -> -1": _ONE,
-        "totals: 0 -> -1 #2": _ONE,
     },
 }
 """By module: the mutant's name, and why it does the same."""
