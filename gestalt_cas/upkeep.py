@@ -238,14 +238,11 @@ class Upkeep(Standing):
         """A bucket's real name, the last sequence, and the bytes that its versions below the prefix took then."""
         with self._parts.database.read() as tx:
             name, (at, _) = bucket or store_settings.default_bucket(tx), history.last(tx)
-        used, after = 0, None
-        while True:
-            with self._parts.database.read() as tx:
-                more, after = quotas.count_then(tx, name, prefix, at, after)
+        used = 0
+        for more in quotas.counted_then(self._parts.database.read, name, prefix, at):
             used += more
-            if after is None:
-                return name, at, used
             tell("adding up bytes", used, 0)
+        return name, at, used
 
     def _place_hold(self, bucket: str, prefix: str, version_id: str) -> Hold:
         with self._parts.database.write() as tx:

@@ -22,6 +22,7 @@ from gestalt_cas.objects import NO_HEADERS, Headers, ListQuery, ObjectKey
 from gestalt_cas.removal import releases
 from gestalt_cas.removal.garbage import Collected
 from gestalt_cas.rows import blob_rows, versions
+from gestalt_cas.rows.version_ids import LAST_SEQUENCE
 from storage import BUCKET, body, change, history, key, payloads, put, rows
 
 GONE_COLUMNS = "seq, digest, gone_seq, gone_ms, gone_digest"
@@ -160,7 +161,7 @@ def test_a_snapshot_keeps_what_it_shows_and_nothing_older(store: Store) -> None:
     assert kept(store) == [("k", digest(b"shown"))]
     assert store.collect_garbage() == Collected(False, files=2, bytes=10)
     with store._database.read() as tx:
-        assert removals.snapshots_keeping(tx, BUCKET, b"k") == ["s"]
+        assert removals.snapshots_keeping(tx, BUCKET, b"k", -1, LAST_SEQUENCE) == ["s"]
         assert removals.snapshots_of(tx, BUCKET, b"other", versions_of[1].seq + 1) == ["s"]
         assert removals.snapshots_of(tx, BUCKET, b"k", later.seq) == []
 
@@ -201,7 +202,7 @@ def test_of_a_version_the_snapshots_are_told_the_oldest_first(store: Store) -> N
         assert removals.snapshots_of(tx, BUCKET, b"k", made.seq) == ["a", "b", "A"]
     remove(store, "k")
     with store._database.read() as tx:
-        assert removals.snapshots_keeping(tx, BUCKET, b"k") == ["a", "b", "A"]
+        assert removals.snapshots_keeping(tx, BUCKET, b"k", -1, LAST_SEQUENCE) == ["a", "b", "A"]
 
 
 RAW_KEYS = (b"a", b"a\0", b"a\0b", b"a\xff", b"a\xff\xff", b"a\xffb", b"b", b"\0", b"\xff", b"\xff\xff")
@@ -335,7 +336,7 @@ class Pair:
         for bucket, name in {(row["bucket"], row["key"]) for row in self.model.rows}:
             removed = [row for row in self.model.rows if (row["bucket"], row["key"]) == (bucket, name) and row["gone"]]
             names = {name for row in removed if row["data"] is not None for name in self.model.reaching(row)}
-            assert set(removals.snapshots_keeping(self.tx, bucket, name.encode())) == names
+            assert set(removals.snapshots_keeping(self.tx, bucket, name.encode(), -1, LAST_SEQUENCE)) == names
 
 
 steps = st.lists(

@@ -24,21 +24,17 @@ def check_quotas(run: Inspection) -> None:
         used, real, at = _counted(run, bucket, prefix)
         if used != real:
             _report(run, bucket, prefix, used, real, at)
-        run.pace.batch_done()
 
 
 def _counted(run: Inspection, bucket: str, prefix: bytes) -> tuple[int, int, int]:
     """What the quota's row says and what its versions add up to, as of one sequence; the same for one that has gone."""
     with run.view() as tx:
         used, (at, _) = tx.execute(_USED, (bucket, prefix)).fetchall(), history.last(tx)
-    real, after = 0, None
-    while True:
-        with run.view() as tx:
-            more, after = quotas.count_then(tx, bucket, prefix, at, after)
+    real = 0
+    for more in quotas.counted_then(run.view, bucket, prefix, at):
         real += more
-        if after is None:
-            return (used[0][0] if used else real), real, at
         run.pace.batch_done()
+    return (used[0][0] if used else real), real, at
 
 
 def _report(run: Inspection, bucket: str, prefix: bytes, used: int, real: int, at: int) -> None:

@@ -14,7 +14,8 @@ word. So rows are found by their bytes, whatever type these have, and what grows
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from gestalt_cas.errors import DatabaseDamaged, InvalidArgument, QuotaExceeded
@@ -152,9 +153,8 @@ def exceeded(quota: Quota, used: int, count: int, remedy: str) -> QuotaExceeded:
     )
 
 
-def place(connection: Connection, bucket: str, prefix: str, max_bytes: int, used: int | None = None) -> Quota:
-    """Set a quota, or another maximum of one; without what is `used` that is added up, from every version below it."""
-    used = count(connection, bucket, prefix.encode()) if used is None else used
+def place(connection: Connection, bucket: str, prefix: str, max_bytes: int, used: int) -> Quota:
+    """Set a quota, or another maximum of one, of which so many bytes are used."""
     drop(connection, bucket, prefix)  # also a damaged row, which would stand beside the new one
     _SET(connection, bucket=bucket, prefix=prefix.encode(), max_bytes=max_bytes, used_bytes=used)
     return Quota(bucket, prefix, max_bytes, used)
@@ -177,7 +177,7 @@ def replace(connection: Connection, wanted: Mapping[tuple[str, str], int]) -> No
         drop(connection, bucket, prefix)
     for (bucket, prefix), max_bytes in wanted.items():
         if present.get((bucket, prefix)) != max_bytes:
-            place(connection, bucket, prefix, max_bytes)
+            place(connection, bucket, prefix, max_bytes, count(connection, bucket, prefix.encode()))
 
 
 def count(connection: Connection, bucket: str, prefix: bytes) -> int:
@@ -205,6 +205,19 @@ def count_then(
     last_key, last_seq = ends[0] if ends else end
     ((used,),) = _USED_THEN(connection, **here, last_key=last_key, last_seq=last_seq, at=at)
     return int(used), ends[0] if ends else None
+
+
+def counted_then(
+    view: Callable[[], AbstractContextManager[Connection]], bucket: str, prefix: bytes, at: int
+) -> Iterator[int]:
+    """`count_then` of one stretch after another, each in a view of its own that is closed by the time it is told."""
+    after: Place | None = None
+    while True:
+        with view() as tx:
+            used, after = count_then(tx, bucket, prefix, at, after)
+        yield used
+        if after is None:
+            return
 
 
 def changed_since(connection: Connection, bucket: str, prefix: bytes, at: int) -> int:

@@ -115,7 +115,7 @@ def leave(connection: Connection, bucket: str, key: bytes, seq: int, gone_seq: i
     _LEAVE(connection, bucket=bucket, key=key, seq=seq, gone_seq=gone_seq, gone_ms=gone_ms)
 
 
-def strip(connection: Connection, bucket: str, key: bytes, after: int = -1, until: int = _NEVER) -> int:
+def strip(connection: Connection, bucket: str, key: bytes, after: int, until: int) -> int:
     """Take out of the key's removed versions what was stored with them: headers, metadata and digests.
 
     Of those after the sequence `after` up to `until`, here and below. Returns of how many.
@@ -123,9 +123,7 @@ def strip(connection: Connection, bucket: str, key: bytes, after: int = -1, unti
     return len(_STRIP(connection, bucket=bucket, key=key, after=after, until=until))
 
 
-def payloads(
-    connection: Connection, bucket: str, key: bytes, after: int = -1, until: int = _NEVER
-) -> list[tuple[bytes, int]]:
+def payloads(connection: Connection, bucket: str, key: bytes, after: int, until: int) -> list[tuple[bytes, int]]:
     """Digest and size of each payload that the key's removed versions had, as far as the store still has it."""
     found = _PAYLOADS(connection, bucket=bucket, key=key, after=after, until=until)
     return [(digest, size) for digest, size in found]
@@ -141,9 +139,7 @@ def snapshots_showing(connection: Connection, bucket: str, key: bytes) -> list[s
     return [row[0] for row in _SHOWING(connection, bucket=bucket, key=key)]
 
 
-def snapshots_keeping(
-    connection: Connection, bucket: str, key: bytes, after: int = -1, until: int = _NEVER
-) -> list[str]:
+def snapshots_keeping(connection: Connection, bucket: str, key: bytes, after: int, until: int) -> list[str]:
     """The names of the snapshots that keep the payload of a removed version of this key."""
     names: dict[str, None] = {}
     for seq, gone_seq in _KEPT(connection, bucket=bucket, key=key, after=after, until=until):
